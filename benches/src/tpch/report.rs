@@ -1,0 +1,230 @@
+//! What a run found: figures per query, as a table for people and JSON for scripts.
+//!
+//! ```text
+//! query   rows     min   median      max  nodes  strategy              match   datafusion  ratio
+//!     1      4    12.3     12.9     14.0      3  scatter-gather        yes           10.1   1.28
+//! total                   340.2                                        22/22        301.0
+//! geomean                  11.0                                                       9.7   1.13
+//! ```
+//!
+//! Times are milliseconds from sending the text to receiving the last row. Derived from TPC-H, not comparable with
+//! published results.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::load::{LoadReport, megabytes};
+use crate::error::{Error, Result};
+
+/// Smallest, middle and largest of several times, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// The fastest run.
+    pub min_ms: f64,
+    /// The middle run, or the mean of the two in the middle.
+    pub median_ms: f64,
+    /// The slowest run.
+    pub max_ms: f64,
+}
+
+impl Spread {
+    /// The spread of at least one time; all zero for none.
+    pub fn of(times: &[Duration]) -> Self {
+        let mut ms: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+        ms.sort_by(f64::total_cmp);
+        let (Some(&min_ms), Some(&max_ms)) = (ms.first(), ms.last()) else {
+            return Self { min_ms: 0.0, median_ms: 0.0, max_ms: 0.0 };
+        };
+        let median_ms = (ms[(ms.len() - 1) / 2] + ms[ms.len() / 2]) / 2.0;
+        Self { min_ms, median_ms, max_ms }
+    }
+}
+
+/// What was found about one query.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueryReport {
+    /// 1 to 22.
+    pub query: u8,
+    /// Rows of the answer.
+    pub rows: usize,
+    /// Our times.
+    #[serde(flatten)]
+    pub spread: Spread,
+    /// Nodes that took part, if EXPLAIN says.
+    pub nodes: Option<String>,
+    /// How the query was run, if EXPLAIN says.
+    pub strategy: Option<String>,
+    /// Whether the answer was right; `None` if it was not checked.
+    pub matched: Option<bool>,
+    /// The first difference, or the server's error.
+    pub difference: Option<String>,
+    /// Times of single-process DataFusion on Parquet, taken in turns with ours.
+    pub baseline: Option<Spread>,
+}
+
+/// What a whole run found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The kind of workload and its caveat.
+    pub workload: &'static str,
+    /// Scale factor.
+    pub scale: f64,
+    /// Timed runs per query.
+    pub runs: usize,
+    /// Cores of this machine.
+    pub cores: usize,
+    /// Version of this program.
+    pub version: &'static str,
+    /// What loading took; empty if nothing was loaded.
+    pub load: Vec<LoadReport>,
+    /// By query number.
+    pub queries: Vec<QueryReport>,
+}
+
+/// What the demonstration found; a [`Report`] whose every answer was checked.
+pub type DemoReport = Report;
+
+impl Report {
+    /// An empty report about this machine.
+    pub(crate) fn new(scale: f64, runs: usize, load: Vec<LoadReport>) -> Self {
+        Self {
+            workload: "derived from TPC-H, not comparable with published results",
+            scale,
+            runs,
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            version: env!("CARGO_PKG_VERSION"),
+            load,
+            queries: Vec::new(),
+        }
+    }
+
+    /// Whether every query ran and no checked answer was wrong.
+    pub fn ok(&self) -> bool {
+        self.queries.iter().all(|query| query.difference.is_none() && query.matched != Some(false))
+    }
+
+    /// Queries whose answer was checked and right.
+    pub fn matches(&self) -> usize {
+        self.queries.iter().filter(|query| query.matched == Some(true)).count()
+    }
+
+    /// Sum of our medians, in milliseconds.
+    pub fn total_ms(&self) -> f64 {
+        self.medians().sum()
+    }
+
+    /// Geometric mean of our medians, in milliseconds.
+    pub fn geometric_mean_ms(&self) -> f64 {
+        geometric_mean(self.medians())
+    }
+
+    /// Geometric mean of ours over DataFusion's, per query; `None` without a baseline.
+    pub fn baseline_ratio(&self) -> Option<f64> {
+        let ratios: Vec<f64> = self.queries.iter().filter_map(ratio).collect();
+        (!ratios.is_empty()).then(|| geometric_mean(ratios.into_iter()))
+    }
+
+    /// Writes the report and its summary as JSON.
+    ///
+    /// # Errors
+    /// `File` when the file cannot be written.
+    pub fn write_json(&self, path: &Path) -> Result<()> {
+        let document = serde_json::json!({
+            "report": self,
+            "ok": self.ok(),
+            "matches": self.matches(),
+            "total_ms": self.total_ms(),
+            "geometric_mean_ms": self.geometric_mean_ms(),
+            "baseline_ratio": self.baseline_ratio(),
+        });
+        std::fs::write(path, format!("{document:#}\n")).map_err(Error::file(path))
+    }
+
+    fn medians(&self) -> impl Iterator<Item = f64> + '_ {
+        self.queries.iter().filter(|query| query.difference.is_none() || query.matched.is_some()).map(|q| q.spread.median_ms)
+    }
+
+    fn write_load(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.load.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "{:<9} {:>11} {:>9} {:>11} {:>8}", "table", "rows", "seconds", "rows/s", "MB/s")?;
+        for load in &self.load {
+            let seconds = load.seconds.max(1e-6);
+            let (rows_rate, rate) = (load.rows as f64 / seconds, megabytes(load.bytes) / seconds);
+            writeln!(f, "{:<9} {:>11} {:>9.2} {rows_rate:>11.0} {rate:>8.1}", load.table, load.rows, load.seconds)?;
+        }
+        writeln!(f)
+    }
+
+    fn write_query(&self, f: &mut fmt::Formatter<'_>, query: &QueryReport) -> fmt::Result {
+        let matched = match query.matched {
+            Some(true) => "yes",
+            Some(false) => "NO",
+            None if query.difference.is_some() => "failed",
+            None => "-",
+        };
+        let Spread { min_ms, median_ms, max_ms } = query.spread;
+        write!(f, "{:>7} {:>6} {min_ms:>9.1} {median_ms:>9.1} {max_ms:>9.1}", query.query, query.rows)?;
+        let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        write!(f, "  {:>5}  {:<20} {matched:<7}", dash(&query.nodes), dash(&query.strategy))?;
+        if let Some((baseline, ratio)) = query.baseline.zip(ratio(query)) {
+            write!(f, " {:>10.1} {ratio:>6.2}", baseline.median_ms)?;
+        }
+        writeln!(f)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_load(f)?;
+        write!(f, "{:>7} {:>6} {:>9} {:>9} {:>9}  ", "query", "rows", "min ms", "median", "max")?;
+        write!(f, "{:>5}  {:<20} {:<7}", "nodes", "strategy", "match")?;
+        let baseline = self.baseline_ratio();
+        writeln!(f, "{}", if baseline.is_some() { " datafusion  ratio" } else { "" })?;
+        for query in &self.queries {
+            self.write_query(f, query)?;
+        }
+        writeln!(f, "{:>7} {:>26.1} ms", "total", self.total_ms())?;
+        writeln!(f, "{:>7} {:>26.1} ms", "geomean", self.geometric_mean_ms())?;
+        if let Some(ratio) = baseline {
+            writeln!(f, "{ratio:.2} x single-process DataFusion on Parquet (geometric mean)")?;
+        }
+        let checked = self.queries.iter().filter(|query| query.matched.is_some()).count();
+        if checked > 0 {
+            writeln!(f, "{}/{checked} match", self.matches())?;
+        }
+        for query in &self.queries {
+            if let Some(difference) = &query.difference {
+                writeln!(f, "query {}: {difference}", query.query)?;
+            }
+        }
+        writeln!(f, "scale {}, {} cores; {}", self.scale, self.cores, self.workload)
+    }
+}
+
+fn ratio(query: &QueryReport) -> Option<f64> {
+    let baseline = query.baseline?.median_ms;
+    (baseline > 0.0 && query.spread.median_ms > 0.0).then(|| query.spread.median_ms / baseline)
+}
+
+fn geometric_mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0u32), |(sum, count), value| (sum + value.max(1e-6).ln(), count + 1));
+    if count == 0 { 0.0 } else { (sum / f64::from(count)).exp() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread_and_means() {
+        let ms = |values: &[u64]| values.iter().map(|v| Duration::from_millis(*v)).collect::<Vec<_>>();
+        assert_eq!(Spread::of(&ms(&[9, 1, 2])), Spread { min_ms: 1.0, median_ms: 2.0, max_ms: 9.0 });
+        assert_eq!(Spread::of(&ms(&[4, 2])).median_ms, 3.0);
+        assert!((geometric_mean([2.0, 8.0].into_iter()) - 4.0).abs() < 1e-9);
+    }
+}

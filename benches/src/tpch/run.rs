@@ -1,0 +1,305 @@
+//! Runs the queries against a server: load, time, check, compare.
+//!
+//! ```text
+//! for each query:   EXPLAIN (strategy, nodes)
+//!                   run 1 .. runs:   ours, then DataFusion on Parquet if asked    in turns, so both see the same machine
+//!                   check the last answer
+//! ```
+//!
+//! A query that fails or answers wrongly is a finding: it is reported and the others go on. Only a lost connection, or
+//! a failure before the first query, ends the run.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use super::load::{self, Ddl, LoadReport, connect};
+use super::oracle::{Answer, Oracle};
+use super::queries::{QUERIES, Query, query};
+use super::report::{DemoReport, QueryReport, Report, Spread};
+use super::{csv, data, verify};
+use crate::error::{Error, Result};
+
+/// Largest number of timed runs per query: keeps a slip of the finger from running for days.
+pub const RUNS_MAX: usize = 1000;
+
+/// Shards per table unless told otherwise: a few per node on the clusters we test, and few enough for small machines.
+pub const SHARDS_DEFAULT: u32 = 16;
+
+/// Up to this scale the oracle keeps its tables in memory (about 0.9 GB per unit), above it in temporary files.
+const IN_MEMORY_SCALE_MAX: f64 = 0.2;
+
+/// How the tables are filled before the queries run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Load {
+    /// They are there already.
+    Skip,
+    /// Created, then streamed in by COPY FROM STDIN.
+    Stream,
+    /// Created, then read by the server from `<dir>/<table>.parquet`; written first if this folder is on this machine
+    /// and lacks them.
+    Files(PathBuf),
+}
+
+/// What answers are checked against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verify {
+    /// Single-process DataFusion over the same generated rows.
+    Oracle,
+    /// A folder with `q1.csv` to `q22.csv`, each with a header line.
+    Answers(PathBuf),
+}
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct TpchOptions {
+    /// Address of the server, `postgres://user@host:port/database`.
+    pub url: String,
+    /// Scale factor: 1 is about 1 GB of text.
+    pub scale: f64,
+    /// How the tables are filled.
+    pub load: Load,
+    /// Statements that create the tables.
+    pub ddl: Ddl,
+    /// Queries by number; all when `None`.
+    pub queries: Option<Vec<u8>>,
+    /// Timed runs per query, 1 to [`RUNS_MAX`]; one more, untimed, comes first unless it is 1.
+    pub runs: usize,
+    /// What answers are checked against, if at all.
+    pub verify: Option<Verify>,
+    /// Whether to time single-process DataFusion on Parquet in turns with ours.
+    pub compare: bool,
+    /// Parquet files for `compare`; generated into a temporary folder when `None`.
+    pub parquet_dir: Option<PathBuf>,
+    /// Where to write the report as JSON.
+    pub json: Option<PathBuf>,
+}
+
+impl TpchOptions {
+    /// One run of all queries at this scale, with nothing loaded or checked.
+    pub fn new(url: impl Into<String>, scale: f64) -> Self {
+        Self {
+            url: url.into(),
+            scale,
+            load: Load::Skip,
+            ddl: Ddl::Sharded(SHARDS_DEFAULT),
+            queries: None,
+            runs: 1,
+            verify: None,
+            compare: false,
+            parquet_dir: None,
+            json: None,
+        }
+    }
+}
+
+/// Loads, runs and checks as `options` say, and prints the report to standard output.
+///
+/// # Errors
+/// `Usage` for options that make no sense, `Connect`, or a failure of load or oracle. Wrong answers and failed queries
+/// are in the report: ask [`Report::ok`].
+pub async fn run_tpch(options: TpchOptions) -> Result<Report> {
+    data::check_scale(options.scale)?;
+    let queries = select(options.queries.as_deref())?;
+    if !(1..=RUNS_MAX).contains(&options.runs) {
+        return Err(Error::Usage(format!("{} runs are not 1 to {RUNS_MAX}", options.runs)));
+    }
+    let mut client = connect(&options.url).await?;
+    let loaded = fill(&client, &options).await?;
+    let bench = Bench::prepare(&options).await?;
+    let mut report = Report::new(options.scale, options.runs, loaded);
+    for query in queries {
+        if client.is_closed() {
+            client = connect(&options.url).await?;
+        }
+        report.queries.push(bench.measure(&client, query).await?);
+    }
+    print!("{report}");
+    if let Some(path) = &options.json {
+        report.write_json(path)?;
+    }
+    Ok(report)
+}
+
+/// Loads the tables at `scale` into the empty server at `url`, runs every query once and checks every answer.
+///
+/// # Errors
+/// As [`run_tpch`].
+pub async fn demo(url: &str, scale: f64, json: Option<&Path>) -> Result<DemoReport> {
+    let mut options = TpchOptions::new(url, scale);
+    options.load = Load::Stream;
+    options.verify = Some(Verify::Oracle);
+    options.json = json.map(Path::to_owned);
+    run_tpch(options).await
+}
+
+/// Times of single-process DataFusion on the Parquet files in `dir`, for every query in turn.
+///
+/// # Errors
+/// `Oracle` when a file is missing or a query fails.
+pub async fn baseline_parquet(dir: &Path, runs: usize) -> Result<Vec<(u8, Spread)>> {
+    let oracle = Oracle::parquet(dir).await?;
+    let mut spreads = Vec::new();
+    for query in &QUERIES {
+        let mut times = Vec::new();
+        for _ in 0..runs.clamp(1, RUNS_MAX) {
+            times.push(oracle.time(query).await?);
+        }
+        spreads.push((query.number, Spread::of(&times)));
+    }
+    Ok(spreads)
+}
+
+fn select(numbers: Option<&[u8]>) -> Result<Vec<&'static Query>> {
+    let Some(numbers) = numbers else { return Ok(QUERIES.iter().collect()) };
+    let known = |number: &u8| query(*number).ok_or_else(|| Error::Usage(format!("query {number} is not 1 to 22")));
+    numbers.iter().map(known).collect()
+}
+
+async fn fill(client: &Client, options: &TpchOptions) -> Result<Vec<LoadReport>> {
+    match &options.load {
+        Load::Skip => Ok(Vec::new()),
+        Load::Stream => {
+            load::create_tables(client, options.ddl).await?;
+            load::load(&options.url, options.scale).await
+        }
+        Load::Files(dir) => {
+            ensure_parquet(dir.clone(), options.scale).await?;
+            load::create_tables(client, options.ddl).await?;
+            load::load_files(&options.url, dir).await
+        }
+    }
+}
+
+/// Writes the files unless all are there; whoever points at a folder vouches for its scale.
+async fn ensure_parquet(dir: PathBuf, scale: f64) -> Result<()> {
+    let exists = |table: &super::schema::Table| data::parquet_path(&dir, *table).exists();
+    if super::schema::TABLES.iter().all(exists) {
+        return Ok(());
+    }
+    let written = tokio::task::spawn_blocking(move || data::write_parquet(&dir, scale)).await;
+    written.map_err(|e| Error::Task(e.to_string()))?.map(drop)
+}
+
+/// Where expected answers come from.
+enum Expected {
+    Unchecked,
+    Computed(Oracle),
+    Files(PathBuf),
+}
+
+/// Everything the measurement of one query needs.
+struct Bench {
+    runs: usize,
+    expected: Expected,
+    baseline: Option<Oracle>,
+    /// Holds generated files until the run ends.
+    _temporary: Vec<tempfile::TempDir>,
+}
+
+impl Bench {
+    async fn prepare(options: &TpchOptions) -> Result<Self> {
+        let mut temporary = Vec::new();
+        let needs_files = options.compare
+            || (options.verify == Some(Verify::Oracle) && options.scale > IN_MEMORY_SCALE_MAX);
+        let dir = match (&options.parquet_dir, needs_files) {
+            (Some(dir), _) => Some(dir.clone()),
+            (None, true) => {
+                let dir = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
+                let path = dir.path().to_owned();
+                temporary.push(dir);
+                Some(path)
+            }
+            (None, false) => None,
+        };
+        if let Some(dir) = &dir {
+            ensure_parquet(dir.clone(), options.scale).await?;
+        }
+        let expected = match (&options.verify, &dir) {
+            (None, _) => Expected::Unchecked,
+            (Some(Verify::Answers(dir)), _) => Expected::Files(dir.clone()),
+            (Some(Verify::Oracle), Some(dir)) => Expected::Computed(Oracle::parquet(dir).await?),
+            (Some(Verify::Oracle), None) => Expected::Computed(Oracle::in_memory(options.scale).await?),
+        };
+        let baseline = match (&dir, options.compare) {
+            (Some(dir), true) => Some(Oracle::parquet(dir).await?),
+            _ => None,
+        };
+        Ok(Self { runs: options.runs, expected, baseline, _temporary: temporary })
+    }
+
+    async fn measure(&self, client: &Client, query: &Query) -> Result<QueryReport> {
+        let (strategy, nodes) = explain(client, query).await;
+        let (mut times, mut baseline_times) = (Vec::new(), Vec::new());
+        let mut outcome = Ok(Vec::new());
+        // With several runs the first one warms caches on both sides and does not count.
+        let warm_ups = usize::from(self.runs > 1);
+        for run in 0..self.runs + warm_ups {
+            outcome = answer(client, query).await.map(|(answer, time)| {
+                times.push(time);
+                answer
+            });
+            if outcome.is_err() {
+                break;
+            }
+            if let Some(baseline) = &self.baseline {
+                baseline_times.push(baseline.time(query).await?);
+            }
+            if run < warm_ups {
+                times.clear();
+                baseline_times.clear();
+            }
+        }
+        let (rows, matched, difference) = match outcome {
+            Err(error) => (0, None, Some(error.to_string())),
+            Ok(answer) => match self.check(query, &answer).await? {
+                None => (answer.len(), None, None),
+                Some(verdict) => (answer.len(), Some(verdict.is_ok()), verdict.err()),
+            },
+        };
+        let baseline = (!baseline_times.is_empty()).then(|| Spread::of(&baseline_times));
+        let spread = Spread::of(&times);
+        Ok(QueryReport { query: query.number, rows, spread, nodes, strategy, matched, difference, baseline })
+    }
+
+    /// The verdict on an answer, or `None` when answers are not checked.
+    async fn check(&self, query: &Query, ours: &Answer) -> Result<Option<Result<(), String>>> {
+        let expected = match &self.expected {
+            Expected::Unchecked => return Ok(None),
+            Expected::Computed(oracle) => oracle.answer(query).await?,
+            Expected::Files(dir) => csv::read_answer(&dir.join(format!("q{}.csv", query.number)))?,
+        };
+        Ok(Some(verify::compare(query, ours, &expected)))
+    }
+}
+
+/// One run over the simple protocol, in which every type comes as text.
+async fn answer(client: &Client, query: &Query) -> Result<(Answer, Duration)> {
+    let start = Instant::now();
+    let messages = client.simple_query(query.sql).await.map_err(Error::server(format!("query {}", query.number)))?;
+    let time = start.elapsed();
+    let rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect()),
+        _ => None,
+    });
+    Ok((rows.collect(), time))
+}
+
+/// What follows `Strategy:` and `Nodes:` in EXPLAIN; servers that do not say are not an error.
+async fn explain(client: &Client, query: &Query) -> (Option<String>, Option<String>) {
+    let messages = client.simple_query(&format!("EXPLAIN {}", query.sql)).await.unwrap_or_default();
+    let mut text = String::new();
+    for message in &messages {
+        if let SimpleQueryMessage::Row(row) = message {
+            text.extend((0..row.len()).filter_map(|i| row.get(i)));
+            text.push('\n');
+        }
+    }
+    (labelled(&text, "Strategy:"), labelled(&text, "Nodes:"))
+}
+
+fn labelled(text: &str, label: &str) -> Option<String> {
+    let rest = text.lines().find_map(|line| line.trim_start().strip_prefix(label))?;
+    Some(rest.trim().to_owned()).filter(|value| !value.is_empty())
+}

@@ -1,0 +1,241 @@
+//! Queries and expressions: sqlparser reads them, we check what it let through and word its errors.
+//!
+//! ```text
+//!   sqlparser   "Expected: end of statement, found: t at Line: 1, Column: 18"
+//!   ours        syntax error at or near "t", position 18, hint
+//! ```
+//!
+//! sqlparser accepts more than PostgreSQL does, and clauses the engine would quietly ignore. A clause that changes the
+//! answer and that nobody downstream looks at is refused here (`refuse_ignored_clauses`).
+
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{Expr, Query, Select, SetExpr, Statement, TableFactor, Visit, Visitor};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::{Parser, ParserError};
+use sqlparser::tokenizer::{Token, TokenWithSpan};
+
+use crate::cursor::Cursor;
+use crate::error::{ParseError, Stop, did_you_mean, unsupported};
+use crate::split::{Tok, check_depth, syntax_error_near};
+
+/// Calls into each other that sqlparser may make. A pair of parentheses takes one to three; its own default of 50
+/// refuses subqueries that people write. Its recursive functions move to a larger stack by themselves.
+const RECURSION_MAX: usize = 200;
+
+/// Words a query consists of, for "did you mean".
+const QUERY_WORDS: &[&str] = &[
+    "SELECT", "FROM", "WHERE", "GROUP", "ORDER", "HAVING", "LIMIT", "OFFSET", "UNION", "EXCEPT", "INTERSECT", "JOIN",
+    "INNER", "CROSS", "BETWEEN", "VALUES", "DISTINCT", "FETCH", "WINDOW", "NATURAL",
+];
+
+/// Reads all of `cursor`, which must be one query.
+pub(crate) fn parse_query(cursor: &mut Cursor<'_>) -> Result<Box<Query>, Stop> {
+    let toks = cursor.rest();
+    if toks.is_empty() {
+        return Err(cursor.syntax_error().with_hint("expected a query").into());
+    }
+    let query = read(cursor, toks, cursor.end(), |parser| parser.parse_query())?;
+    refuse_ignored_clauses(&*query)?;
+    cursor.skip(toks.len());
+    Ok(query)
+}
+
+/// Reads the next `count` tokens, which must be one expression; returns it and its text.
+pub(crate) fn parse_expression(cursor: &mut Cursor<'_>, count: usize) -> Result<(Expr, String), Stop> {
+    let start = *cursor;
+    let (toks, text) = cursor.take_slice(count);
+    if toks.is_empty() {
+        return Err(start.syntax_error().with_hint("expected an expression").into());
+    }
+    let expression = read(&start, toks, cursor.offset(), |parser| parser.parse_expr())?;
+    refuse_ignored_clauses(&expression)?;
+    Ok((expression, text.to_owned()))
+}
+
+/// The expression is the word DEFAULT, as it stands in the rows of an INSERT.
+pub fn is_default(expression: &Expr) -> bool {
+    matches!(expression, Expr::Identifier(name) if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("default"))
+}
+
+fn read<T>(
+    cursor: &Cursor<'_>,
+    toks: &[Tok],
+    end: usize,
+    rule: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>,
+) -> Result<T, Stop> {
+    check_depth(cursor.sql(), toks)?;
+    let dialect = PostgreSqlDialect {};
+    let tokens: Vec<TokenWithSpan> = toks.iter().map(|tok| tok.token.clone()).collect();
+    let mut parser = Parser::new(&dialect).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(tokens);
+    let result = rule(&mut parser).and_then(|tree| match &parser.peek_token_ref().token {
+        Token::EOF => Ok(tree),
+        _ => parser.expected("end of statement", parser.peek_token()),
+    });
+    result.map_err(|error| translate(cursor, toks, end, error).into())
+}
+
+/// sqlparser's error as PostgreSQL would put it.
+fn translate(cursor: &Cursor<'_>, toks: &[Tok], end: usize, error: ParserError) -> ParseError {
+    let sql = cursor.sql();
+    let message = match error {
+        ParserError::ParserError(message) | ParserError::TokenizerError(message) => message,
+        ParserError::RecursionLimitExceeded => {
+            let start = toks.first().map_or(end, |tok| tok.start);
+            return ParseError::at(sql, start, "54001", "statement is nested too deeply")
+                .with_hint("use fewer levels of parentheses and subqueries");
+        }
+    };
+    let (what, place) = split_place(&message);
+    let expected = what.strip_prefix("Expected: ").and_then(|rest| rest.split(", found: ").next());
+    let Some((line, column)) = place else {
+        // No place is sqlparser's way to say that the tokens ran out.
+        let error = match (what.ends_with("EOF"), toks.last()) {
+            (true, _) | (_, None) => end_error(cursor, end),
+            (false, Some(last)) => syntax_error_near(sql, last.start, last.end),
+        };
+        let hint = unclosed_parenthesis(sql, toks).unwrap_or_else(|| hint_from(expected, what));
+        return error.with_hint(hint);
+    };
+    let at = toks.partition_point(|tok| (tok.token.span.start.line, tok.token.span.start.column) < (line, column));
+    let Some(tok) = toks.get(at) else {
+        let hint = unclosed_parenthesis(sql, toks).unwrap_or_else(|| hint_from(expected, what));
+        return end_error(cursor, end).with_hint(hint);
+    };
+    let error = syntax_error_near(sql, tok.start, tok.end);
+    let before = at.checked_sub(1).and_then(|before| toks.get(before));
+    error.with_hint(neighbour_hint(sql, before, tok).unwrap_or_else(|| hint_from(expected, what)))
+}
+
+/// An error behind the last token: at the semicolon or whatever our own clauses left there, else at the end of the text.
+fn end_error(cursor: &Cursor<'_>, end: usize) -> ParseError {
+    let sql = cursor.sql();
+    match sql[end..].chars().next() {
+        Some(next) => syntax_error_near(sql, end, end + next.len_utf8()),
+        None => ParseError::at(sql, end, "42601", "syntax error at end of input"),
+    }
+}
+
+/// `"message at Line: 3, Column: 7"` to `("message", Some((3, 7)))`.
+fn split_place(message: &str) -> (&str, Option<(u64, u64)>) {
+    let place = message.rsplit_once(" at Line: ").and_then(|(what, place)| {
+        let (line, column) = place.split_once(", Column: ")?;
+        Some((what, (line.parse().ok()?, column.parse().ok()?)))
+    });
+    match place {
+        Some((what, place)) => (what, Some(place)),
+        None => (message, None),
+    }
+}
+
+fn hint_from(expected: Option<&str>, what: &str) -> String {
+    match expected {
+        Some("end of statement") => "the statement could have ended before this".to_owned(),
+        Some(expected) => format!("expected {expected}"),
+        None => what.to_owned(),
+    }
+}
+
+/// What is likely wrong, judged by the token before the one that does not fit.
+fn neighbour_hint(sql: &str, before: Option<&Tok>, tok: &Tok) -> Option<String> {
+    let before = before?;
+    let (text, text_before) = (&sql[tok.start..tok.end], &sql[before.start..before.end]);
+    if before.token.token == Token::Comma {
+        return Some(format!("the comma before \"{text}\" may be one too many"));
+    }
+    for suspect in [text, text_before] {
+        if let Some(word) = did_you_mean(suspect, QUERY_WORDS).filter(|word| !suspect.eq_ignore_ascii_case(word)) {
+            return Some(format!("did you mean \"{word}\" instead of \"{suspect}\"?"));
+        }
+    }
+    let starts_value = matches!(&tok.token.token, Token::Word(_) | Token::Number(..) | Token::SingleQuotedString(_));
+    let ends_value =
+        matches!(&before.token.token, Token::Word(_) | Token::Number(..) | Token::SingleQuotedString(_) | Token::RParen);
+    (starts_value && ends_value).then(|| format!("a comma or an operator may be missing before \"{text}\""))
+}
+
+/// The innermost parenthesis that is never closed.
+fn unclosed_parenthesis(sql: &str, toks: &[Tok]) -> Option<String> {
+    let mut open = Vec::new();
+    for tok in toks {
+        match tok.token.token {
+            Token::LParen => open.push(tok),
+            Token::RParen => drop(open.pop()),
+            _ => {}
+        }
+    }
+    let place = ParseError::at(sql, open.last()?.start, "42601", "");
+    Some(format!("the \"(\" at line {}, column {} is never closed", place.line, place.column))
+}
+
+fn refuse_ignored_clauses(tree: &impl Visit) -> Result<(), Stop> {
+    match tree.visit(&mut IgnoredClauses) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break((what, hint)) => unsupported(what, hint),
+    }
+}
+
+/// Finds clauses that sqlparser reads and that would otherwise have no effect.
+struct IgnoredClauses;
+
+type Refused = ControlFlow<(&'static str, &'static str)>;
+
+impl Visitor for IgnoredClauses {
+    type Break = (&'static str, &'static str);
+
+    fn pre_visit_query(&mut self, query: &Query) -> Refused {
+        let foreign = "this clause belongs to another database's SQL; PostgreSQL has none like it";
+        if !query.locks.is_empty() {
+            return ControlFlow::Break(("SELECT ... FOR UPDATE/SHARE", "row locks need transactions, which are not there yet; leave the clause out"));
+        }
+        if query.for_clause.is_some() || query.settings.is_some() || query.format_clause.is_some() || !query.pipe_operators.is_empty() {
+            return ControlFlow::Break(("FOR XML/JSON, SETTINGS, FORMAT or |>", foreign));
+        }
+        if matches!(&query.fetch, Some(fetch) if fetch.with_ties || fetch.percent) {
+            return ControlFlow::Break(("FETCH ... WITH TIES", "use rank() over the same order and filter on it"));
+        }
+        match &*query.body {
+            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => ControlFlow::Break((
+                "WITH before or around INSERT, UPDATE, DELETE or MERGE",
+                "write INSERT INTO t WITH ... SELECT ...; the other writing statements are not there yet",
+            )),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> Refused {
+        if select.into.is_some() {
+            return ControlFlow::Break(("SELECT ... INTO", "create the table first, then use INSERT INTO ... SELECT"));
+        }
+        let foreign = select.top.is_some()
+            || !select.lateral_views.is_empty()
+            || select.prewhere.is_some()
+            || !select.connect_by.is_empty()
+            || !select.cluster_by.is_empty()
+            || !select.distribute_by.is_empty()
+            || !select.sort_by.is_empty();
+        if foreign {
+            let hint = "this clause belongs to another database's SQL; PostgreSQL has none like it";
+            return ControlFlow::Break(("TOP, LATERAL VIEW, PREWHERE, CONNECT BY or CLUSTER BY", hint));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Refused {
+        match factor {
+            TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
+                ControlFlow::Break(("TABLESAMPLE", "filter with random() < fraction"))
+            }
+            TableFactor::Table { with_ordinality: true, .. }
+            | TableFactor::Function { with_ordinality: true, .. }
+            | TableFactor::UNNEST { with_ordinality: true, .. } => {
+                ControlFlow::Break(("WITH ORDINALITY", "number the rows with row_number() OVER ()"))
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_statement(&mut self, _: &Statement) -> Refused {
+        ControlFlow::Break(("a writing statement inside a query", "run it as a statement of its own"))
+    }
+}

@@ -1,0 +1,1 @@
+//! The embedded cluster and configuration behind the `tessera` binary.
