@@ -94,7 +94,9 @@ impl Error {
 
 /// The server's own words with its code and hint; the driver's `Display` says no more than "db error".
 fn server_message(error: &tokio_postgres::Error) -> String {
-    let Some(db) = error.as_db_error() else { return error.to_string() };
+    let Some(db) = error.as_db_error() else {
+        return error.to_string();
+    };
     let mut text = format!("{} ({})", db.message(), db.code().code());
     for (label, extra) in [("detail", db.detail()), ("hint", db.hint())] {
         if let Some(extra) = extra {

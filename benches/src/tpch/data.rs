@@ -18,11 +18,12 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use tpchgen::generators::{
-    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator, PartSuppGenerator,
-    RegionGenerator, SupplierGenerator,
+    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator,
+    PartSuppGenerator, RegionGenerator, SupplierGenerator,
 };
 use tpchgen_arrow::{
-    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RegionArrow, SupplierArrow,
+    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RegionArrow,
+    SupplierArrow,
 };
 
 use super::schema::{TABLES, Table};
@@ -45,7 +46,9 @@ pub fn check_scale(scale: f64) -> Result<()> {
     if scale.is_finite() && scale > 0.0 && scale <= SCALE_MAX {
         return Ok(());
     }
-    Err(Error::Usage(format!("scale factor {scale} is not above 0 and at most {SCALE_MAX}")))
+    Err(Error::Usage(format!(
+        "scale factor {scale} is not above 0 and at most {SCALE_MAX}"
+    )))
 }
 
 /// The rows of `table`, in key order.
@@ -57,14 +60,28 @@ pub fn batches(table: Table, scale: f64) -> Batches {
 pub fn part_batches(table: Table, scale: f64, part: i32, parts: i32) -> Batches {
     match table {
         // A batch size of 25 and more yields these whole; other parts are asked for no rows at all.
-        Table::Region => Box::new(OnlyFirst { inner: RegionArrow::new(RegionGenerator::new(scale, 1, 1)), part }),
-        Table::Nation => Box::new(OnlyFirst { inner: NationArrow::new(NationGenerator::new(scale, 1, 1)), part }),
-        Table::Supplier => Box::new(SupplierArrow::new(SupplierGenerator::new(scale, part, parts))),
+        Table::Region => Box::new(OnlyFirst {
+            inner: RegionArrow::new(RegionGenerator::new(scale, 1, 1)),
+            part,
+        }),
+        Table::Nation => Box::new(OnlyFirst {
+            inner: NationArrow::new(NationGenerator::new(scale, 1, 1)),
+            part,
+        }),
+        Table::Supplier => Box::new(SupplierArrow::new(SupplierGenerator::new(
+            scale, part, parts,
+        ))),
         Table::Part => Box::new(PartArrow::new(PartGenerator::new(scale, part, parts))),
-        Table::PartSupp => Box::new(PartSuppArrow::new(PartSuppGenerator::new(scale, part, parts))),
-        Table::Customer => Box::new(CustomerArrow::new(CustomerGenerator::new(scale, part, parts))),
+        Table::PartSupp => Box::new(PartSuppArrow::new(PartSuppGenerator::new(
+            scale, part, parts,
+        ))),
+        Table::Customer => Box::new(CustomerArrow::new(CustomerGenerator::new(
+            scale, part, parts,
+        ))),
         Table::Orders => Box::new(OrderArrow::new(OrderGenerator::new(scale, part, parts))),
-        Table::LineItem => Box::new(LineItemArrow::new(LineItemGenerator::new(scale, part, parts))),
+        Table::LineItem => Box::new(LineItemArrow::new(LineItemGenerator::new(
+            scale, part, parts,
+        ))),
     }
 }
 
@@ -136,7 +153,11 @@ impl<R: RecordBatchReader> Iterator for OnlyFirst<R> {
     type Item = R::Item;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.part == 1 { self.inner.next() } else { None }
+        if self.part == 1 {
+            self.inner.next()
+        } else {
+            None
+        }
     }
 }
 

@@ -50,7 +50,10 @@ pub struct LoadReport {
 /// # Errors
 /// `Connect`, with the URL but not its password.
 pub async fn connect(url: &str) -> Result<Client> {
-    let failed = |source| Error::Connect { url: without_password(url), source };
+    let failed = |source| Error::Connect {
+        url: without_password(url),
+        source,
+    };
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.map_err(failed)?;
     // Its error reaches whoever waits on the client as "connection closed".
     tokio::spawn(async move { drop(connection.await) });
@@ -76,12 +79,17 @@ pub async fn create_tables(client: &Client, ddl: Ddl) -> Result<()> {
             Ddl::Sharded(shards) => table.ddl(shards),
             Ddl::Plain => table.plain_ddl(),
         };
-        let Err(error) = client.simple_query(&statement).await else { continue };
+        let Err(error) = client.simple_query(&statement).await else {
+            continue;
+        };
         if error.code() == Some(&SqlState::DUPLICATE_TABLE) {
-            let message = format!("table \"{table}\" exists already: drop it, or run without loading");
+            let message =
+                format!("table \"{table}\" exists already: drop it, or run without loading");
             return Err(Error::Usage(message));
         }
-        return Err(Error::server(format!("creation of table \"{table}\""))(error));
+        return Err(Error::server(format!("creation of table \"{table}\""))(
+            error,
+        ));
     }
     Ok(())
 }
@@ -100,32 +108,52 @@ pub async fn load(url: &str, scale: f64) -> Result<Vec<LoadReport>> {
         .buffer_unordered(LOADS_MAX)
         .try_collect()
         .await?;
-    reports.sort_by_key(|report: &LoadReport| TABLES.iter().position(|table| table.name() == report.table));
+    reports.sort_by_key(|report: &LoadReport| {
+        TABLES.iter().position(|table| table.name() == report.table)
+    });
     Ok(reports)
 }
 
-async fn load_table(url: &str, table: Table, scale: f64, progress: MultiProgress) -> Result<LoadReport> {
+async fn load_table(
+    url: &str,
+    table: Table,
+    scale: f64,
+    progress: MultiProgress,
+) -> Result<LoadReport> {
     let doing = format!("load of table \"{table}\"");
     let client = connect(url).await?;
     let bar = progress.add(table_bar(table, scale));
     let start = Instant::now();
     let copy = format!("COPY {table} FROM STDIN (FORMAT csv)");
-    let sink = client.copy_in::<_, Bytes>(&copy).await.map_err(Error::server(doing.clone()))?;
+    let sink = client
+        .copy_in::<_, Bytes>(&copy)
+        .await
+        .map_err(Error::server(doing.clone()))?;
     let (sender, mut receiver) = mpsc::channel(CHUNKS_MAX);
     let generator = tokio::task::spawn_blocking(move || generate(table, scale, &sender));
     let mut sink = std::pin::pin!(sink);
     let mut bytes = 0;
     while let Some(Chunk { text, rows }) = receiver.recv().await {
         bytes += text.len() as u64;
-        sink.send(text).await.map_err(Error::server(doing.clone()))?;
-        bar.set_message(format!("{:.0} MB/s", megabytes(bytes) / start.elapsed().as_secs_f64().max(1e-3)));
+        sink.send(text)
+            .await
+            .map_err(Error::server(doing.clone()))?;
+        bar.set_message(format!(
+            "{:.0} MB/s",
+            megabytes(bytes) / start.elapsed().as_secs_f64().max(1e-3)
+        ));
         bar.inc(rows);
     }
     // Before `finish`: rows that failed to generate must abort the COPY, which dropping the sink does.
     generator.await.map_err(|e| Error::Task(e.to_string()))??;
     let rows = sink.as_mut().finish().await.map_err(Error::server(doing))?;
     bar.finish();
-    Ok(LoadReport { table: table.name(), rows, seconds: start.elapsed().as_secs_f64(), bytes })
+    Ok(LoadReport {
+        table: table.name(),
+        rows,
+        seconds: start.elapsed().as_secs_f64(),
+        bytes,
+    })
 }
 
 /// Encoded rows and their number.
@@ -147,7 +175,10 @@ fn generate(table: Table, scale: f64, sender: &mpsc::Sender<Chunk>) -> Result<()
             rows += slice.num_rows() as u64;
             if text.len() >= CHUNK_BYTES {
                 let full = std::mem::replace(&mut text, String::with_capacity(CHUNK_BYTES * 2));
-                let chunk = Chunk { text: full.into(), rows: std::mem::take(&mut rows) };
+                let chunk = Chunk {
+                    text: full.into(),
+                    rows: std::mem::take(&mut rows),
+                };
                 if sender.blocking_send(chunk).is_err() {
                     return Ok(());
                 }
@@ -155,7 +186,10 @@ fn generate(table: Table, scale: f64, sender: &mpsc::Sender<Chunk>) -> Result<()
         }
     }
     // Nobody receiving means the load has failed already, with an error of its own.
-    drop(sender.blocking_send(Chunk { text: text.into(), rows }));
+    drop(sender.blocking_send(Chunk {
+        text: text.into(),
+        rows,
+    }));
     Ok(())
 }
 
@@ -173,13 +207,21 @@ pub async fn load_files(url: &str, dir: &Path) -> Result<Vec<LoadReport>> {
         let path = path.to_string_lossy().replace('\'', "''");
         let start = Instant::now();
         let copy = format!("COPY {table} FROM '{path}' (FORMAT parquet)");
-        let messages = client.simple_query(&copy).await.map_err(Error::server(format!("load of table \"{table}\"")))?;
+        let messages = client
+            .simple_query(&copy)
+            .await
+            .map_err(Error::server(format!("load of table \"{table}\"")))?;
         let rows = messages.iter().find_map(|message| match message {
             tokio_postgres::SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
             _ => None,
         });
         let seconds = start.elapsed().as_secs_f64();
-        reports.push(LoadReport { table: table.name(), rows: rows.unwrap_or(0), seconds, bytes });
+        reports.push(LoadReport {
+            table: table.name(),
+            rows: rows.unwrap_or(0),
+            seconds,
+            bytes,
+        });
     }
     Ok(reports)
 }
@@ -199,7 +241,8 @@ fn progress() -> MultiProgress {
 fn table_bar(table: Table, scale: f64) -> ProgressBar {
     let template = "{prefix:<9} {bar:30} {human_pos:>11} rows {rate:>9} rows/s {msg:>8}  eta {eta}";
     // The template is a constant; should it ever not parse, a plain bar is better than no load.
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         let _ = write!(out, "{:.0}", state.per_sec());
     };
@@ -211,7 +254,9 @@ fn table_bar(table: Table, scale: f64) -> ProgressBar {
 
 /// `postgres://user:secret@host/db` without the secret; a URL that cannot be read is not shown at all.
 fn without_password(url: &str) -> String {
-    let Ok(config) = url.parse::<tokio_postgres::Config>() else { return "(not a valid URL)".to_owned() };
+    let Ok(config) = url.parse::<tokio_postgres::Config>() else {
+        return "(not a valid URL)".to_owned();
+    };
     let hosts = config.get_hosts().iter().map(|host| match host {
         tokio_postgres::config::Host::Tcp(name) => name.clone(),
         tokio_postgres::config::Host::Unix(path) => path.display().to_string(),

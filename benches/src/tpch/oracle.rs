@@ -62,7 +62,11 @@ impl Oracle {
         for table in TABLES {
             let path = data::parquet_path(dir, table);
             session
-                .register_parquet(table.name(), path.to_string_lossy(), ParquetReadOptions::default())
+                .register_parquet(
+                    table.name(),
+                    path.to_string_lossy(),
+                    ParquetReadOptions::default(),
+                )
                 .await
                 .map_err(Error::oracle(format!("table \"{table}\"")))?;
         }
@@ -89,7 +93,11 @@ impl Oracle {
 
     async fn run(&self, query: &Query) -> Result<Vec<RecordBatch>> {
         let doing = format!("query {}", query.number);
-        let frame = self.session.sql(query.sql).await.map_err(Error::oracle(doing.clone()))?;
+        let frame = self
+            .session
+            .sql(query.sql)
+            .await
+            .map_err(Error::oracle(doing.clone()))?;
         frame.collect().await.map_err(Error::oracle(doing))
     }
 }
@@ -125,7 +133,11 @@ fn to_text(batches: &[RecordBatch]) -> Result<Answer> {
         rows.extend((0..batch.num_rows()).map(|row| {
             columns
                 .iter()
-                .map(|(array, formatter)| array.is_valid(row).then(|| formatter.value(row).to_string()))
+                .map(|(array, formatter)| {
+                    array
+                        .is_valid(row)
+                        .then(|| formatter.value(row).to_string())
+                })
                 .collect::<Vec<_>>()
         }));
     }

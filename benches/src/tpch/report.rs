@@ -36,10 +36,18 @@ impl Spread {
         let mut ms: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
         ms.sort_by(f64::total_cmp);
         let (Some(&min_ms), Some(&max_ms)) = (ms.first(), ms.last()) else {
-            return Self { min_ms: 0.0, median_ms: 0.0, max_ms: 0.0 };
+            return Self {
+                min_ms: 0.0,
+                median_ms: 0.0,
+                max_ms: 0.0,
+            };
         };
         let median_ms = (ms[(ms.len() - 1) / 2] + ms[ms.len() / 2]) / 2.0;
-        Self { min_ms, median_ms, max_ms }
+        Self {
+            min_ms,
+            median_ms,
+            max_ms,
+        }
     }
 }
 
@@ -103,12 +111,17 @@ impl Report {
 
     /// Whether every query ran and no checked answer was wrong.
     pub fn ok(&self) -> bool {
-        self.queries.iter().all(|query| query.difference.is_none() && query.matched != Some(false))
+        self.queries
+            .iter()
+            .all(|query| query.difference.is_none() && query.matched != Some(false))
     }
 
     /// Queries whose answer was checked and right.
     pub fn matches(&self) -> usize {
-        self.queries.iter().filter(|query| query.matched == Some(true)).count()
+        self.queries
+            .iter()
+            .filter(|query| query.matched == Some(true))
+            .count()
     }
 
     /// Sum of our medians, in milliseconds.
@@ -144,18 +157,29 @@ impl Report {
     }
 
     fn medians(&self) -> impl Iterator<Item = f64> + '_ {
-        self.queries.iter().filter(|query| query.difference.is_none() || query.matched.is_some()).map(|q| q.spread.median_ms)
+        self.queries
+            .iter()
+            .filter(|query| query.difference.is_none() || query.matched.is_some())
+            .map(|q| q.spread.median_ms)
     }
 
     fn write_load(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.load.is_empty() {
             return Ok(());
         }
-        writeln!(f, "{:<9} {:>11} {:>9} {:>11} {:>8}", "table", "rows", "seconds", "rows/s", "MB/s")?;
+        writeln!(
+            f,
+            "{:<9} {:>11} {:>9} {:>11} {:>8}",
+            "table", "rows", "seconds", "rows/s", "MB/s"
+        )?;
         for load in &self.load {
             let seconds = load.seconds.max(1e-6);
             let (rows_rate, rate) = (load.rows as f64 / seconds, megabytes(load.bytes) / seconds);
-            writeln!(f, "{:<9} {:>11} {:>9.2} {rows_rate:>11.0} {rate:>8.1}", load.table, load.rows, load.seconds)?;
+            writeln!(
+                f,
+                "{:<9} {:>11} {:>9.2} {rows_rate:>11.0} {rate:>8.1}",
+                load.table, load.rows, load.seconds
+            )?;
         }
         writeln!(f)
     }
@@ -167,10 +191,23 @@ impl Report {
             None if query.difference.is_some() => "failed",
             None => "-",
         };
-        let Spread { min_ms, median_ms, max_ms } = query.spread;
-        write!(f, "{:>7} {:>6} {min_ms:>9.1} {median_ms:>9.1} {max_ms:>9.1}", query.query, query.rows)?;
+        let Spread {
+            min_ms,
+            median_ms,
+            max_ms,
+        } = query.spread;
+        write!(
+            f,
+            "{:>7} {:>6} {min_ms:>9.1} {median_ms:>9.1} {max_ms:>9.1}",
+            query.query, query.rows
+        )?;
         let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-        write!(f, "  {:>5}  {:<20} {matched:<7}", dash(&query.nodes), dash(&query.strategy))?;
+        write!(
+            f,
+            "  {:>5}  {:<20} {matched:<7}",
+            dash(&query.nodes),
+            dash(&query.strategy)
+        )?;
         if let Some((baseline, ratio)) = query.baseline.zip(ratio(query)) {
             write!(f, " {:>10.1} {ratio:>6.2}", baseline.median_ms)?;
         }
@@ -181,19 +218,38 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_load(f)?;
-        write!(f, "{:>7} {:>6} {:>9} {:>9} {:>9}  ", "query", "rows", "min ms", "median", "max")?;
+        write!(
+            f,
+            "{:>7} {:>6} {:>9} {:>9} {:>9}  ",
+            "query", "rows", "min ms", "median", "max"
+        )?;
         write!(f, "{:>5}  {:<20} {:<7}", "nodes", "strategy", "match")?;
         let baseline = self.baseline_ratio();
-        writeln!(f, "{}", if baseline.is_some() { " datafusion  ratio" } else { "" })?;
+        writeln!(
+            f,
+            "{}",
+            if baseline.is_some() {
+                " datafusion  ratio"
+            } else {
+                ""
+            }
+        )?;
         for query in &self.queries {
             self.write_query(f, query)?;
         }
         writeln!(f, "{:>7} {:>26.1} ms", "total", self.total_ms())?;
         writeln!(f, "{:>7} {:>26.1} ms", "geomean", self.geometric_mean_ms())?;
         if let Some(ratio) = baseline {
-            writeln!(f, "{ratio:.2} x single-process DataFusion on Parquet (geometric mean)")?;
+            writeln!(
+                f,
+                "{ratio:.2} x single-process DataFusion on Parquet (geometric mean)"
+            )?;
         }
-        let checked = self.queries.iter().filter(|query| query.matched.is_some()).count();
+        let checked = self
+            .queries
+            .iter()
+            .filter(|query| query.matched.is_some())
+            .count();
         if checked > 0 {
             writeln!(f, "{}/{checked} match", self.matches())?;
         }
@@ -202,7 +258,11 @@ impl fmt::Display for Report {
                 writeln!(f, "query {}: {difference}", query.query)?;
             }
         }
-        writeln!(f, "scale {}, {} cores; {}", self.scale, self.cores, self.workload)
+        writeln!(
+            f,
+            "scale {}, {} cores; {}",
+            self.scale, self.cores, self.workload
+        )
     }
 }
 
@@ -212,8 +272,14 @@ fn ratio(query: &QueryReport) -> Option<f64> {
 }
 
 fn geometric_mean(values: impl Iterator<Item = f64>) -> f64 {
-    let (sum, count) = values.fold((0.0, 0u32), |(sum, count), value| (sum + value.max(1e-6).ln(), count + 1));
-    if count == 0 { 0.0 } else { (sum / f64::from(count)).exp() }
+    let (sum, count) = values.fold((0.0, 0u32), |(sum, count), value| {
+        (sum + value.max(1e-6).ln(), count + 1)
+    });
+    if count == 0 {
+        0.0
+    } else {
+        (sum / f64::from(count)).exp()
+    }
 }
 
 #[cfg(test)]
@@ -222,8 +288,20 @@ mod tests {
 
     #[test]
     fn spread_and_means() {
-        let ms = |values: &[u64]| values.iter().map(|v| Duration::from_millis(*v)).collect::<Vec<_>>();
-        assert_eq!(Spread::of(&ms(&[9, 1, 2])), Spread { min_ms: 1.0, median_ms: 2.0, max_ms: 9.0 });
+        let ms = |values: &[u64]| {
+            values
+                .iter()
+                .map(|v| Duration::from_millis(*v))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            Spread::of(&ms(&[9, 1, 2])),
+            Spread {
+                min_ms: 1.0,
+                median_ms: 2.0,
+                max_ms: 9.0
+            }
+        );
         assert_eq!(Spread::of(&ms(&[4, 2])).median_ms, 3.0);
         assert!((geometric_mean([2.0, 8.0].into_iter()) - 4.0).abs() < 1e-9);
     }

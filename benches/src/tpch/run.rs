@@ -103,7 +103,10 @@ pub async fn run_tpch(options: TpchOptions) -> Result<Report> {
     data::check_scale(options.scale)?;
     let queries = select(options.queries.as_deref())?;
     if !(1..=RUNS_MAX).contains(&options.runs) {
-        return Err(Error::Usage(format!("{} runs are not 1 to {RUNS_MAX}", options.runs)));
+        return Err(Error::Usage(format!(
+            "{} runs are not 1 to {RUNS_MAX}",
+            options.runs
+        )));
     }
     let mut client = connect(&options.url).await?;
     let loaded = fill(&client, &options).await?;
@@ -152,8 +155,12 @@ pub async fn baseline_parquet(dir: &Path, runs: usize) -> Result<Vec<(u8, Spread
 }
 
 fn select(numbers: Option<&[u8]>) -> Result<Vec<&'static Query>> {
-    let Some(numbers) = numbers else { return Ok(QUERIES.iter().collect()) };
-    let known = |number: &u8| query(*number).ok_or_else(|| Error::Usage(format!("query {number} is not 1 to 22")));
+    let Some(numbers) = numbers else {
+        return Ok(QUERIES.iter().collect());
+    };
+    let known = |number: &u8| {
+        query(*number).ok_or_else(|| Error::Usage(format!("query {number} is not 1 to 22")))
+    };
     numbers.iter().map(known).collect()
 }
 
@@ -220,13 +227,20 @@ impl Bench {
             (None, _) => Expected::Unchecked,
             (Some(Verify::Answers(dir)), _) => Expected::Files(dir.clone()),
             (Some(Verify::Oracle), Some(dir)) => Expected::Computed(Oracle::parquet(dir).await?),
-            (Some(Verify::Oracle), None) => Expected::Computed(Oracle::in_memory(options.scale).await?),
+            (Some(Verify::Oracle), None) => {
+                Expected::Computed(Oracle::in_memory(options.scale).await?)
+            }
         };
         let baseline = match (&dir, options.compare) {
             (Some(dir), true) => Some(Oracle::parquet(dir).await?),
             _ => None,
         };
-        Ok(Self { runs: options.runs, expected, baseline, _temporary: temporary })
+        Ok(Self {
+            runs: options.runs,
+            expected,
+            baseline,
+            _temporary: temporary,
+        })
     }
 
     async fn measure(&self, client: &Client, query: &Query) -> Result<QueryReport> {
@@ -260,7 +274,16 @@ impl Bench {
         };
         let baseline = (!baseline_times.is_empty()).then(|| Spread::of(&baseline_times));
         let spread = Spread::of(&times);
-        Ok(QueryReport { query: query.number, rows, spread, nodes, strategy, matched, difference, baseline })
+        Ok(QueryReport {
+            query: query.number,
+            rows,
+            spread,
+            nodes,
+            strategy,
+            matched,
+            difference,
+            baseline,
+        })
     }
 
     /// The verdict on an answer, or `None` when answers are not checked.
@@ -277,10 +300,17 @@ impl Bench {
 /// One run over the simple protocol, in which every type comes as text.
 async fn answer(client: &Client, query: &Query) -> Result<(Answer, Duration)> {
     let start = Instant::now();
-    let messages = client.simple_query(query.sql).await.map_err(Error::server(format!("query {}", query.number)))?;
+    let messages = client
+        .simple_query(query.sql)
+        .await
+        .map_err(Error::server(format!("query {}", query.number)))?;
     let time = start.elapsed();
     let rows = messages.iter().filter_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect()),
+        SimpleQueryMessage::Row(row) => Some(
+            (0..row.len())
+                .map(|i| row.get(i).map(str::to_owned))
+                .collect(),
+        ),
         _ => None,
     });
     Ok((rows.collect(), time))
@@ -288,7 +318,10 @@ async fn answer(client: &Client, query: &Query) -> Result<(Answer, Duration)> {
 
 /// What follows `Strategy:` and `Nodes:` in EXPLAIN; servers that do not say are not an error.
 async fn explain(client: &Client, query: &Query) -> (Option<String>, Option<String>) {
-    let messages = client.simple_query(&format!("EXPLAIN {}", query.sql)).await.unwrap_or_default();
+    let messages = client
+        .simple_query(&format!("EXPLAIN {}", query.sql))
+        .await
+        .unwrap_or_default();
     let mut text = String::new();
     for message in &messages {
         if let SimpleQueryMessage::Row(row) = message {
@@ -300,6 +333,8 @@ async fn explain(client: &Client, query: &Query) -> (Option<String>, Option<Stri
 }
 
 fn labelled(text: &str, label: &str) -> Option<String> {
-    let rest = text.lines().find_map(|line| line.trim_start().strip_prefix(label))?;
+    let rest = text
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix(label))?;
     Some(rest.trim().to_owned()).filter(|value| !value.is_empty())
 }

@@ -62,7 +62,11 @@ impl Table {
 
     /// The CREATE statement; `shards` counts for tables that are neither reference nor colocated with another.
     pub fn ddl(self, shards: u32) -> String {
-        let kind = if self.is_reference() { "REFERENCE TABLE" } else { "TABLE" };
+        let kind = if self.is_reference() {
+            "REFERENCE TABLE"
+        } else {
+            "TABLE"
+        };
         let sharding = match self {
             Table::Region | Table::Nation | Table::Supplier => String::new(),
             Table::Part => format!(" SHARD BY HASH (p_partkey) SHARDS {shards}"),
@@ -71,7 +75,11 @@ impl Table {
             Table::Orders => format!(" SHARD BY HASH (o_orderkey) SHARDS {shards}"),
             Table::LineItem => " SHARD BY HASH (l_orderkey) COLOCATE WITH orders".to_owned(),
         };
-        format!("CREATE {kind} {} ({}){sharding}", self.name(), self.columns())
+        format!(
+            "CREATE {kind} {} ({}){sharding}",
+            self.name(),
+            self.columns()
+        )
     }
 
     /// The same table in plain PostgreSQL, to run the workload against another server.

@@ -61,16 +61,32 @@ fn count_difference(ours: &Answer, expected: &Answer) -> String {
         true => (ours, expected, "unexpected"),
         false => (expected, ours, "missing"),
     };
-    let same_row = |a: &[Option<String>], b: &[Option<String>]| a.iter().zip(b).all(|(a, b)| same_cell(a, b));
-    let example = longer.iter().find(|row| !shorter.iter().any(|other| same_row(row, other)));
-    let example = example.map(|row| format!(", {verb}: ({})", row.iter().map(show).collect::<Vec<_>>().join(", ")));
-    format!("{} rows instead of {}{}", ours.len(), expected.len(), example.unwrap_or_default())
+    let same_row =
+        |a: &[Option<String>], b: &[Option<String>]| a.iter().zip(b).all(|(a, b)| same_cell(a, b));
+    let example = longer
+        .iter()
+        .find(|row| !shorter.iter().any(|other| same_row(row, other)));
+    let example = example.map(|row| {
+        format!(
+            ", {verb}: ({})",
+            row.iter().map(show).collect::<Vec<_>>().join(", ")
+        )
+    });
+    format!(
+        "{} rows instead of {}{}",
+        ours.len(),
+        expected.len(),
+        example.unwrap_or_default()
+    )
 }
 
 /// Columns by which both sides sort alike: exact ones first, those with decimals after them.
 fn sort_columns(ours: &Answer, expected: &Answer, width: usize) -> Vec<usize> {
     let inexact = |column: usize| {
-        let mut cells = ours.iter().chain(expected).filter_map(|row| row[column].as_deref());
+        let mut cells = ours
+            .iter()
+            .chain(expected)
+            .filter_map(|row| row[column].as_deref());
         cells.any(|cell| number(cell).is_some() && cell.contains(['.', 'e', 'E']))
     };
     let (last, mut first): (Vec<_>, Vec<_>) = (0..width).partition(|column| inexact(*column));
@@ -103,7 +119,11 @@ pub fn check_order(query: &Query, ours: &Answer) -> Result<(), String> {
             }
         });
         if by_key.fold(Ordering::Equal, Ordering::then) == Ordering::Greater {
-            return Err(format!("rows {} and {} are not in the order of ORDER BY", index + 1, index + 2));
+            return Err(format!(
+                "rows {} and {} are not in the order of ORDER BY",
+                index + 1,
+                index + 2
+            ));
         }
     }
     Ok(())
@@ -116,7 +136,8 @@ pub fn same_cell(ours: &Option<String>, expected: &Option<String>) -> bool {
         (Some(ours), Some(expected)) => {
             let (ours, expected) = (ours.trim_end(), expected.trim_end());
             let numbers = number(ours).zip(number(expected));
-            ours == expected || numbers.is_some_and(|pair| same_number(pair, decimals(ours), decimals(expected)))
+            ours == expected
+                || numbers.is_some_and(|pair| same_number(pair, decimals(ours), decimals(expected)))
         }
         _ => false,
     }
@@ -147,8 +168,15 @@ fn order_cells(a: &Option<String>, b: &Option<String>) -> Ordering {
 /// The value of a cell that is printed as a number; words such as `nan` stay text.
 fn number(cell: &str) -> Option<f64> {
     let cell = cell.trim_end();
-    let numeric = cell.bytes().next().is_some_and(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.'));
-    if numeric { cell.parse().ok().filter(|value: &f64| value.is_finite()) } else { None }
+    let numeric = cell
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_digit() || matches!(b, b'-' | b'+' | b'.'));
+    if numeric {
+        cell.parse().ok().filter(|value: &f64| value.is_finite())
+    } else {
+        None
+    }
 }
 
 fn decimals(cell: &str) -> u32 {
@@ -167,13 +195,19 @@ mod tests {
 
     fn answer(rows: &[&str]) -> Answer {
         let cell = |cell: &str| (cell != "NULL").then(|| cell.to_owned());
-        rows.iter().map(|row| row.split('|').map(cell).collect()).collect()
+        rows.iter()
+            .map(|row| row.split('|').map(cell).collect())
+            .collect()
     }
 
     #[test]
     fn cells_compare_by_value() {
         let check = |a: &str, b: &str, same| {
-            assert_eq!(same_cell(&Some(a.to_owned()), &Some(b.to_owned())), same, "{a} and {b}");
+            assert_eq!(
+                same_cell(&Some(a.to_owned()), &Some(b.to_owned())),
+                same,
+                "{a} and {b}"
+            );
         };
         check("ABC  ", "ABC", true);
         check("ABC", "abc", false);
@@ -192,7 +226,10 @@ mod tests {
     #[test]
     fn a_difference_is_named() {
         let expected = answer(&["a|1.50", "b|2.50"]);
-        assert_eq!(compare_rows(&answer(&["b|2.5", "a|1.500000"]), &expected), Ok(()));
+        assert_eq!(
+            compare_rows(&answer(&["b|2.5", "a|1.500000"]), &expected),
+            Ok(())
+        );
         let message = compare_rows(&answer(&["a|1.50", "b|2.60"]), &expected).expect_err("differs");
         assert_eq!(message, "column 2: 2.60 instead of 2.50, in row (b, 2.50)");
         let message = compare_rows(&answer(&["a|1.50"]), &expected).expect_err("differs");
@@ -205,7 +242,10 @@ mod tests {
     fn the_promised_order_is_checked() {
         // Query 13 orders by the second column, then the first, both descending.
         let query = query(13).expect("exists");
-        assert_eq!(check_order(query, &answer(&["0|500", "11|68", "10|68"])), Ok(()));
+        assert_eq!(
+            check_order(query, &answer(&["0|500", "11|68", "10|68"])),
+            Ok(())
+        );
         assert!(check_order(query, &answer(&["0|500", "10|68", "11|68"])).is_err());
         assert!(check_order(query, &answer(&["0|68", "1|500"])).is_err());
     }
