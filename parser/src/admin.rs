@@ -17,7 +17,12 @@ use crate::error::{Stop, unsupported};
 use crate::statement::{ShardAction, Statement};
 
 /// Settings whose value is a list of names, so that quotes around a name are part of it (PostgreSQL's GUC_LIST_QUOTE).
-const LISTS_OF_NAMES: &[&str] = &["search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"];
+const LISTS_OF_NAMES: &[&str] = &[
+    "search_path",
+    "temp_tablespaces",
+    "session_preload_libraries",
+    "local_preload_libraries",
+];
 
 /// Reads what follows `SET`.
 pub(crate) fn parse_set(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
@@ -34,8 +39,14 @@ pub(crate) fn parse_set(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
     let refused: [(&[&str], &str); 4] = [
         (&["AUTHORIZATION"], "connect as the other user"),
         (&["ROLE"], "connect as the other user"),
-        (&["CONSTRAINTS"], "leave the statement out; no constraint is deferrable"),
-        (&["XML", "OPTION"], "leave the statement out; there is no xml type"),
+        (
+            &["CONSTRAINTS"],
+            "leave the statement out; no constraint is deferrable",
+        ),
+        (
+            &["XML", "OPTION"],
+            "leave the statement out; there is no xml type",
+        ),
     ];
     for (words, hint) in refused {
         if cursor.sees(words) && !is_assignment(cursor) {
@@ -46,7 +57,14 @@ pub(crate) fn parse_set(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
         (String::from("timezone"), time_zone(cursor)?)
     } else if cursor.take(&["NAMES"]) {
         let default = cursor.is_done() || cursor.take(&["DEFAULT"]);
-        (String::from("client_encoding"), if default { None } else { Some(cursor.string()?) })
+        (
+            String::from("client_encoding"),
+            if default {
+                None
+            } else {
+                Some(cursor.string()?)
+            },
+        )
     } else if cursor.sees(&["SCHEMA"]) && !is_assignment(cursor) {
         cursor.skip(1);
         (String::from("search_path"), Some(quoted(&cursor.string()?)))
@@ -54,7 +72,10 @@ pub(crate) fn parse_set(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
         let name = setting_name(cursor)?;
         if !cursor.take(&["TO"]) {
             if !cursor.sees_symbol(&Token::Eq) {
-                return Err(cursor.syntax_error().with_hint("expected TO or \"=\"").into());
+                return Err(cursor
+                    .syntax_error()
+                    .with_hint("expected TO or \"=\"")
+                    .into());
             }
             cursor.skip(1);
         }
@@ -103,13 +124,19 @@ fn one_value(cursor: &mut Cursor<'_>) -> Result<String, Stop> {
         return Ok(text);
     }
     let before = *cursor;
-    let sign = if cursor.take_symbol(&Token::Minus) { "-" } else { "" };
+    let sign = if cursor.take_symbol(&Token::Minus) {
+        "-"
+    } else {
+        ""
+    };
     let signed = !sign.is_empty() || cursor.take_symbol(&Token::Plus);
     let text = match cursor.peek() {
         Some(Token::Number(digits, _)) => format!("{sign}{digits}"),
         Some(Token::Word(_)) if !signed => {
             // TRUE, FALSE and ON are reserved as names and yet values.
-            let reserved = ["TRUE", "FALSE", "ON"].into_iter().find(|word| cursor.sees(&[word]));
+            let reserved = ["TRUE", "FALSE", "ON"]
+                .into_iter()
+                .find(|word| cursor.sees(&[word]));
             match reserved {
                 Some(word) => word.to_ascii_lowercase(),
                 None => return cursor.name(),
@@ -124,8 +151,14 @@ fn one_value(cursor: &mut Cursor<'_>) -> Result<String, Stop> {
 /// A name in quotes unless it reads the same without, as PostgreSQL's `quote_identifier`.
 fn quoted(name: &str) -> String {
     let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if plain {
+        name.to_owned()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
 }
 
 fn time_zone(cursor: &mut Cursor<'_>) -> Result<Option<String>, Stop> {
@@ -133,7 +166,10 @@ fn time_zone(cursor: &mut Cursor<'_>) -> Result<Option<String>, Stop> {
         return Ok(None);
     }
     if cursor.sees(&["INTERVAL"]) {
-        return unsupported("SET TIME ZONE INTERVAL", "name the zone ('Europe/Berlin') or its offset ('+02:00')");
+        return unsupported(
+            "SET TIME ZONE INTERVAL",
+            "name the zone ('Europe/Berlin') or its offset ('+02:00')",
+        );
     }
     one_value(cursor).map(Some)
 }
@@ -151,16 +187,26 @@ fn transaction_mode(cursor: &mut Cursor<'_>, prefix: &str, local: bool) -> Resul
     } else if cursor.take(&["NOT", "DEFERRABLE"]) {
         ("deferrable", "off")
     } else if cursor.sees(&["SNAPSHOT"]) {
-        return unsupported("SET TRANSACTION SNAPSHOT", "run the statements in one session");
+        return unsupported(
+            "SET TRANSACTION SNAPSHOT",
+            "run the statements in one session",
+        );
     } else {
         let hint = "expected ISOLATION LEVEL, READ ONLY, READ WRITE or DEFERRABLE";
         return Err(cursor.syntax_error().with_hint(hint).into());
     };
     if !cursor.is_done() && (cursor.sees_symbol(&Token::Comma) || cursor.peek_word().is_some()) {
-        return unsupported("several transaction modes in one SET", "write one SET for each");
+        return unsupported(
+            "several transaction modes in one SET",
+            "write one SET for each",
+        );
     }
     cursor.finish()?;
-    Ok(Statement::Set { local, name: format!("{prefix}_{suffix}"), value: Some(value.to_owned()) })
+    Ok(Statement::Set {
+        local,
+        name: format!("{prefix}_{suffix}"),
+        value: Some(value.to_owned()),
+    })
 }
 
 fn isolation_level(cursor: &mut Cursor<'_>) -> Result<&'static str, Stop> {
@@ -173,7 +219,8 @@ fn isolation_level(cursor: &mut Cursor<'_>) -> Result<&'static str, Stop> {
     match levels.into_iter().find(|(words, _)| cursor.take(words)) {
         Some((_, level)) => Ok(level),
         None => {
-            let hint = "levels are SERIALIZABLE, REPEATABLE READ, READ COMMITTED and READ UNCOMMITTED";
+            let hint =
+                "levels are SERIALIZABLE, REPEATABLE READ, READ COMMITTED and READ UNCOMMITTED";
             Err(cursor.syntax_error().with_hint(hint).into())
         }
     }
@@ -182,7 +229,10 @@ fn isolation_level(cursor: &mut Cursor<'_>) -> Result<&'static str, Stop> {
 /// Reads what follows `SHOW`.
 pub(crate) fn parse_show(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
     if cursor.sees(&["TABLES"]) || cursor.sees(&["COLUMNS"]) || cursor.sees(&["DATABASES"]) {
-        return unsupported("SHOW of a catalog", "query information_schema.tables and information_schema.columns");
+        return unsupported(
+            "SHOW of a catalog",
+            "query information_schema.tables and information_schema.columns",
+        );
     }
     let name = spelled_out_name(cursor)?;
     cursor.finish()?;
@@ -196,7 +246,9 @@ pub(crate) fn parse_reset(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
     }
     let name = spelled_out_name(cursor)?;
     cursor.finish()?;
-    Ok(Statement::Reset { name: Some(name).filter(|name| name != "all") })
+    Ok(Statement::Reset {
+        name: Some(name).filter(|name| name != "all"),
+    })
 }
 
 /// Reads what follows `DISCARD`.
@@ -215,12 +267,21 @@ fn spelled_out_name(cursor: &mut Cursor<'_>) -> Result<String, Stop> {
     let spelled_out: [(&[&str], &str); 3] = [
         (&["ALL"], "all"),
         (&["TIME", "ZONE"], "timezone"),
-        (&["TRANSACTION", "ISOLATION", "LEVEL"], "transaction_isolation"),
+        (
+            &["TRANSACTION", "ISOLATION", "LEVEL"],
+            "transaction_isolation",
+        ),
     ];
     if cursor.sees(&["SESSION", "AUTHORIZATION"]) {
-        return unsupported("SESSION AUTHORIZATION", "use current_user, or connect as the other user");
+        return unsupported(
+            "SESSION AUTHORIZATION",
+            "use current_user, or connect as the other user",
+        );
     }
-    match spelled_out.into_iter().find(|(words, _)| cursor.take(words)) {
+    match spelled_out
+        .into_iter()
+        .find(|(words, _)| cursor.take(words))
+    {
         Some((_, name)) => Ok(name.to_owned()),
         None => setting_name(cursor),
     }
@@ -243,12 +304,19 @@ pub(crate) fn parse_alter_shard(cursor: &mut Cursor<'_>) -> Result<Statement, St
     let actions: [(&[&str], ShardAction); 3] = [
         (&["SWITCH", "LEADER"], ShardAction::SwitchLeader),
         (&["PROMOTE"], ShardAction::Promote),
-        (&["FORCE", "PROMOTE", "ACCEPT", "DATA", "LOSS"], ShardAction::ForcePromoteAcceptDataLoss),
+        (
+            &["FORCE", "PROMOTE", "ACCEPT", "DATA", "LOSS"],
+            ShardAction::ForcePromoteAcceptDataLoss,
+        ),
     ];
     let Some((_, action)) = actions.into_iter().find(|(words, _)| cursor.take(words)) else {
         let hint = "expected SWITCH LEADER, PROMOTE or FORCE PROMOTE ACCEPT DATA LOSS";
         return Err(cursor.syntax_error().with_hint(hint).into());
     };
     cursor.finish()?;
-    Ok(Statement::AlterShard { shard, table, action })
+    Ok(Statement::AlterShard {
+        shard,
+        table,
+        action,
+    })
 }

@@ -25,7 +25,10 @@ const NOT_A_TEXT_DELIMITER: &str = "\\.abcdefghijklmnopqrstuvwxyz0123456789";
 
 /// Reads what follows `COPY`.
 pub(crate) fn parse_copy(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
-    const TO: (&str, &str) = ("COPY ... TO", "run the query and write its rows on the client's side, as \\g or --csv do");
+    const TO: (&str, &str) = (
+        "COPY ... TO",
+        "run the query and write its rows on the client's side, as \\g or --csv do",
+    );
     if cursor.sees_symbol(&Token::LParen) {
         return unsupported(TO.0, TO.1);
     }
@@ -33,14 +36,20 @@ pub(crate) fn parse_copy(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
         return unsupported("COPY BINARY", "use the text or the csv format");
     }
     let table = cursor.object_name()?;
-    let columns =
-        if cursor.sees_symbol(&Token::LParen) { cursor.distinct_names_in_parentheses()? } else { Vec::new() };
+    let columns = if cursor.sees_symbol(&Token::LParen) {
+        cursor.distinct_names_in_parentheses()?
+    } else {
+        Vec::new()
+    };
     if cursor.take(&["TO"]) {
         return unsupported(TO.0, TO.1);
     }
     cursor.expect(&["FROM"])?;
     if cursor.sees(&["PROGRAM"]) {
-        return unsupported("COPY FROM PROGRAM", "pipe the program's output into COPY FROM STDIN");
+        return unsupported(
+            "COPY FROM PROGRAM",
+            "pipe the program's output into COPY FROM STDIN",
+        );
     }
     let source = match cursor.take(&["STDIN"]) {
         true => CopySource::Stdin,
@@ -54,11 +63,19 @@ pub(crate) fn parse_copy(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
         read_legacy(cursor, &mut given, with)?;
     }
     if cursor.sees(&["WHERE"]) {
-        return unsupported("COPY ... WHERE", "load into another table, then use INSERT INTO ... SELECT ... WHERE");
+        return unsupported(
+            "COPY ... WHERE",
+            "load into another table, then use INSERT INTO ... SELECT ... WHERE",
+        );
     }
     cursor.finish()?;
     let options = given.check(&columns)?;
-    Ok(Statement::CopyFrom(CopyFrom { table, columns, source, options }))
+    Ok(Statement::CopyFrom(CopyFrom {
+        table,
+        columns,
+        source,
+        options,
+    }))
 }
 
 /// The options as given, before defaults.
@@ -86,7 +103,9 @@ enum Header {
 /// Sets an option that may be given once; `before` is its name.
 fn set<T>(before: &Cursor<'_>, option: &mut Option<T>, value: T) -> Result<(), Stop> {
     if option.is_some() {
-        return Err(before.error("42601", "conflicting or redundant options").into());
+        return Err(before
+            .error("42601", "conflicting or redundant options")
+            .into());
     }
     *option = Some(value);
     Ok(())
@@ -97,7 +116,10 @@ fn read_list(cursor: &mut Cursor<'_>, given: &mut Given) -> Result<(), Stop> {
         let before = *cursor;
         // An option's name may be any word, reserved ones too: NULL is one of them.
         let Some(Token::Word(word)) = cursor.peek() else {
-            return Err(cursor.syntax_error().with_hint("expected a COPY option").into());
+            return Err(cursor
+                .syntax_error()
+                .with_hint("expected a COPY option")
+                .into());
         };
         let name = word.value.to_ascii_lowercase();
         cursor.skip(1);
@@ -110,10 +132,26 @@ fn read_list(cursor: &mut Cursor<'_>, given: &mut Given) -> Result<(), Stop> {
             "encoding" => set(&before, &mut given.encoding, value(cursor)?)?,
             "header" => set(&before, &mut given.header, read_header(cursor)?)?,
             "freeze" => set(&before, &mut given.freeze, read_bool(cursor, "freeze")?)?,
-            "force_not_null" => set(&before, &mut given.force_not_null, cursor.names_in_parentheses()?)?,
-            "force_null" => set(&before, &mut given.force_null, cursor.names_in_parentheses()?)?,
-            "force_quote" => return Err(before.error("0A000", "COPY force quote only available using COPY TO").into()),
-            _ => return Err(before.error("42601", format!("option \"{name}\" not recognized")).into()),
+            "force_not_null" => set(
+                &before,
+                &mut given.force_not_null,
+                cursor.names_in_parentheses()?,
+            )?,
+            "force_null" => set(
+                &before,
+                &mut given.force_null,
+                cursor.names_in_parentheses()?,
+            )?,
+            "force_quote" => {
+                return Err(before
+                    .error("0A000", "COPY force quote only available using COPY TO")
+                    .into());
+            }
+            _ => {
+                return Err(before
+                    .error("42601", format!("option \"{name}\" not recognized"))
+                    .into());
+            }
         }
         if cursor.take_symbol(&Token::RParen) {
             return Ok(());
@@ -124,7 +162,10 @@ fn read_list(cursor: &mut Cursor<'_>, given: &mut Given) -> Result<(), Stop> {
 
 fn read_legacy(cursor: &mut Cursor<'_>, given: &mut Given, with: bool) -> Result<(), Stop> {
     if with && cursor.is_done() {
-        return Err(cursor.syntax_error().with_hint("expected a COPY option").into());
+        return Err(cursor
+            .syntax_error()
+            .with_hint("expected a COPY option")
+            .into());
     }
     loop {
         let before = *cursor;
@@ -151,7 +192,9 @@ fn read_legacy(cursor: &mut Cursor<'_>, given: &mut Given, with: bool) -> Result
         } else if cursor.take(&["FORCE", "NULL"]) {
             set(&before, &mut given.force_null, bare_names(cursor)?)?;
         } else if cursor.take(&["FORCE", "QUOTE"]) {
-            return Err(before.error("0A000", "COPY force quote only available using COPY TO").into());
+            return Err(before
+                .error("0A000", "COPY force quote only available using COPY TO")
+                .into());
         } else {
             return Ok(());
         }
@@ -180,7 +223,12 @@ fn value(cursor: &mut Cursor<'_>) -> Result<String, Stop> {
         Some(Token::Word(word)) if word.quote_style.is_some() => word.value.clone(),
         Some(Token::Word(word)) => word.value.to_ascii_lowercase(),
         Some(Token::Number(digits, _)) => digits.clone(),
-        _ => return Err(cursor.syntax_error().with_hint("expected a value in single quotes").into()),
+        _ => {
+            return Err(cursor
+                .syntax_error()
+                .with_hint("expected a value in single quotes")
+                .into());
+        }
     };
     cursor.skip(1);
     Ok(text)
@@ -192,7 +240,10 @@ fn read_format(cursor: &mut Cursor<'_>) -> Result<CopyFormat, Stop> {
         "csv" => Ok(CopyFormat::Csv),
         "text" => Ok(CopyFormat::Text),
         "parquet" => Ok(CopyFormat::Parquet),
-        "binary" => unsupported("COPY with the binary format", "use the text or the csv format"),
+        "binary" => unsupported(
+            "COPY with the binary format",
+            "use the text or the csv format",
+        ),
         other => Err(before
             .error("22023", format!("COPY format \"{other}\" not recognized"))
             .with_hint("formats are text, csv and parquet")
@@ -219,7 +270,9 @@ fn read_bool(cursor: &mut Cursor<'_>, name: &str) -> Result<bool, Stop> {
     let before = *cursor;
     match boolean(&value(cursor)?) {
         Some(yes) => Ok(yes),
-        None => Err(before.error("42601", format!("{name} requires a Boolean value")).into()),
+        None => Err(before
+            .error("42601", format!("{name} requires a Boolean value"))
+            .into()),
     }
 }
 
@@ -233,7 +286,9 @@ fn read_header(cursor: &mut Cursor<'_>) -> Result<Header, Stop> {
         Some(true) => Ok(Header::Yes),
         Some(false) => Ok(Header::No),
         None if text.eq_ignore_ascii_case("match") => Ok(Header::Match),
-        None => Err(before.error("42601", "header requires a Boolean value or \"match\"").into()),
+        None => Err(before
+            .error("42601", "header requires a Boolean value or \"match\"")
+            .into()),
     }
 }
 
@@ -243,27 +298,57 @@ impl Given {
         let format = self.format.unwrap_or(CopyFormat::Text);
         self.check_format(format)?;
         let csv = format == CopyFormat::Csv;
-        let delimiter = one_byte(self.delimiter.as_deref().unwrap_or(if csv { "," } else { "\t" }), "delimiter")?;
-        let null = self.null.unwrap_or_else(|| if csv { String::new() } else { "\\N".to_owned() });
+        let delimiter = one_byte(
+            self.delimiter
+                .as_deref()
+                .unwrap_or(if csv { "," } else { "\t" }),
+            "delimiter",
+        )?;
+        let null = self
+            .null
+            .unwrap_or_else(|| if csv { String::new() } else { "\\N".to_owned() });
         let quote = one_byte(self.quote.as_deref().unwrap_or("\""), "quote")?;
-        let escape = one_byte(self.escape.as_deref().unwrap_or(quote.encode_utf8(&mut [0; 4])), "escape")?;
+        let escape = one_byte(
+            self.escape
+                .as_deref()
+                .unwrap_or(quote.encode_utf8(&mut [0; 4])),
+            "escape",
+        )?;
         if matches!(delimiter, '\r' | '\n') {
-            return Err(ParseError::whole("22023", "COPY delimiter cannot be newline or carriage return"));
+            return Err(ParseError::whole(
+                "22023",
+                "COPY delimiter cannot be newline or carriage return",
+            ));
         }
         if null.contains(['\r', '\n']) {
-            return Err(ParseError::whole("22023", "COPY null representation cannot use newline or carriage return"));
+            return Err(ParseError::whole(
+                "22023",
+                "COPY null representation cannot use newline or carriage return",
+            ));
         }
         if !csv && NOT_A_TEXT_DELIMITER.contains(delimiter) {
-            return Err(ParseError::whole("22023", format!("COPY delimiter cannot be \"{delimiter}\"")));
+            return Err(ParseError::whole(
+                "22023",
+                format!("COPY delimiter cannot be \"{delimiter}\""),
+            ));
         }
         if csv && delimiter == quote {
-            return Err(ParseError::whole("22023", "COPY delimiter and quote must be different"));
+            return Err(ParseError::whole(
+                "22023",
+                "COPY delimiter and quote must be different",
+            ));
         }
         if null.contains(delimiter) {
-            return Err(ParseError::whole("0A000", "COPY delimiter must not appear in the NULL specification"));
+            return Err(ParseError::whole(
+                "0A000",
+                "COPY delimiter must not appear in the NULL specification",
+            ));
         }
         if csv && null.contains(quote) {
-            return Err(ParseError::whole("0A000", "CSV quote character must not appear in the NULL specification"));
+            return Err(ParseError::whole(
+                "0A000",
+                "CSV quote character must not appear in the NULL specification",
+            ));
         }
         let force_not_null = referenced(self.force_not_null, columns, "FORCE_NOT_NULL")?;
         let force_null = referenced(self.force_null, columns, "FORCE_NULL")?;
@@ -297,16 +382,27 @@ impl Given {
             (self.header.is_some(), "header"),
             (self.encoding.is_some(), "encoding"),
         ];
-        let first = |options: &[(bool, &'static str)]| options.iter().find(|(given, _)| *given).map(|(_, name)| *name);
+        let first = |options: &[(bool, &'static str)]| {
+            options
+                .iter()
+                .find(|(given, _)| *given)
+                .map(|(_, name)| *name)
+        };
         if format != CopyFormat::Csv
             && let Some(name) = first(&csv_only)
         {
-            return Err(ParseError::whole("0A000", format!("COPY {name} available only in CSV mode")));
+            return Err(ParseError::whole(
+                "0A000",
+                format!("COPY {name} available only in CSV mode"),
+            ));
         }
         if format == CopyFormat::Parquet
             && let Some(name) = first(&not_parquet)
         {
-            return Err(ParseError::whole("0A000", format!("COPY {name} not available in Parquet mode")));
+            return Err(ParseError::whole(
+                "0A000",
+                format!("COPY {name} not available in Parquet mode"),
+            ));
         }
         Ok(())
     }
@@ -315,17 +411,28 @@ impl Given {
 fn one_byte(text: &str, what: &str) -> Result<char, ParseError> {
     match text.as_bytes() {
         [byte] => Ok(char::from(*byte)),
-        _ => Err(ParseError::whole("0A000", format!("COPY {what} must be a single one-byte character"))),
+        _ => Err(ParseError::whole(
+            "0A000",
+            format!("COPY {what} must be a single one-byte character"),
+        )),
     }
 }
 
 /// Columns of a FORCE option, which must be among those copied where the statement lists them.
-fn referenced(names: Option<Vec<String>>, columns: &[String], option: &str) -> Result<Vec<String>, ParseError> {
+fn referenced(
+    names: Option<Vec<String>>,
+    columns: &[String],
+    option: &str,
+) -> Result<Vec<String>, ParseError> {
     let names = names.unwrap_or_default();
-    match names.iter().find(|name| !columns.is_empty() && !columns.contains(name)) {
-        Some(name) => {
-            Err(ParseError::whole("42P10", format!("{option} column \"{name}\" not referenced by COPY")))
-        }
+    match names
+        .iter()
+        .find(|name| !columns.is_empty() && !columns.contains(name))
+    {
+        Some(name) => Err(ParseError::whole(
+            "42P10",
+            format!("{option} column \"{name}\" not referenced by COPY"),
+        )),
         None => Ok(names),
     }
 }

@@ -24,12 +24,25 @@ const COLUMNS_MAX: usize = 1600;
 
 /// Words that end a DEFAULT expression. PostgreSQL's grammar says the same by allowing only a `b_expr` there.
 const AFTER_DEFAULT: &[&str] = &[
-    "NOT", "NULL", "DEFAULT", "PRIMARY", "UNIQUE", "CHECK", "REFERENCES", "CONSTRAINT", "GENERATED", "COLLATE",
-    "DEFERRABLE", "INITIALLY",
+    "NOT",
+    "NULL",
+    "DEFAULT",
+    "PRIMARY",
+    "UNIQUE",
+    "CHECK",
+    "REFERENCES",
+    "CONSTRAINT",
+    "GENERATED",
+    "COLLATE",
+    "DEFERRABLE",
+    "INITIALLY",
 ];
 
 /// Reads what follows `CREATE TABLE` or `CREATE REFERENCE TABLE`.
-pub(crate) fn parse_create_table(cursor: &mut Cursor<'_>, reference: bool) -> Result<Statement, Stop> {
+pub(crate) fn parse_create_table(
+    cursor: &mut Cursor<'_>,
+    reference: bool,
+) -> Result<Statement, Stop> {
     let if_not_exists = cursor.take(&["IF", "NOT", "EXISTS"]);
     let name = cursor.object_name()?;
     refuse_other_forms(cursor)?;
@@ -43,15 +56,31 @@ pub(crate) fn parse_create_table(cursor: &mut Cursor<'_>, reference: bool) -> Re
         column.not_null |= primary_key.contains(&column.name);
     }
     let sharding = sharding.map(|(sharding, _)| sharding);
-    Ok(Statement::CreateTable(CreateTable { name, if_not_exists, reference, columns: body.columns, primary_key, sharding }))
+    Ok(Statement::CreateTable(CreateTable {
+        name,
+        if_not_exists,
+        reference,
+        columns: body.columns,
+        primary_key,
+        sharding,
+    }))
 }
 
 fn refuse_other_forms(cursor: &Cursor<'_>) -> Result<(), Stop> {
-    if cursor.find_outside_parentheses(|toks| is_word(&toks[0], "AS")).is_some() {
-        return unsupported("CREATE TABLE AS", "create the table first, then use INSERT INTO ... SELECT");
+    if cursor
+        .find_outside_parentheses(|toks| is_word(&toks[0], "AS"))
+        .is_some()
+    {
+        return unsupported(
+            "CREATE TABLE AS",
+            "create the table first, then use INSERT INTO ... SELECT",
+        );
     }
     if cursor.sees(&["PARTITION", "OF"]) || cursor.sees(&["OF"]) {
-        return unsupported("CREATE TABLE OF", "list the columns; tables are spread with SHARD BY HASH");
+        return unsupported(
+            "CREATE TABLE OF",
+            "list the columns; tables are spread with SHARD BY HASH",
+        );
     }
     Ok(())
 }
@@ -69,29 +98,62 @@ struct Key {
 }
 
 impl Body {
-    fn set_primary_key(&mut self, cursor: &Cursor<'_>, columns: Vec<String>, offset: usize) -> Result<(), Stop> {
+    fn set_primary_key(
+        &mut self,
+        cursor: &Cursor<'_>,
+        columns: Vec<String>,
+        offset: usize,
+    ) -> Result<(), Stop> {
         if self.primary_key.is_some() {
             let message = "multiple primary keys for one table are not allowed";
             let hint = "for a key of several columns write PRIMARY KEY (a, b) once";
-            return Err(ParseError::at(cursor.sql(), offset, "42P16", message).with_hint(hint).into());
+            return Err(ParseError::at(cursor.sql(), offset, "42P16", message)
+                .with_hint(hint)
+                .into());
         }
         self.primary_key = Some(Key { columns, offset });
         Ok(())
     }
 
-    fn check(&self, sql: &str, table: &str, sharding: Option<&(Sharding, usize)>) -> Result<(), ParseError> {
-        let names: Vec<String> = self.columns.iter().map(|column| column.name.clone()).collect();
+    fn check(
+        &self,
+        sql: &str,
+        table: &str,
+        sharding: Option<&(Sharding, usize)>,
+    ) -> Result<(), ParseError> {
+        let names: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| column.name.clone())
+            .collect();
         if names.len() > COLUMNS_MAX {
             let message = format!("table \"{table}\" can have at most {COLUMNS_MAX} columns");
             return Err(ParseError::whole("54011", message));
         }
         if let Some(name) = first_duplicate(&names) {
-            let second = self.columns.iter().rev().find(|column| column.name == *name).map(|column| column.position);
-            let offset = second.and_then(|position| sql.char_indices().nth(position - 1)).map_or(0, |(at, _)| at);
-            return Err(ParseError::at(sql, offset, "42701", format!("column \"{name}\" specified more than once")));
+            let second = self
+                .columns
+                .iter()
+                .rev()
+                .find(|column| column.name == *name)
+                .map(|column| column.position);
+            let offset = second
+                .and_then(|position| sql.char_indices().nth(position - 1))
+                .map_or(0, |(at, _)| at);
+            return Err(ParseError::at(
+                sql,
+                offset,
+                "42701",
+                format!("column \"{name}\" specified more than once"),
+            ));
         }
-        let key = self.primary_key.iter().map(|key| (&key.columns, key.offset, "primary key"));
-        let shard_key = sharding.iter().map(|(sharding, offset)| (&sharding.columns, *offset, "shard key"));
+        let key = self
+            .primary_key
+            .iter()
+            .map(|key| (&key.columns, key.offset, "primary key"));
+        let shard_key = sharding
+            .iter()
+            .map(|(sharding, offset)| (&sharding.columns, *offset, "shard key"));
         for (columns, offset, what) in key.chain(shard_key) {
             if let Some(name) = columns.iter().find(|name| !names.contains(name)) {
                 let message = format!("column \"{name}\" named in {what} does not exist");
@@ -121,14 +183,19 @@ fn read_body(cursor: &mut Cursor<'_>, body: &mut Body) -> Result<(), Stop> {
         if !cursor.take_symbol(&Token::Comma) {
             let error = cursor.syntax_error();
             return Err(match cursor.peek() {
-                Some(Token::Word(_)) => error.with_hint("a comma may be missing before this, or it is no constraint"),
+                Some(Token::Word(_)) => {
+                    error.with_hint("a comma may be missing before this, or it is no constraint")
+                }
                 Some(_) => error.with_hint("expected \",\" or \")\""),
                 None => error.with_hint("the list of columns is never closed with \")\""),
             }
             .into());
         }
         if cursor.sees_symbol(&Token::RParen) {
-            return Err(cursor.syntax_error().with_hint("the comma before \")\" is one too many").into());
+            return Err(cursor
+                .syntax_error()
+                .with_hint("the comma before \")\" is one too many")
+                .into());
         }
     }
 }
@@ -157,18 +224,32 @@ fn read_table_constraint(cursor: &mut Cursor<'_>, body: &mut Body) -> Result<boo
     if cursor.sees(&["LIKE"]) {
         return unsupported("CREATE TABLE (LIKE ...)", "list the columns");
     }
-    if cursor.sees(&["EXCLUDE"]) && cursor.rest().get(1).is_some_and(|tok| is_word(tok, "USING") || tok.token.token == Token::LParen) {
+    if cursor.sees(&["EXCLUDE"])
+        && cursor
+            .rest()
+            .get(1)
+            .is_some_and(|tok| is_word(tok, "USING") || tok.token.token == Token::LParen)
+    {
         return unsupported("EXCLUDE constraints", "check before writing");
     }
     if named {
-        return Err(cursor.syntax_error().with_hint("expected PRIMARY KEY").into());
+        return Err(cursor
+            .syntax_error()
+            .with_hint("expected PRIMARY KEY")
+            .into());
     }
     Ok(false)
 }
 
 fn refuse_key_options(cursor: &Cursor<'_>) -> Result<(), Stop> {
-    if ["INCLUDE", "WITH", "USING", "DEFERRABLE", "INITIALLY"].iter().any(|word| cursor.sees(&[word])) {
-        return unsupported("an option of PRIMARY KEY", "write PRIMARY KEY alone; it is checked at every statement's end");
+    if ["INCLUDE", "WITH", "USING", "DEFERRABLE", "INITIALLY"]
+        .iter()
+        .any(|word| cursor.sees(&[word]))
+    {
+        return unsupported(
+            "an option of PRIMARY KEY",
+            "write PRIMARY KEY alone; it is checked at every statement's end",
+        );
     }
     Ok(())
 }
@@ -176,13 +257,27 @@ fn refuse_key_options(cursor: &Cursor<'_>) -> Result<(), Stop> {
 fn refuse_constraint(cursor: &Cursor<'_>) -> Result<(), Stop> {
     let word = cursor.peek_word().unwrap_or_default();
     match word.as_str() {
-        "UNIQUE" => unsupported("UNIQUE constraints", "make the columns the PRIMARY KEY, or check before writing"),
+        "UNIQUE" => unsupported(
+            "UNIQUE constraints",
+            "make the columns the PRIMARY KEY, or check before writing",
+        ),
         "CHECK" => unsupported("CHECK constraints", "check values before writing them"),
-        "REFERENCES" | "FOREIGN" => unsupported("FOREIGN KEY constraints", "leave the clause out; references are not checked"),
-        "GENERATED" => unsupported("IDENTITY and GENERATED columns", "give the values yourself, or use uuid with DEFAULT gen_random_uuid()"),
-        "COLLATE" => unsupported("COLLATE", "leave the clause out; text is ordered by its bytes"),
+        "REFERENCES" | "FOREIGN" => unsupported(
+            "FOREIGN KEY constraints",
+            "leave the clause out; references are not checked",
+        ),
+        "GENERATED" => unsupported(
+            "IDENTITY and GENERATED columns",
+            "give the values yourself, or use uuid with DEFAULT gen_random_uuid()",
+        ),
+        "COLLATE" => unsupported(
+            "COLLATE",
+            "leave the clause out; text is ordered by its bytes",
+        ),
         "DEFERRABLE" | "INITIALLY" => unsupported("deferrable constraints", "leave the clause out"),
-        "STORAGE" | "COMPRESSION" => unsupported(format!("{word} of a column"), "leave the clause out"),
+        "STORAGE" | "COMPRESSION" => {
+            unsupported(format!("{word} of a column"), "leave the clause out")
+        }
         _ => Ok(()),
     }
 }
@@ -191,7 +286,14 @@ fn read_column(cursor: &mut Cursor<'_>, body: &mut Body) -> Result<(), Stop> {
     let position = cursor.position();
     let name = cursor.name()?;
     let data_type = parse_type(cursor)?;
-    let mut column = ColumnSpec { name, data_type, not_null: false, default: None, default_text: None, position };
+    let mut column = ColumnSpec {
+        name,
+        data_type,
+        not_null: false,
+        default: None,
+        default_text: None,
+        position,
+    };
     let mut nullable = false;
     loop {
         skip_constraint_name(cursor)?;
@@ -206,7 +308,10 @@ fn read_column(cursor: &mut Cursor<'_>, body: &mut Body) -> Result<(), Stop> {
             body.set_primary_key(cursor, vec![column.name.clone()], before.offset())?;
         } else if cursor.take(&["DEFAULT"]) {
             if column.default.is_some() {
-                let message = format!("multiple default values specified for column \"{}\"", column.name);
+                let message = format!(
+                    "multiple default values specified for column \"{}\"",
+                    column.name
+                );
                 return Err(before.error("42601", message).into());
             }
             let (expression, text) = parse_expression(cursor, default_length(cursor.rest()))?;
@@ -215,7 +320,10 @@ fn read_column(cursor: &mut Cursor<'_>, body: &mut Body) -> Result<(), Stop> {
             break;
         }
         if nullable && column.not_null {
-            let message = format!("conflicting NULL/NOT NULL declarations for column \"{}\"", column.name);
+            let message = format!(
+                "conflicting NULL/NOT NULL declarations for column \"{}\"",
+                column.name
+            );
             return Err(before.error("42601", message).into());
         }
     }
@@ -234,7 +342,9 @@ fn default_length(toks: &[Tok]) -> usize {
             _ if is_word(tok, "CASE") => depth += 1,
             _ if is_word(tok, "END") => depth = depth.saturating_sub(1),
             // The first token is the expression's even if it is NULL or NOT.
-            _ if depth == 0 && at > 0 && AFTER_DEFAULT.iter().any(|word| is_word(tok, word)) => return at,
+            _ if depth == 0 && at > 0 && AFTER_DEFAULT.iter().any(|word| is_word(tok, word)) => {
+                return at;
+            }
             _ => {}
         }
     }
@@ -242,7 +352,10 @@ fn default_length(toks: &[Tok]) -> usize {
 }
 
 /// Reads what follows the parentheses; the shard key comes with its place.
-fn read_options(cursor: &mut Cursor<'_>, reference: bool) -> Result<Option<(Sharding, usize)>, Stop> {
+fn read_options(
+    cursor: &mut Cursor<'_>,
+    reference: bool,
+) -> Result<Option<(Sharding, usize)>, Stop> {
     let mut sharding = None;
     let mut with = false;
     loop {
@@ -250,10 +363,15 @@ fn read_options(cursor: &mut Cursor<'_>, reference: bool) -> Result<Option<(Shar
         if cursor.take(&["SHARD", "BY"]) {
             if reference {
                 let hint = "leave out SHARD BY, or REFERENCE";
-                return Err(before.error("42P16", "a reference table cannot be sharded").with_hint(hint).into());
+                return Err(before
+                    .error("42P16", "a reference table cannot be sharded")
+                    .with_hint(hint)
+                    .into());
             }
             if sharding.is_some() {
-                return Err(before.error("42601", "SHARD BY specified more than once").into());
+                return Err(before
+                    .error("42601", "SHARD BY specified more than once")
+                    .into());
             }
             sharding = Some((read_sharding(cursor)?, before.offset()));
         } else if !with && cursor.take(&["WITH"]) {
@@ -272,8 +390,14 @@ fn refuse_options(cursor: &Cursor<'_>) -> Result<(), Stop> {
         (&["INHERITS"], "list all columns"),
         (&["TABLESPACE"], "leave the clause out"),
         (&["ON", "COMMIT"], "temporary tables are not there yet"),
-        (&["USING"], "leave the clause out; there is one table format"),
-        (&["WITHOUT", "OIDS"], "leave the clause out; no table has them"),
+        (
+            &["USING"],
+            "leave the clause out; there is one table format",
+        ),
+        (
+            &["WITHOUT", "OIDS"],
+            "leave the clause out; no table has them",
+        ),
     ];
     for (words, hint) in refused {
         if starts_with(cursor.rest(), words) {
@@ -285,7 +409,11 @@ fn refuse_options(cursor: &Cursor<'_>) -> Result<(), Stop> {
     } else {
         "what may follow is WITH (fillfactor = n) and SHARD BY HASH (column) [SHARDS n] [COLOCATE WITH table]"
     };
-    if cursor.is_done() { Ok(()) } else { Err(cursor.syntax_error().with_hint(hint).into()) }
+    if cursor.is_done() {
+        Ok(())
+    } else {
+        Err(cursor.syntax_error().with_hint(hint).into())
+    }
 }
 
 fn read_sharding(cursor: &mut Cursor<'_>) -> Result<Sharding, Stop> {
@@ -298,16 +426,25 @@ fn read_sharding(cursor: &mut Cursor<'_>) -> Result<Sharding, Stop> {
             let at = *cursor;
             let count = cursor.number("number of shards")?;
             if count == 0 {
-                return Err(at.error("22023", "number of shards must be at least 1").into());
+                return Err(at
+                    .error("22023", "number of shards must be at least 1")
+                    .into());
             }
             shards = Some(count);
         } else if colocate_with.is_none() && cursor.take(&["COLOCATE"]) {
             cursor.expect(&["WITH"])?;
             colocate_with = Some(cursor.object_name()?);
         } else if before.sees(&["SHARDS"]) || before.sees(&["COLOCATE"]) {
-            return Err(before.syntax_error().with_hint("this clause is there already").into());
+            return Err(before
+                .syntax_error()
+                .with_hint("this clause is there already")
+                .into());
         } else {
-            return Ok(Sharding { columns, shards, colocate_with });
+            return Ok(Sharding {
+                columns,
+                shards,
+                colocate_with,
+            });
         }
     }
 }
@@ -317,14 +454,20 @@ fn read_storage_parameters(cursor: &mut Cursor<'_>) -> Result<(), Stop> {
     loop {
         let name = cursor.name()?;
         if name != "fillfactor" {
-            return unsupported(format!("storage parameter {name}"), "only fillfactor is accepted, and it has no effect");
+            return unsupported(
+                format!("storage parameter {name}"),
+                "only fillfactor is accepted, and it has no effect",
+            );
         }
         cursor.expect_symbol(&Token::Eq)?;
         let before = *cursor;
         let percent = cursor.number("fillfactor")?;
         if !(10..=100).contains(&percent) {
             let message = format!("value {percent} out of bounds for option \"fillfactor\"");
-            return Err(before.error("22023", message).with_hint("valid values are between 10 and 100").into());
+            return Err(before
+                .error("22023", message)
+                .with_hint("valid values are between 10 and 100")
+                .into());
         }
         if !cursor.take_symbol(&Token::Comma) {
             return cursor.expect_symbol(&Token::RParen);

@@ -21,13 +21,83 @@ const NAME_BYTES_MAX: usize = 63;
 
 /// PostgreSQL 15's fully reserved words: none is a name unless quoted. Sorted.
 const RESERVED: &[&str] = &[
-    "ALL", "ANALYSE", "ANALYZE", "AND", "ANY", "ARRAY", "AS", "ASC", "ASYMMETRIC", "BOTH", "CASE", "CAST", "CHECK",
-    "COLLATE", "COLUMN", "CONSTRAINT", "CREATE", "CURRENT_CATALOG", "CURRENT_DATE", "CURRENT_ROLE", "CURRENT_TIME",
-    "CURRENT_TIMESTAMP", "CURRENT_USER", "DEFAULT", "DEFERRABLE", "DESC", "DISTINCT", "DO", "ELSE", "END", "EXCEPT",
-    "FALSE", "FETCH", "FOR", "FOREIGN", "FROM", "GRANT", "GROUP", "HAVING", "IN", "INITIALLY", "INTERSECT", "INTO",
-    "LATERAL", "LEADING", "LIMIT", "LOCALTIME", "LOCALTIMESTAMP", "NOT", "NULL", "OFFSET", "ON", "ONLY", "OR", "ORDER",
-    "PLACING", "PRIMARY", "REFERENCES", "RETURNING", "SELECT", "SESSION_USER", "SOME", "SYMMETRIC", "TABLE", "THEN",
-    "TO", "TRAILING", "TRUE", "UNION", "UNIQUE", "USER", "USING", "VARIADIC", "WHEN", "WHERE", "WINDOW", "WITH",
+    "ALL",
+    "ANALYSE",
+    "ANALYZE",
+    "AND",
+    "ANY",
+    "ARRAY",
+    "AS",
+    "ASC",
+    "ASYMMETRIC",
+    "BOTH",
+    "CASE",
+    "CAST",
+    "CHECK",
+    "COLLATE",
+    "COLUMN",
+    "CONSTRAINT",
+    "CREATE",
+    "CURRENT_CATALOG",
+    "CURRENT_DATE",
+    "CURRENT_ROLE",
+    "CURRENT_TIME",
+    "CURRENT_TIMESTAMP",
+    "CURRENT_USER",
+    "DEFAULT",
+    "DEFERRABLE",
+    "DESC",
+    "DISTINCT",
+    "DO",
+    "ELSE",
+    "END",
+    "EXCEPT",
+    "FALSE",
+    "FETCH",
+    "FOR",
+    "FOREIGN",
+    "FROM",
+    "GRANT",
+    "GROUP",
+    "HAVING",
+    "IN",
+    "INITIALLY",
+    "INTERSECT",
+    "INTO",
+    "LATERAL",
+    "LEADING",
+    "LIMIT",
+    "LOCALTIME",
+    "LOCALTIMESTAMP",
+    "NOT",
+    "NULL",
+    "OFFSET",
+    "ON",
+    "ONLY",
+    "OR",
+    "ORDER",
+    "PLACING",
+    "PRIMARY",
+    "REFERENCES",
+    "RETURNING",
+    "SELECT",
+    "SESSION_USER",
+    "SOME",
+    "SYMMETRIC",
+    "TABLE",
+    "THEN",
+    "TO",
+    "TRAILING",
+    "TRUE",
+    "UNION",
+    "UNIQUE",
+    "USER",
+    "USING",
+    "VARIADIC",
+    "WHEN",
+    "WHERE",
+    "WINDOW",
+    "WITH",
 ];
 
 /// What is left of a statement. Copying it remembers a place to come back to.
@@ -42,7 +112,12 @@ pub(crate) struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     /// At the first token of `piece`.
     pub(crate) fn new(sql: &'a str, piece: &Piece<'a>) -> Self {
-        Self { sql, toks: piece.toks, at: 0, end: piece.end }
+        Self {
+            sql,
+            toks: piece.toks,
+            at: 0,
+            end: piece.end,
+        }
     }
 
     /// The whole text.
@@ -58,11 +133,6 @@ impl<'a> Cursor<'a> {
     /// The tokens not read yet.
     pub(crate) fn rest(&self) -> &'a [Tok] {
         &self.toks[self.at..]
-    }
-
-    /// The token before this one.
-    pub(crate) fn previous(&self) -> Option<&'a Tok> {
-        self.at.checked_sub(1).and_then(|at| self.toks.get(at))
     }
 
     /// The next token.
@@ -117,7 +187,10 @@ impl<'a> Cursor<'a> {
     pub(crate) fn expect(&mut self, words: &[&str]) -> Result<(), Stop> {
         for word in words {
             if !self.take(&[word]) {
-                return Err(self.syntax_error().with_hint(format!("expected {word}")).into());
+                return Err(self
+                    .syntax_error()
+                    .with_hint(format!("expected {word}"))
+                    .into());
             }
         }
         Ok(())
@@ -140,13 +213,18 @@ impl<'a> Cursor<'a> {
         if self.take_symbol(symbol) {
             return Ok(());
         }
-        Err(self.syntax_error().with_hint(format!("expected \"{symbol}\"")).into())
+        Err(self
+            .syntax_error()
+            .with_hint(format!("expected \"{symbol}\""))
+            .into())
     }
 
     /// The next word in upper case, if it is an unquoted one.
     pub(crate) fn peek_word(&self) -> Option<String> {
         match self.peek() {
-            Some(Token::Word(word)) if word.quote_style.is_none() => Some(word.value.to_ascii_uppercase()),
+            Some(Token::Word(word)) if word.quote_style.is_none() => {
+                Some(word.value.to_ascii_uppercase())
+            }
             _ => None,
         }
     }
@@ -156,17 +234,36 @@ impl<'a> Cursor<'a> {
         let Some(Token::Word(word)) = self.peek() else {
             return Err(self.syntax_error().with_hint("expected a name").into());
         };
-        let name = if word.quote_style.is_some() { word.value.clone() } else { word.value.to_ascii_lowercase() };
-        if word.quote_style.is_none() && RESERVED.binary_search(&word.value.to_ascii_uppercase().as_str()).is_ok() {
-            let hint = format!("{} is a reserved word; as a name it needs quotes: \"{name}\"", word.value);
+        let name = if word.quote_style.is_some() {
+            word.value.clone()
+        } else {
+            word.value.to_ascii_lowercase()
+        };
+        if word.quote_style.is_none()
+            && RESERVED
+                .binary_search(&word.value.to_ascii_uppercase().as_str())
+                .is_ok()
+        {
+            let hint = format!(
+                "{} is a reserved word; as a name it needs quotes: \"{name}\"",
+                word.value
+            );
             return Err(self.syntax_error().with_hint(hint).into());
         }
         if name.is_empty() {
-            return Err(self.error("42601", "zero-length delimited identifier").into());
+            return Err(self
+                .error("42601", "zero-length delimited identifier")
+                .into());
         }
         if name.len() > NAME_BYTES_MAX {
-            let hint = format!("names have at most {NAME_BYTES_MAX} bytes, this one has {}", name.len());
-            return Err(self.error("42622", format!("identifier \"{name}\" is too long")).with_hint(hint).into());
+            let hint = format!(
+                "names have at most {NAME_BYTES_MAX} bytes, this one has {}",
+                name.len()
+            );
+            return Err(self
+                .error("42622", format!("identifier \"{name}\" is too long"))
+                .with_hint(hint)
+                .into());
         }
         self.at += 1;
         Ok(name)
@@ -177,14 +274,20 @@ impl<'a> Cursor<'a> {
         let start = self.offset();
         let first = self.name()?;
         if !self.take_symbol(&Token::Period) {
-            return Ok(ObjectName { schema: None, name: first });
+            return Ok(ObjectName {
+                schema: None,
+                name: first,
+            });
         }
         let name = self.name()?;
         if self.sees_symbol(&Token::Period) {
             let message = "cross-database references are not implemented: a name has at most a schema before it";
             return Err(ParseError::at(self.sql, start, "0A000", message).into());
         }
-        Ok(ObjectName { schema: Some(first), name })
+        Ok(ObjectName {
+            schema: Some(first),
+            name,
+        })
     }
 
     /// `(a, b)`, at least one name.
@@ -195,7 +298,10 @@ impl<'a> Cursor<'a> {
             names.push(self.name()?);
         }
         if !self.sees_symbol(&Token::RParen) {
-            return Err(self.syntax_error().with_hint("expected \",\" or \")\"").into());
+            return Err(self
+                .syntax_error()
+                .with_hint("expected \",\" or \")\"")
+                .into());
         }
         self.at += 1;
         Ok(names)
@@ -217,7 +323,9 @@ impl<'a> Cursor<'a> {
     /// A string, in any quotes PostgreSQL has for one.
     pub(crate) fn take_string(&mut self) -> Option<String> {
         let text = match self.peek()? {
-            Token::SingleQuotedString(text) | Token::EscapedStringLiteral(text) | Token::UnicodeStringLiteral(text) => text,
+            Token::SingleQuotedString(text)
+            | Token::EscapedStringLiteral(text)
+            | Token::UnicodeStringLiteral(text) => text,
             Token::DollarQuotedString(quoted) => &quoted.value,
             _ => return None,
         };
@@ -229,18 +337,27 @@ impl<'a> Cursor<'a> {
     pub(crate) fn string(&mut self) -> Result<String, Stop> {
         match self.take_string() {
             Some(text) => Ok(text),
-            None => Err(self.syntax_error().with_hint("expected a string in single quotes").into()),
+            None => Err(self
+                .syntax_error()
+                .with_hint("expected a string in single quotes")
+                .into()),
         }
     }
 
     /// An unsigned whole number that fits.
     pub(crate) fn number(&mut self, what: &str) -> Result<u32, Stop> {
         let Some(Token::Number(digits, _)) = self.peek() else {
-            return Err(self.syntax_error().with_hint(format!("expected a number: {what}")).into());
+            return Err(self
+                .syntax_error()
+                .with_hint(format!("expected a number: {what}"))
+                .into());
         };
         let Ok(number) = digits.parse() else {
             let message = format!("{what} {digits} is out of range");
-            return Err(self.error("22023", message).with_hint("expected a whole number").into());
+            return Err(self
+                .error("22023", message)
+                .with_hint("expected a whole number")
+                .into());
         };
         self.at += 1;
         Ok(number)
@@ -248,7 +365,11 @@ impl<'a> Cursor<'a> {
 
     /// Fails unless everything is read.
     pub(crate) fn finish(&self) -> Result<(), Stop> {
-        if self.is_done() { Ok(()) } else { Err(self.syntax_error().into()) }
+        if self.is_done() {
+            Ok(())
+        } else {
+            Err(self.syntax_error().into())
+        }
     }
 
     /// An error at the next token.
@@ -260,7 +381,9 @@ impl<'a> Cursor<'a> {
     pub(crate) fn syntax_error(&self) -> ParseError {
         match self.rest().first() {
             Some(tok) => syntax_error_near(self.sql, tok.start, tok.end),
-            None if self.end < self.sql.len() => syntax_error_near(self.sql, self.end, self.end + 1),
+            None if self.end < self.sql.len() => {
+                syntax_error_near(self.sql, self.end, self.end + 1)
+            }
             None => ParseError::at(self.sql, self.end, "42601", "syntax error at end of input"),
         }
     }

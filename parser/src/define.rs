@@ -19,23 +19,39 @@ use crate::unsupported::refuse_object;
 
 /// The next token starts a query.
 pub(crate) fn sees_query(cursor: &Cursor<'_>) -> bool {
-    cursor.sees_symbol(&Token::LParen) || ["SELECT", "WITH", "VALUES", "TABLE"].iter().any(|word| cursor.sees(&[word]))
+    cursor.sees_symbol(&Token::LParen)
+        || ["SELECT", "WITH", "VALUES", "TABLE"]
+            .iter()
+            .any(|word| cursor.sees(&[word]))
 }
 
 /// Reads what follows `CREATE`.
 pub(crate) fn parse_create(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
     let or_replace = cursor.take(&["OR", "REPLACE"]);
     let mut scope = *cursor;
-    if (scope.take(&["GLOBAL"]) || scope.take(&["LOCAL"]) || scope.sees(&["TEMP"]) || scope.sees(&["TEMPORARY"]))
+    if (scope.take(&["GLOBAL"])
+        || scope.take(&["LOCAL"])
+        || scope.sees(&["TEMP"])
+        || scope.sees(&["TEMPORARY"]))
         && (scope.take(&["TEMP"]) || scope.take(&["TEMPORARY"]))
     {
-        return unsupported("CREATE TEMPORARY", "create a plain table or view and drop it when done");
+        return unsupported(
+            "CREATE TEMPORARY",
+            "create a plain table or view and drop it when done",
+        );
     }
     if cursor.take(&["VIEW"]) {
         return parse_create_view(cursor, or_replace);
     }
-    if or_replace && ["TABLE", "SCHEMA", "REFERENCE"].iter().any(|word| cursor.sees(&[word])) {
-        return Err(cursor.syntax_error().with_hint("OR REPLACE is for views; drop the object first").into());
+    if or_replace
+        && ["TABLE", "SCHEMA", "REFERENCE"]
+            .iter()
+            .any(|word| cursor.sees(&[word]))
+    {
+        return Err(cursor
+            .syntax_error()
+            .with_hint("OR REPLACE is for views; drop the object first")
+            .into());
     }
     if cursor.take(&["REFERENCE", "TABLE"]) {
         return parse_create_table(cursor, true);
@@ -53,12 +69,20 @@ pub(crate) fn parse_create(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
 }
 
 fn parse_create_schema(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
-    const ELEMENTS: &str = "run every CREATE as a statement of its own, with the schema before the name";
+    const ELEMENTS: &str =
+        "run every CREATE as a statement of its own, with the schema before the name";
     let if_not_exists = cursor.take(&["IF", "NOT", "EXISTS"]);
     let before = *cursor;
-    let name = if cursor.sees(&["AUTHORIZATION"]) { String::new() } else { cursor.name()? };
+    let name = if cursor.sees(&["AUTHORIZATION"]) {
+        String::new()
+    } else {
+        cursor.name()?
+    };
     if cursor.sees(&["AUTHORIZATION"]) {
-        return unsupported("CREATE SCHEMA ... AUTHORIZATION", "leave the clause out; there are no roles yet");
+        return unsupported(
+            "CREATE SCHEMA ... AUTHORIZATION",
+            "leave the clause out; there are no roles yet",
+        );
     }
     if cursor.sees(&["CREATE"]) || cursor.sees(&["GRANT"]) {
         return unsupported("CREATE SCHEMA with elements", ELEMENTS);
@@ -66,15 +90,24 @@ fn parse_create_schema(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
     cursor.finish()?;
     if name.starts_with("pg_") {
         let message = format!("unacceptable schema name \"{name}\"");
-        return Err(before.error("42939", message).with_hint("the prefix \"pg_\" is reserved for system schemas").into());
+        return Err(before
+            .error("42939", message)
+            .with_hint("the prefix \"pg_\" is reserved for system schemas")
+            .into());
     }
-    Ok(Statement::CreateSchema { name, if_not_exists })
+    Ok(Statement::CreateSchema {
+        name,
+        if_not_exists,
+    })
 }
 
 fn parse_create_view(cursor: &mut Cursor<'_>, or_replace: bool) -> Result<Statement, Stop> {
     let name = cursor.object_name()?;
-    let columns =
-        if cursor.sees_symbol(&Token::LParen) { cursor.distinct_names_in_parentheses()? } else { Vec::new() };
+    let columns = if cursor.sees_symbol(&Token::LParen) {
+        cursor.distinct_names_in_parentheses()?
+    } else {
+        Vec::new()
+    };
     if cursor.sees(&["WITH"]) {
         return unsupported("CREATE VIEW ... WITH (options)", "leave the clause out");
     }
@@ -85,22 +118,39 @@ fn parse_create_view(cursor: &mut Cursor<'_>, or_replace: bool) -> Result<Statem
             || starts_with(toks, &["WITH", "CASCADED", "CHECK", "OPTION"])
     };
     if cursor.find_outside_parentheses(check_option).is_some() {
-        return unsupported("WITH CHECK OPTION", "leave the clause out; views cannot be written through");
+        return unsupported(
+            "WITH CHECK OPTION",
+            "leave the clause out; views cannot be written through",
+        );
     }
     let query_text = text_of(cursor.sql(), cursor.rest()).to_owned();
     let query = parse_query(cursor)?;
-    Ok(Statement::CreateView { name, columns, query, query_text, or_replace })
+    Ok(Statement::CreateView {
+        name,
+        columns,
+        query,
+        query_text,
+        or_replace,
+    })
 }
 
 /// Reads what follows `DROP`.
 pub(crate) fn parse_drop(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
     if cursor.take(&["TABLE"]) {
         let (if_exists, names, cascade) = dropped(cursor)?;
-        return Ok(Statement::DropTable { names, if_exists, cascade });
+        return Ok(Statement::DropTable {
+            names,
+            if_exists,
+            cascade,
+        });
     }
     if cursor.take(&["VIEW"]) {
         let (if_exists, names, cascade) = dropped(cursor)?;
-        return Ok(Statement::DropView { names, if_exists, cascade });
+        return Ok(Statement::DropView {
+            names,
+            if_exists,
+            cascade,
+        });
     }
     if !cursor.take(&["SCHEMA"]) {
         return refuse_object(cursor, "DROP");
@@ -108,11 +158,23 @@ pub(crate) fn parse_drop(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
     let before = *cursor;
     let (if_exists, mut names, cascade) = dropped(cursor)?;
     match (names.pop(), names.is_empty()) {
-        (Some(ObjectName { schema: None, name }), true) => Ok(Statement::DropSchema { name, if_exists, cascade }),
-        (Some(ObjectName { schema: Some(_), .. }), true) => {
-            Err(before.error("42601", "a schema has no schema before its name").into())
-        }
-        _ => unsupported("DROP SCHEMA of several", "drop one schema in each statement"),
+        (Some(ObjectName { schema: None, name }), true) => Ok(Statement::DropSchema {
+            name,
+            if_exists,
+            cascade,
+        }),
+        (
+            Some(ObjectName {
+                schema: Some(_), ..
+            }),
+            true,
+        ) => Err(before
+            .error("42601", "a schema has no schema before its name")
+            .into()),
+        _ => unsupported(
+            "DROP SCHEMA of several",
+            "drop one schema in each statement",
+        ),
     }
 }
 
@@ -147,22 +209,47 @@ pub(crate) fn parse_insert(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
         }
     }
     if cursor.sees(&["OVERRIDING"]) {
-        return unsupported("INSERT ... OVERRIDING", "leave the clause out; there are no IDENTITY columns");
+        return unsupported(
+            "INSERT ... OVERRIDING",
+            "leave the clause out; there are no IDENTITY columns",
+        );
     }
     if cursor.sees(&["DEFAULT", "VALUES"]) {
-        return unsupported("INSERT ... DEFAULT VALUES", "name a column and write VALUES (DEFAULT)");
+        return unsupported(
+            "INSERT ... DEFAULT VALUES",
+            "name a column and write VALUES (DEFAULT)",
+        );
     }
-    if cursor.find_outside_parentheses(|toks| starts_with(toks, &["ON", "CONFLICT"])).is_some() {
-        return unsupported("INSERT ... ON CONFLICT", "use INSERT INTO ... SELECT ... WHERE NOT EXISTS (...)");
+    if cursor
+        .find_outside_parentheses(|toks| starts_with(toks, &["ON", "CONFLICT"]))
+        .is_some()
+    {
+        return unsupported(
+            "INSERT ... ON CONFLICT",
+            "use INSERT INTO ... SELECT ... WHERE NOT EXISTS (...)",
+        );
     }
-    if cursor.find_outside_parentheses(|toks| is_word(&toks[0], "RETURNING")).is_some() {
-        return unsupported("INSERT ... RETURNING", "give all values yourself, then nothing needs to be returned");
+    if cursor
+        .find_outside_parentheses(|toks| is_word(&toks[0], "RETURNING"))
+        .is_some()
+    {
+        return unsupported(
+            "INSERT ... RETURNING",
+            "give all values yourself, then nothing needs to be returned",
+        );
     }
     if !sees_query(cursor) {
-        return Err(cursor.syntax_error().with_hint("expected VALUES (...) or a query").into());
+        return Err(cursor
+            .syntax_error()
+            .with_hint("expected VALUES (...) or a query")
+            .into());
     }
     let source = parse_query(cursor)?;
-    Ok(Statement::Insert(Insert { table, columns, source }))
+    Ok(Statement::Insert(Insert {
+        table,
+        columns,
+        source,
+    }))
 }
 
 /// Reads what follows `EXPLAIN`.
@@ -178,14 +265,24 @@ pub(crate) fn parse_explain(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> 
         verbose = cursor.take(&["VERBOSE"]);
     }
     if !sees_query(cursor) {
-        let explainable = ["INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "EXECUTE", "DECLARE", "REFRESH"];
-        return match cursor.peek_word().filter(|word| explainable.contains(&word.as_str())) {
+        let explainable = [
+            "INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "EXECUTE", "DECLARE", "REFRESH",
+        ];
+        return match cursor
+            .peek_word()
+            .filter(|word| explainable.contains(&word.as_str()))
+        {
             Some(word) => unsupported(format!("EXPLAIN {word}"), "explain its query alone"),
             None => Err(cursor.syntax_error().with_hint("expected a query").into()),
         };
     }
     let query = parse_query(cursor)?;
-    Ok(Statement::Explain { analyze, verbose, format, query })
+    Ok(Statement::Explain {
+        analyze,
+        verbose,
+        format,
+        query,
+    })
 }
 
 fn read_explain_options(
@@ -203,10 +300,22 @@ fn read_explain_options(
             "verbose" => *verbose = read_switch(cursor, "verbose")?,
             "format" => *format = read_format(cursor)?,
             "costs" | "buffers" | "settings" | "timing" | "summary" | "wal" | "generic_plan" => {
-                return unsupported(format!("EXPLAIN option {option}"), "options are ANALYZE, VERBOSE and FORMAT");
+                return unsupported(
+                    format!("EXPLAIN option {option}"),
+                    "options are ANALYZE, VERBOSE and FORMAT",
+                );
             }
-            "" => return Err(before.syntax_error().with_hint("expected an option of EXPLAIN").into()),
-            _ => return Err(before.error("42601", format!("unrecognized EXPLAIN option \"{option}\"")).into()),
+            "" => {
+                return Err(before
+                    .syntax_error()
+                    .with_hint("expected an option of EXPLAIN")
+                    .into());
+            }
+            _ => {
+                return Err(before
+                    .error("42601", format!("unrecognized EXPLAIN option \"{option}\""))
+                    .into());
+            }
         }
         if cursor.take_symbol(&Token::RParen) {
             return Ok(());
@@ -228,7 +337,11 @@ fn read_switch(cursor: &mut Cursor<'_>, name: &str) -> Result<bool, Stop> {
     let on = match text.as_str() {
         "true" | "on" | "1" => true,
         "false" | "off" | "0" => false,
-        _ => return Err(cursor.error("42601", format!("{name} requires a Boolean value")).into()),
+        _ => {
+            return Err(cursor
+                .error("42601", format!("{name} requires a Boolean value"))
+                .into());
+        }
     };
     cursor.skip(1);
     Ok(on)
@@ -243,10 +356,16 @@ fn read_format(cursor: &mut Cursor<'_>) -> Result<ExplainFormat, Stop> {
     match name.to_ascii_lowercase().as_str() {
         "text" => Ok(ExplainFormat::Text),
         "json" => Ok(ExplainFormat::Json),
-        "xml" | "yaml" => unsupported(format!("EXPLAIN (FORMAT {name})"), "formats are TEXT and JSON"),
+        "xml" | "yaml" => unsupported(
+            format!("EXPLAIN (FORMAT {name})"),
+            "formats are TEXT and JSON",
+        ),
         _ => {
             let message = format!("unrecognized value for EXPLAIN option \"format\": \"{name}\"");
-            Err(before.error("22023", message).with_hint("formats are TEXT and JSON").into())
+            Err(before
+                .error("22023", message)
+                .with_hint("formats are TEXT and JSON")
+                .into())
         }
     }
 }

@@ -35,11 +35,23 @@ pub struct ParseError {
 impl ParseError {
     /// An error about the statement as a whole.
     pub(crate) fn whole(sqlstate: &'static str, message: impl Into<String>) -> Self {
-        Self { sqlstate, message: message.into(), hint: None, position: None, line: 0, column: 0 }
+        Self {
+            sqlstate,
+            message: message.into(),
+            hint: None,
+            position: None,
+            line: 0,
+            column: 0,
+        }
     }
 
     /// An error at byte `offset` of `sql`; an offset inside a character is moved to its start.
-    pub(crate) fn at(sql: &str, offset: usize, sqlstate: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn at(
+        sql: &str,
+        offset: usize,
+        sqlstate: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         let mut offset = offset.min(sql.len());
         while !sql.is_char_boundary(offset) {
             offset -= 1;
@@ -78,7 +90,10 @@ impl From<ParseError> for Stop {
 
 /// Stops with "recognised but not there yet".
 pub(crate) fn unsupported<T>(what: impl Into<String>, hint: impl Into<String>) -> Result<T, Stop> {
-    Err(Stop::Unsupported(Unsupported { what: what.into(), hint: hint.into() }))
+    Err(Stop::Unsupported(Unsupported {
+        what: what.into(),
+        hint: hint.into(),
+    }))
 }
 
 /// The word of `known` that `word` is most likely a misspelling of.
@@ -129,7 +144,11 @@ const NEAR_CHARS_MAX: usize = 64;
 
 impl fmt::Display for Near<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = self.0.char_indices().nth(NEAR_CHARS_MAX).map_or(self.0.len(), |(at, _)| at);
+        let end = self
+            .0
+            .char_indices()
+            .nth(NEAR_CHARS_MAX)
+            .map_or(self.0.len(), |(at, _)| at);
         write!(f, "\"{}\"", &self.0[..end])
     }
 }
@@ -149,7 +168,10 @@ mod tests {
 
     #[test]
     fn misspellings_are_recognised_and_short_words_are_left_alone() {
-        assert_eq!(did_you_mean("selcet", &["INSERT", "SELECT"]), Some("SELECT"));
+        assert_eq!(
+            did_you_mean("selcet", &["INSERT", "SELECT"]),
+            Some("SELECT")
+        );
         assert_eq!(did_you_mean("slect", &["INSERT", "SELECT"]), Some("SELECT"));
         assert_eq!(did_you_mean("a", &["AS"]), None);
         assert_eq!(did_you_mean("frobnicate", &["INSERT", "SELECT"]), None);

@@ -25,8 +25,26 @@ const RECURSION_MAX: usize = 200;
 
 /// Words a query consists of, for "did you mean".
 const QUERY_WORDS: &[&str] = &[
-    "SELECT", "FROM", "WHERE", "GROUP", "ORDER", "HAVING", "LIMIT", "OFFSET", "UNION", "EXCEPT", "INTERSECT", "JOIN",
-    "INNER", "CROSS", "BETWEEN", "VALUES", "DISTINCT", "FETCH", "WINDOW", "NATURAL",
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "GROUP",
+    "ORDER",
+    "HAVING",
+    "LIMIT",
+    "OFFSET",
+    "UNION",
+    "EXCEPT",
+    "INTERSECT",
+    "JOIN",
+    "INNER",
+    "CROSS",
+    "BETWEEN",
+    "VALUES",
+    "DISTINCT",
+    "FETCH",
+    "WINDOW",
+    "NATURAL",
 ];
 
 /// Reads all of `cursor`, which must be one query.
@@ -42,11 +60,17 @@ pub(crate) fn parse_query(cursor: &mut Cursor<'_>) -> Result<Box<Query>, Stop> {
 }
 
 /// Reads the next `count` tokens, which must be one expression; returns it and its text.
-pub(crate) fn parse_expression(cursor: &mut Cursor<'_>, count: usize) -> Result<(Expr, String), Stop> {
+pub(crate) fn parse_expression(
+    cursor: &mut Cursor<'_>,
+    count: usize,
+) -> Result<(Expr, String), Stop> {
     let start = *cursor;
     let (toks, text) = cursor.take_slice(count);
     if toks.is_empty() {
-        return Err(start.syntax_error().with_hint("expected an expression").into());
+        return Err(start
+            .syntax_error()
+            .with_hint("expected an expression")
+            .into());
     }
     let expression = read(&start, toks, cursor.offset(), |parser| parser.parse_expr())?;
     refuse_ignored_clauses(&expression)?;
@@ -67,7 +91,9 @@ fn read<T>(
     check_depth(cursor.sql(), toks)?;
     let dialect = PostgreSqlDialect {};
     let tokens: Vec<TokenWithSpan> = toks.iter().map(|tok| tok.token.clone()).collect();
-    let mut parser = Parser::new(&dialect).with_recursion_limit(RECURSION_MAX).with_tokens_with_locations(tokens);
+    let mut parser = Parser::new(&dialect)
+        .with_recursion_limit(RECURSION_MAX)
+        .with_tokens_with_locations(tokens);
     let result = rule(&mut parser).and_then(|tree| match &parser.peek_token_ref().token {
         Token::EOF => Ok(tree),
         _ => parser.expected("end of statement", parser.peek_token()),
@@ -87,7 +113,9 @@ fn translate(cursor: &Cursor<'_>, toks: &[Tok], end: usize, error: ParserError) 
         }
     };
     let (what, place) = split_place(&message);
-    let expected = what.strip_prefix("Expected: ").and_then(|rest| rest.split(", found: ").next());
+    let expected = what
+        .strip_prefix("Expected: ")
+        .and_then(|rest| rest.split(", found: ").next());
     let Some((line, column)) = place else {
         // No place is sqlparser's way to say that the tokens ran out.
         let error = match (what.ends_with("EOF"), toks.last()) {
@@ -97,7 +125,9 @@ fn translate(cursor: &Cursor<'_>, toks: &[Tok], end: usize, error: ParserError) 
         let hint = unclosed_parenthesis(sql, toks).unwrap_or_else(|| hint_from(expected, what));
         return error.with_hint(hint);
     };
-    let at = toks.partition_point(|tok| (tok.token.span.start.line, tok.token.span.start.column) < (line, column));
+    let at = toks.partition_point(|tok| {
+        (tok.token.span.start.line, tok.token.span.start.column) < (line, column)
+    });
     let Some(tok) = toks.get(at) else {
         let hint = unclosed_parenthesis(sql, toks).unwrap_or_else(|| hint_from(expected, what));
         return end_error(cursor, end).with_hint(hint);
@@ -144,14 +174,22 @@ fn neighbour_hint(sql: &str, before: Option<&Tok>, tok: &Tok) -> Option<String> 
         return Some(format!("the comma before \"{text}\" may be one too many"));
     }
     for suspect in [text, text_before] {
-        if let Some(word) = did_you_mean(suspect, QUERY_WORDS).filter(|word| !suspect.eq_ignore_ascii_case(word)) {
+        if let Some(word) =
+            did_you_mean(suspect, QUERY_WORDS).filter(|word| !suspect.eq_ignore_ascii_case(word))
+        {
             return Some(format!("did you mean \"{word}\" instead of \"{suspect}\"?"));
         }
     }
-    let starts_value = matches!(&tok.token.token, Token::Word(_) | Token::Number(..) | Token::SingleQuotedString(_));
-    let ends_value =
-        matches!(&before.token.token, Token::Word(_) | Token::Number(..) | Token::SingleQuotedString(_) | Token::RParen);
-    (starts_value && ends_value).then(|| format!("a comma or an operator may be missing before \"{text}\""))
+    let starts_value = matches!(
+        &tok.token.token,
+        Token::Word(_) | Token::Number(..) | Token::SingleQuotedString(_)
+    );
+    let ends_value = matches!(
+        &before.token.token,
+        Token::Word(_) | Token::Number(..) | Token::SingleQuotedString(_) | Token::RParen
+    );
+    (starts_value && ends_value)
+        .then(|| format!("a comma or an operator may be missing before \"{text}\""))
 }
 
 /// The innermost parenthesis that is never closed.
@@ -165,7 +203,10 @@ fn unclosed_parenthesis(sql: &str, toks: &[Tok]) -> Option<String> {
         }
     }
     let place = ParseError::at(sql, open.last()?.start, "42601", "");
-    Some(format!("the \"(\" at line {}, column {} is never closed", place.line, place.column))
+    Some(format!(
+        "the \"(\" at line {}, column {} is never closed",
+        place.line, place.column
+    ))
 }
 
 fn refuse_ignored_clauses(tree: &impl Visit) -> Result<(), Stop> {
@@ -186,26 +227,41 @@ impl Visitor for IgnoredClauses {
     fn pre_visit_query(&mut self, query: &Query) -> Refused {
         let foreign = "this clause belongs to another database's SQL; PostgreSQL has none like it";
         if !query.locks.is_empty() {
-            return ControlFlow::Break(("SELECT ... FOR UPDATE/SHARE", "row locks need transactions, which are not there yet; leave the clause out"));
+            return ControlFlow::Break((
+                "SELECT ... FOR UPDATE/SHARE",
+                "row locks need transactions, which are not there yet; leave the clause out",
+            ));
         }
-        if query.for_clause.is_some() || query.settings.is_some() || query.format_clause.is_some() || !query.pipe_operators.is_empty() {
+        if query.for_clause.is_some()
+            || query.settings.is_some()
+            || query.format_clause.is_some()
+            || !query.pipe_operators.is_empty()
+        {
             return ControlFlow::Break(("FOR XML/JSON, SETTINGS, FORMAT or |>", foreign));
         }
         if matches!(&query.fetch, Some(fetch) if fetch.with_ties || fetch.percent) {
-            return ControlFlow::Break(("FETCH ... WITH TIES", "use rank() over the same order and filter on it"));
+            return ControlFlow::Break((
+                "FETCH ... WITH TIES",
+                "use rank() over the same order and filter on it",
+            ));
         }
         match &*query.body {
-            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => ControlFlow::Break((
-                "WITH before or around INSERT, UPDATE, DELETE or MERGE",
-                "write INSERT INTO t WITH ... SELECT ...; the other writing statements are not there yet",
-            )),
+            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
+                ControlFlow::Break((
+                    "WITH before or around INSERT, UPDATE, DELETE or MERGE",
+                    "write INSERT INTO t WITH ... SELECT ...; the other writing statements are not there yet",
+                ))
+            }
             _ => ControlFlow::Continue(()),
         }
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> Refused {
         if select.into.is_some() {
-            return ControlFlow::Break(("SELECT ... INTO", "create the table first, then use INSERT INTO ... SELECT"));
+            return ControlFlow::Break((
+                "SELECT ... INTO",
+                "create the table first, then use INSERT INTO ... SELECT",
+            ));
         }
         let foreign = select.top.is_some()
             || !select.lateral_views.is_empty()
@@ -216,26 +272,45 @@ impl Visitor for IgnoredClauses {
             || !select.sort_by.is_empty();
         if foreign {
             let hint = "this clause belongs to another database's SQL; PostgreSQL has none like it";
-            return ControlFlow::Break(("TOP, LATERAL VIEW, PREWHERE, CONNECT BY or CLUSTER BY", hint));
+            return ControlFlow::Break((
+                "TOP, LATERAL VIEW, PREWHERE, CONNECT BY or CLUSTER BY",
+                hint,
+            ));
         }
         ControlFlow::Continue(())
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Refused {
         match factor {
-            TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
-                ControlFlow::Break(("TABLESAMPLE", "filter with random() < fraction"))
+            TableFactor::Table {
+                sample: Some(_), ..
             }
-            TableFactor::Table { with_ordinality: true, .. }
-            | TableFactor::Function { with_ordinality: true, .. }
-            | TableFactor::UNNEST { with_ordinality: true, .. } => {
-                ControlFlow::Break(("WITH ORDINALITY", "number the rows with row_number() OVER ()"))
+            | TableFactor::Derived {
+                sample: Some(_), ..
+            } => ControlFlow::Break(("TABLESAMPLE", "filter with random() < fraction")),
+            TableFactor::Table {
+                with_ordinality: true,
+                ..
             }
+            | TableFactor::Function {
+                with_ordinality: true,
+                ..
+            }
+            | TableFactor::UNNEST {
+                with_ordinality: true,
+                ..
+            } => ControlFlow::Break((
+                "WITH ORDINALITY",
+                "number the rows with row_number() OVER ()",
+            )),
             _ => ControlFlow::Continue(()),
         }
     }
 
     fn pre_visit_statement(&mut self, _: &Statement) -> Refused {
-        ControlFlow::Break(("a writing statement inside a query", "run it as a statement of its own"))
+        ControlFlow::Break((
+            "a writing statement inside a query",
+            "run it as a statement of its own",
+        ))
     }
 }

@@ -52,8 +52,13 @@ pub(crate) struct Piece<'t> {
 /// Reads `sql` into tokens, without comments and white space.
 pub(crate) fn tokenize(sql: &str) -> Result<Vec<Tok>, ParseError> {
     if sql.len() > TEXT_BYTES_MAX {
-        return Err(ParseError::whole("54000", format!("statement text of {} bytes is too long", sql.len()))
-            .with_hint(format!("the limit is {TEXT_BYTES_MAX} bytes; load larger data with COPY")));
+        return Err(ParseError::whole(
+            "54000",
+            format!("statement text of {} bytes is too long", sql.len()),
+        )
+        .with_hint(format!(
+            "the limit is {TEXT_BYTES_MAX} bytes; load larger data with COPY"
+        )));
     }
     let mut spans = Vec::new();
     let dialect = PostgreSqlDialect {};
@@ -66,13 +71,17 @@ pub(crate) fn tokenize(sql: &str) -> Result<Vec<Tok>, ParseError> {
     let mut newline_since_last = false;
     for token in spans {
         if let Token::Whitespace(space) = &token.token {
-            newline_since_last |= matches!(space, Whitespace::Newline | Whitespace::SingleLineComment { .. });
+            newline_since_last |= matches!(
+                space,
+                Whitespace::Newline | Whitespace::SingleLineComment { .. }
+            );
             continue;
         }
         let start = places.advance_to(token.span.start);
         let end = places.advance_to(token.span.end);
         if let (Some(last), Token::SingleQuotedString(more)) = (toks.last_mut(), &token.token)
-            && let Token::SingleQuotedString(text) | Token::EscapedStringLiteral(text) = &mut last.token.token
+            && let Token::SingleQuotedString(text) | Token::EscapedStringLiteral(text) =
+                &mut last.token.token
         {
             // The SQL standard's continuation: 'a' and 'b' on separate lines are one string. On one line they are an
             // error, which sqlparser would take for a column alias.
@@ -84,8 +93,15 @@ pub(crate) fn tokenize(sql: &str) -> Result<Vec<Tok>, ParseError> {
             last.token.span.end = token.span.end;
         } else {
             if toks.len() == TOKENS_MAX {
-                return Err(ParseError::at(sql, start, "54000", "statement text has too many tokens")
-                    .with_hint(format!("the limit is {TOKENS_MAX}; load larger data with COPY")));
+                return Err(ParseError::at(
+                    sql,
+                    start,
+                    "54000",
+                    "statement text has too many tokens",
+                )
+                .with_hint(format!(
+                    "the limit is {TOKENS_MAX}; load larger data with COPY"
+                )));
             }
             toks.push(Tok { token, start, end });
         }
@@ -100,18 +116,29 @@ pub(crate) fn split<'t>(sql: &str, toks: &'t [Tok]) -> Vec<Piece<'t>> {
     let mut from = 0;
     for (at, tok) in toks.iter().enumerate() {
         if tok.token.token == Token::SemiColon {
-            pieces.push(Piece { toks: &toks[from..at], end: tok.start });
+            pieces.push(Piece {
+                toks: &toks[from..at],
+                end: tok.start,
+            });
             from = at + 1;
         }
     }
-    pieces.push(Piece { toks: &toks[from..], end: sql.len() });
+    pieces.push(Piece {
+        toks: &toks[from..],
+        end: sql.len(),
+    });
     pieces.retain(|piece| !piece.toks.is_empty());
     pieces
 }
 
 /// PostgreSQL's most frequent message.
 pub(crate) fn syntax_error_near(sql: &str, start: usize, end: usize) -> ParseError {
-    ParseError::at(sql, start, "42601", format!("syntax error at or near {}", Near(&sql[start..end])))
+    ParseError::at(
+        sql,
+        start,
+        "42601",
+        format!("syntax error at or near {}", Near(&sql[start..end])),
+    )
 }
 
 /// Checks that no tree made of `toks` is deeper than [`CHAIN_DEPTH_MAX`], not counting sqlparser's own recursion, which
@@ -161,14 +188,19 @@ impl Level {
 
     fn read(&mut self, token: &Token) {
         match token {
-            Token::Word(word) if word.quote_style.is_none() => match word.value.to_ascii_uppercase().as_str() {
-                "UNION" | "EXCEPT" | "INTERSECT" | "JOIN" => self.sets += 1,
-                "SELECT" | "FROM" | "WHERE" | "HAVING" | "ON" | "WHEN" | "THEN" | "ELSE" => self.start_expression(),
-                "AND" | "OR" | "NOT" | "IS" | "IN" | "LIKE" | "ILIKE" | "SIMILAR" | "BETWEEN" | "COLLATE" | "AT"
-                | "ISNULL" | "NOTNULL" | "OVERLAPS" | "OPERATOR" | "REGEXP" | "RLIKE" | "ESCAPE" | "XOR" | "DIV"
-                | "MATCH" | "MEMBER" | "MINUS" => self.run += 1,
-                _ => {}
-            },
+            Token::Word(word) if word.quote_style.is_none() => {
+                match word.value.to_ascii_uppercase().as_str() {
+                    "UNION" | "EXCEPT" | "INTERSECT" | "JOIN" => self.sets += 1,
+                    "SELECT" | "FROM" | "WHERE" | "HAVING" | "ON" | "WHEN" | "THEN" | "ELSE" => {
+                        self.start_expression()
+                    }
+                    "AND" | "OR" | "NOT" | "IS" | "IN" | "LIKE" | "ILIKE" | "SIMILAR"
+                    | "BETWEEN" | "COLLATE" | "AT" | "ISNULL" | "NOTNULL" | "OVERLAPS"
+                    | "OPERATOR" | "REGEXP" | "RLIKE" | "ESCAPE" | "XOR" | "DIV" | "MATCH"
+                    | "MEMBER" | "MINUS" => self.run += 1,
+                    _ => {}
+                }
+            }
             Token::Comma => self.start_expression(),
             Token::Word(_) | Token::Number(..) | Token::SingleQuotedString(_) | Token::Period => {}
             // All other tokens are operators, or literals so rare that counting them does not matter.
@@ -191,7 +223,11 @@ struct Places<'a> {
 
 impl<'a> Places<'a> {
     fn new(sql: &'a str) -> Self {
-        Self { chars: sql.char_indices(), line: 1, column: 1 }
+        Self {
+            chars: sql.char_indices(),
+            line: 1,
+            column: 1,
+        }
     }
 
     fn advance_to(&mut self, place: Location) -> usize {
@@ -216,21 +252,44 @@ fn lexical_error(sql: &str, last: Option<&TokenWithSpan>, error: &TokenizerError
     let blamed = places.advance_to(error.location);
     let message = error.message.to_ascii_lowercase();
     let (what, hint) = if message.contains("dollar") {
-        ("unterminated dollar-quoted string", "the opening $tag$ needs the same $tag$ at the end")
+        (
+            "unterminated dollar-quoted string",
+            "the opening $tag$ needs the same $tag$ at the end",
+        )
     } else if message.contains("comment") {
         ("unterminated /* comment", "close the comment with */")
     } else if message.contains("close delimiter") {
-        ("unterminated quoted identifier", "close the name with \"; a quote inside a name is written \"\"")
+        (
+            "unterminated quoted identifier",
+            "close the name with \"; a quote inside a name is written \"\"",
+        )
     } else if message.contains("untermin") {
-        ("unterminated quoted string", "close the string with '; a quote inside a string is written ''")
+        (
+            "unterminated quoted string",
+            "close the string with '; a quote inside a string is written ''",
+        )
     } else {
-        return syntax_error_near(sql, start, sql[start..].find(char::is_whitespace).map_or(sql.len(), |n| start + n))
-            .with_hint(message);
+        return syntax_error_near(
+            sql,
+            start,
+            sql[start..]
+                .find(char::is_whitespace)
+                .map_or(sql.len(), |n| start + n),
+        )
+        .with_hint(message);
     };
     // The tokenizer blames the start of some tokens and the end of others; the end of the last good token is right for all.
     let start = if start < sql.len() { start } else { blamed };
-    let end = sql[start..].find('\n').map_or(sql.len(), |newline| start + newline);
-    ParseError::at(sql, start, "42601", format!("{what} at or near {}", Near(&sql[start..end]))).with_hint(hint)
+    let end = sql[start..]
+        .find('\n')
+        .map_or(sql.len(), |newline| start + newline);
+    ParseError::at(
+        sql,
+        start,
+        "42601",
+        format!("{what} at or near {}", Near(&sql[start..end])),
+    )
+    .with_hint(hint)
 }
 
 #[cfg(test)]
@@ -251,7 +310,10 @@ mod tests {
         check("", &[]);
         check(" ;; -- nothing;\n /* no; /* thing */ ; */ ;", &[]);
         check("a;b ;c", &["a", "b", "c"]);
-        check("SELECT 'a;b', \"c;d\", $$e;f$$, E'\\';' ; x", &["SELECT 'a;b', \"c;d\", $$e;f$$, E'\\';'", "x"]);
+        check(
+            "SELECT 'a;b', \"c;d\", $$e;f$$, E'\\';' ; x",
+            &["SELECT 'a;b', \"c;d\", $$e;f$$, E'\\';'", "x"],
+        );
         check("-- é;\n é ; ß -- x", &["é", "ß"]);
     }
 
@@ -260,17 +322,38 @@ mod tests {
         let toks = tokenize("'a' -- c\n  'b'").expect("one string");
         assert_eq!(toks.len(), 1);
         assert_eq!(toks[0].token.token, Token::SingleQuotedString("ab".into()));
-        assert_eq!(tokenize("SELECT 'a' 'b'").expect_err("two strings").position, Some(12));
+        assert_eq!(
+            tokenize("SELECT 'a' 'b'")
+                .expect_err("two strings")
+                .position,
+            Some(12)
+        );
     }
 
     #[test]
     fn long_chains_are_refused_and_long_lists_are_not() {
-        let depth = |sql: &str| check_depth(sql, &tokenize(sql).expect("tokens")).map_err(|error| error.sqlstate);
-        assert_eq!(depth(&format!("SELECT 1{}", " + 1".repeat(CHAIN_DEPTH_MAX + 1))), Err("54001"));
-        assert_eq!(depth(&format!("SELECT 1{}", " + 1".repeat(CHAIN_DEPTH_MAX / 2))), Ok(()));
-        assert_eq!(depth(&format!("VALUES (1 + 1){}", ", (-1 * 2)".repeat(20_000))), Ok(()));
-        assert_eq!(depth(&format!("CASE{} END", " WHEN a = 1 THEN 2".repeat(20_000))), Ok(()));
-        let nested = (0..20).fold("1".to_owned(), |inner, _| format!("({inner}){}", " + 1".repeat(60)));
+        let depth = |sql: &str| {
+            check_depth(sql, &tokenize(sql).expect("tokens")).map_err(|error| error.sqlstate)
+        };
+        assert_eq!(
+            depth(&format!("SELECT 1{}", " + 1".repeat(CHAIN_DEPTH_MAX + 1))),
+            Err("54001")
+        );
+        assert_eq!(
+            depth(&format!("SELECT 1{}", " + 1".repeat(CHAIN_DEPTH_MAX / 2))),
+            Ok(())
+        );
+        assert_eq!(
+            depth(&format!("VALUES (1 + 1){}", ", (-1 * 2)".repeat(20_000))),
+            Ok(())
+        );
+        assert_eq!(
+            depth(&format!("CASE{} END", " WHEN a = 1 THEN 2".repeat(20_000))),
+            Ok(())
+        );
+        let nested = (0..20).fold("1".to_owned(), |inner, _| {
+            format!("({inner}){}", " + 1".repeat(60))
+        });
         assert_eq!(depth(&format!("SELECT {nested}")), Err("54001"));
     }
 

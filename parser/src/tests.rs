@@ -1,1 +1,910 @@
-//! Tests.
+//! The dialect, example by example: text on the left, what it means on the right.
+//!
+//! `check` prints a statement in one line, so that an example is one line too. The last tests feed broken texts and
+//! expect an error, never a panic.
+
+use crate::*;
+
+/// One line for a statement: enough to tell right from wrong.
+fn print(statement: &Statement) -> String {
+    match statement {
+        Statement::Query(query) => format!("query {query}"),
+        Statement::Explain {
+            analyze,
+            verbose,
+            format,
+            query,
+        } => {
+            format!("explain analyze={analyze} verbose={verbose} {format:?} {query}")
+        }
+        Statement::CreateSchema {
+            name,
+            if_not_exists,
+        } => format!("schema {name} if_not_exists={if_not_exists}"),
+        Statement::CreateTable(table) => print_table(table),
+        Statement::CreateView {
+            name,
+            columns,
+            query_text,
+            or_replace,
+            ..
+        } => {
+            format!("view {name} {columns:?} or_replace={or_replace} as [{query_text}]")
+        }
+        Statement::DropTable {
+            names,
+            if_exists,
+            cascade,
+        } => print_drop("table", names, *if_exists, *cascade),
+        Statement::DropView {
+            names,
+            if_exists,
+            cascade,
+        } => print_drop("view", names, *if_exists, *cascade),
+        Statement::DropSchema {
+            name,
+            if_exists,
+            cascade,
+        } => {
+            format!("drop schema {name} if_exists={if_exists} cascade={cascade}")
+        }
+        Statement::Insert(insert) => format!(
+            "insert {} {:?} {}",
+            insert.table, insert.columns, insert.source
+        ),
+        Statement::CopyFrom(copy) => print_copy(copy),
+        Statement::Set { local, name, value } => format!("set local={local} {name} = {value:?}"),
+        Statement::Show { name } => format!("show {name}"),
+        Statement::Reset { name } => format!("reset {name:?}"),
+        Statement::VerifyTable { name } => format!("verify {name}"),
+        Statement::AlterShard {
+            shard,
+            table,
+            action,
+        } => format!("shard {shard} of {table}: {action:?}"),
+        Statement::Unsupported(unsupported) => {
+            assert!(!unsupported.hint.is_empty(), "every refusal has a hint");
+            format!("unsupported {}", unsupported.what)
+        }
+    }
+}
+
+fn print_drop(kind: &str, names: &[ObjectName], if_exists: bool, cascade: bool) -> String {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    format!(
+        "drop {kind} {} if_exists={if_exists} cascade={cascade}",
+        names.join(" ")
+    )
+}
+
+fn print_table(table: &CreateTable) -> String {
+    let columns: Vec<String> = table
+        .columns
+        .iter()
+        .map(|column| {
+            let not_null = if column.not_null { " not null" } else { "" };
+            let default = column
+                .default_text
+                .as_ref()
+                .map(|text| format!(" default [{text}]"))
+                .unwrap_or_default();
+            format!("{} {}{not_null}{default}", column.name, column.data_type)
+        })
+        .collect();
+    let kind = if table.reference {
+        "reference"
+    } else {
+        "table"
+    };
+    let mut line = format!("{kind} {} ({})", table.name, columns.join(", "));
+    if !table.primary_key.is_empty() {
+        line += &format!(" key {:?}", table.primary_key);
+    }
+    if let Some(sharding) = &table.sharding {
+        line += &format!(" shard {:?} {:?}", sharding.columns, sharding.shards);
+        if let Some(other) = &sharding.colocate_with {
+            line += &format!(" with {other}");
+        }
+    }
+    line
+}
+
+fn print_copy(copy: &CopyFrom) -> String {
+    let options = &copy.options;
+    format!(
+        "copy {} {:?} {:?} {:?} delimiter={:?} null={:?} header={}/{} quote={:?} escape={:?} fnn={:?} fn={:?}",
+        copy.table,
+        copy.columns,
+        copy.source,
+        options.format,
+        options.delimiter,
+        options.null,
+        options.header,
+        options.header_match,
+        options.quote,
+        options.escape,
+        options.force_not_null,
+        options.force_null,
+    )
+}
+
+#[track_caller]
+fn check(sql: &str, expected: &str) {
+    let printed = match parse(sql) {
+        Ok(statements) => statements
+            .iter()
+            .map(|s| print(&s.statement))
+            .collect::<Vec<_>>()
+            .join(" ;; "),
+        Err(error) => format!(
+            "{} {} @{}",
+            error.sqlstate,
+            error,
+            error.position.unwrap_or(0)
+        ),
+    };
+    assert_eq!(printed, expected, "{sql}");
+}
+
+#[track_caller]
+fn check_hint(sql: &str, position: usize, expected: &str) {
+    let error = parse(sql).expect_err("the text is wrong");
+    let hint = error.hint.unwrap_or_default();
+    assert_eq!(
+        (error.position, hint.as_str()),
+        (Some(position), expected),
+        "{sql}"
+    );
+}
+
+#[test]
+fn queries_pass_through() {
+    check("", "");
+    check(" -- nothing\n ; /* still */ ;", "");
+    check(
+        "select A, \"B\" from T where x = $1",
+        "query SELECT A, \"B\" FROM T WHERE x = $1",
+    );
+    check(
+        "VALUES (1, 'a'), (2, NULL)",
+        "query VALUES (1, 'a'), (2, NULL)",
+    );
+    check("TABLE t", "query TABLE t");
+    check(
+        "(SELECT 1) UNION ALL (SELECT 2)",
+        "query (SELECT 1) UNION ALL (SELECT 2)",
+    );
+    check(
+        "WITH x AS (SELECT 1) SELECT * FROM x",
+        "query WITH x AS (SELECT 1) SELECT * FROM x",
+    );
+    check(
+        "SELECT 1; SELECT 'a;b';",
+        "query SELECT 1 ;; query SELECT 'a;b'",
+    );
+    check(
+        "SELECT shard, shards, reference FROM verify",
+        "query SELECT shard, shards, reference FROM verify",
+    );
+    check("SELECT 'a'\n 'b'", "query SELECT 'ab'");
+}
+
+#[test]
+fn statements_keep_their_own_text() {
+    let statements = parse(" SELECT 1 ; -- one\n SHOW all -- two").expect("two statements");
+    let texts: Vec<&str> = statements
+        .iter()
+        .map(|statement| statement.text.as_str())
+        .collect();
+    assert_eq!(texts, ["SELECT 1", "SHOW all"]);
+}
+
+#[test]
+fn explain_takes_words_or_a_list() {
+    check(
+        "EXPLAIN SELECT 1",
+        "explain analyze=false verbose=false Text SELECT 1",
+    );
+    check(
+        "explain analyze verbose select 1",
+        "explain analyze=true verbose=true Text SELECT 1",
+    );
+    check(
+        "EXPLAIN (ANALYZE, VERBOSE off, FORMAT JSON) SELECT 1",
+        "explain analyze=true verbose=false Json SELECT 1",
+    );
+    check(
+        "EXPLAIN (SELECT 1)",
+        "explain analyze=false verbose=false Text (SELECT 1)",
+    );
+    check(
+        "EXPLAIN (COSTS OFF) SELECT 1",
+        "unsupported EXPLAIN option costs",
+    );
+    check(
+        "EXPLAIN INSERT INTO t VALUES (1)",
+        "unsupported EXPLAIN INSERT",
+    );
+    check(
+        "EXPLAIN (FORMAT dot) SELECT 1",
+        "22023 unrecognized value for EXPLAIN option \"format\": \"dot\" @17",
+    );
+    check(
+        "EXPLAIN (x) SELECT 1",
+        "42601 unrecognized EXPLAIN option \"x\" @10",
+    );
+}
+
+#[test]
+fn create_table_reads_columns_keys_and_our_clauses() {
+    check("CREATE TABLE t ()", "table t ()");
+    check(
+        "CREATE TABLE IF NOT EXISTS S.\"T\" (A int8 PRIMARY KEY, b varchar(10) NOT NULL DEFAULT 'x', c numeric(15,2))",
+        "table s.T (a bigint not null, b character varying(10) not null default ['x'], c numeric(15,2)) key [\"a\"]",
+    );
+    check(
+        "CREATE TABLE o (k bigint, l int, CONSTRAINT pk PRIMARY KEY (k, l)) SHARD BY HASH (k) SHARDS 8 COLOCATE WITH s.p",
+        "table o (k bigint not null, l integer not null) key [\"k\", \"l\"] shard [\"k\"] Some(8) with s.p",
+    );
+    check(
+        "CREATE REFERENCE TABLE n (k int)",
+        "reference n (k integer)",
+    );
+    check(
+        "CREATE TABLE t (a int) WITH (fillfactor=70) SHARD BY HASH(a)",
+        "table t (a integer) shard [\"a\"] None",
+    );
+    check(
+        "CREATE TABLE t (a int DEFAULT -1 NOT NULL, b timestamp DEFAULT now(), c bool DEFAULT NULL, d int DEFAULT (1 + 2) NULL)",
+        "table t (a integer not null default [-1], b timestamp without time zone default [now()], \
+         c boolean default [NULL], d integer default [(1 + 2)])",
+    );
+    check(
+        "CREATE TABLE t (a int DEFAULT CASE WHEN 1 IS NULL THEN 2 END NOT NULL)",
+        "table t (a integer not null default [CASE WHEN 1 IS NULL THEN 2 END])",
+    );
+}
+
+#[test]
+fn every_type_has_its_names() {
+    let cases = [
+        ("bool boolean", "boolean"),
+        ("int2 smallint", "smallint"),
+        ("int int4 integer pg_catalog.int4", "integer"),
+        ("int8 bigint", "bigint"),
+        ("real float4 float(24)", "real"),
+        (
+            "float float8 float(25) double_precision",
+            "double precision",
+        ),
+        ("numeric decimal numeric(38,10)", "numeric(38,10)"),
+        ("numeric(5) dec(5,0)", "numeric(5,0)"),
+        ("text", "text"),
+        ("varchar character_varying", "character varying"),
+        ("char(3) character(3) bpchar(3)", "character(3)"),
+        ("date", "date"),
+        (
+            "time time_without_time_zone time(6)",
+            "time without time zone",
+        ),
+        (
+            "timestamp timestamp_without_time_zone",
+            "timestamp without time zone",
+        ),
+        (
+            "timestamptz timestamp_with_time_zone",
+            "timestamp with time zone",
+        ),
+        ("interval", "interval"),
+        ("bytea", "bytea"),
+        ("uuid", "uuid"),
+    ];
+    for (names, expected) in cases {
+        for name in names.split(' ') {
+            let name = name.replace('_', " ").replace("pg ", "pg_");
+            check(
+                &format!("CREATE TABLE t (a {name})"),
+                &format!("table t (a {expected})"),
+            );
+        }
+    }
+}
+
+#[test]
+fn create_table_refuses_what_it_cannot_keep() {
+    check("CREATE TABLE t (a serial)", "unsupported type serial");
+    check(
+        "CREATE TABLE t (a int[])",
+        "unsupported array type integer[]",
+    );
+    check(
+        "CREATE TABLE t (a int UNIQUE)",
+        "unsupported UNIQUE constraints",
+    );
+    check(
+        "CREATE TABLE t (a int CHECK (a > 0))",
+        "unsupported CHECK constraints",
+    );
+    check(
+        "CREATE TABLE t (a int REFERENCES u)",
+        "unsupported FOREIGN KEY constraints",
+    );
+    check(
+        "CREATE TABLE t (a int, FOREIGN KEY (a) REFERENCES u)",
+        "unsupported FOREIGN KEY constraints",
+    );
+    check(
+        "CREATE TABLE t (a int GENERATED ALWAYS AS IDENTITY)",
+        "unsupported IDENTITY and GENERATED columns",
+    );
+    check(
+        "CREATE TEMP TABLE t (a int)",
+        "unsupported CREATE TEMPORARY",
+    );
+    check("CREATE TABLE t AS SELECT 1", "unsupported CREATE TABLE AS");
+    check(
+        "CREATE TABLE t (a int) PARTITION BY HASH (a)",
+        "unsupported CREATE TABLE ... PARTITION BY",
+    );
+    check(
+        "CREATE TABLE t (a int) WITH (oids)",
+        "unsupported storage parameter oids",
+    );
+    check(
+        "CREATE TABLE t (a timestamp(3))",
+        "unsupported timestamp(3)",
+    );
+    check(
+        "CREATE TABLE t (a numeric(39))",
+        "22023 numeric precision 39 must be between 1 and 38 @27",
+    );
+    check(
+        "CREATE TABLE t (a numeric(3,4))",
+        "22023 numeric scale 4 must be between 0 and precision 3 @29",
+    );
+    check(
+        "CREATE TABLE t (a int, A int)",
+        "42701 column \"a\" specified more than once @24",
+    );
+    check(
+        "CREATE TABLE t (a int, PRIMARY KEY (b))",
+        "42703 column \"b\" named in primary key does not exist @24",
+    );
+    check(
+        "CREATE TABLE t (a int) SHARD BY HASH (b)",
+        "42703 column \"b\" named in shard key does not exist @24",
+    );
+    check(
+        "CREATE TABLE t (a int PRIMARY KEY, b int PRIMARY KEY)",
+        "42P16 multiple primary keys for one table are not allowed @42",
+    );
+    check(
+        "CREATE REFERENCE TABLE t (a int) SHARD BY HASH (a)",
+        "42P16 a reference table cannot be sharded @34",
+    );
+    check(
+        "CREATE TABLE t (a int) SHARD BY HASH (a) SHARDS 0",
+        "22023 number of shards must be at least 1 @49",
+    );
+    check(
+        "CREATE TABLE t (a int) WITH (fillfactor=5)",
+        "22023 value 5 out of bounds for option \"fillfactor\" @41",
+    );
+    check(
+        "CREATE TABLE t (a strnig)",
+        "42704 type \"strnig\" does not exist @19",
+    );
+    check(
+        "CREATE TABLE select (a int)",
+        "42601 syntax error at or near \"select\" @14",
+    );
+    check_hint("CREATE TABLE t (a intger)", 19, "did you mean \"integer\"?");
+    check_hint(
+        "CREATE TABLE t (a int b int)",
+        23,
+        "a comma may be missing before this, or it is no constraint",
+    );
+    check_hint(
+        "CREATE TABLE t (a int,)",
+        23,
+        "the comma before \")\" is one too many",
+    );
+    check_hint(
+        "CREATE TABLE t (a int",
+        22,
+        "the list of columns is never closed with \")\"",
+    );
+}
+
+#[test]
+fn views_schemas_and_drops() {
+    check(
+        "CREATE SCHEMA IF NOT EXISTS S",
+        "schema s if_not_exists=true",
+    );
+    check(
+        "CREATE SCHEMA pg_x",
+        "42939 unacceptable schema name \"pg_x\" @15",
+    );
+    check(
+        "CREATE OR REPLACE VIEW s.v (A, b) AS SELECT  1, 2 ; SELECT 3",
+        "view s.v [\"a\", \"b\"] or_replace=true as [SELECT  1, 2] ;; query SELECT 3",
+    );
+    check(
+        "CREATE VIEW v AS SELECT 1 WITH CHECK OPTION",
+        "unsupported WITH CHECK OPTION",
+    );
+    check(
+        "CREATE VIEW v AS INSERT INTO t VALUES (1)",
+        "unsupported WITH before or around INSERT, UPDATE, DELETE or MERGE",
+    );
+    check(
+        "DROP TABLE IF EXISTS a, s.b CASCADE",
+        "drop table a s.b if_exists=true cascade=true",
+    );
+    check(
+        "DROP VIEW v RESTRICT",
+        "drop view v if_exists=false cascade=false",
+    );
+    check(
+        "DROP SCHEMA s",
+        "drop schema s if_exists=false cascade=false",
+    );
+    check("DROP INDEX i", "unsupported DROP INDEX");
+    check(
+        "CREATE UNIQUE INDEX i ON t (a)",
+        "unsupported CREATE UNIQUE INDEX",
+    );
+    check_hint("CREATE TABEL t (a int)", 8, "did you mean \"TABLE\"?");
+}
+
+#[test]
+fn insert_splits_target_and_source() {
+    check(
+        "INSERT INTO T VALUES (1, DEFAULT)",
+        "insert t [] VALUES (1, DEFAULT)",
+    );
+    check(
+        "INSERT INTO s.t (A, b) SELECT 1, 2",
+        "insert s.t [\"a\", \"b\"] SELECT 1, 2",
+    );
+    check("INSERT INTO t (SELECT 1)", "insert t [] (SELECT 1)");
+    check(
+        "INSERT INTO t (a, a) VALUES (1, 2)",
+        "42701 column \"a\" specified more than once @15",
+    );
+    check(
+        "INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING",
+        "unsupported INSERT ... ON CONFLICT",
+    );
+    check(
+        "INSERT INTO t VALUES (1) RETURNING a",
+        "unsupported INSERT ... RETURNING",
+    );
+    check(
+        "INSERT INTO t DEFAULT VALUES",
+        "unsupported INSERT ... DEFAULT VALUES",
+    );
+    check(
+        "INSERT INTO t VALUES (1",
+        "42601 syntax error at end of input @24",
+    );
+    check_hint(
+        "INSERT INTO t VALUES (1",
+        24,
+        "the \"(\" at line 1, column 22 is never closed",
+    );
+    let statements = parse("INSERT INTO t VALUES (DEFAULT, \"default\", 1)").expect("an insert");
+    let Statement::Insert(insert) = &statements[0].statement else {
+        panic!("an insert")
+    };
+    let sqlparser::ast::SetExpr::Values(values) = &*insert.source.body else {
+        panic!("values")
+    };
+    let defaults: Vec<bool> = values.rows[0].content.iter().map(is_default).collect();
+    assert_eq!(defaults, [true, false, false]);
+}
+
+#[test]
+fn copy_has_postgresqls_defaults_and_both_forms() {
+    let csv = "copy t [] Stdin Csv delimiter=',' null=\"\" header=true/false quote='\"' escape='\"' fnn=[] fn=[]";
+    check("COPY t FROM STDIN CSV HEADER", csv);
+    check("copy t from stdin with csv header", csv);
+    check("COPY t FROM STDIN WITH (FORMAT csv, HEADER)", csv);
+    check("COPY t FROM STDIN (FORMAT 'csv', HEADER on)", csv);
+    check(
+        "COPY s.t (A, b) FROM '/f'",
+        "copy s.t [\"a\", \"b\"] File(\"/f\") Text delimiter='\\t' null=\"\\\\N\" header=false/false quote='\"' escape='\"' fnn=[] fn=[]",
+    );
+    check(
+        "COPY t (a) FROM STDIN (FORMAT csv, DELIMITER '|', NULL 'x', HEADER match, QUOTE '''', FORCE_NOT_NULL (a), FORCE_NULL (a))",
+        "copy t [\"a\"] Stdin Csv delimiter='|' null=\"x\" header=true/true quote='\\'' escape='\\'' fnn=[\"a\"] fn=[\"a\"]",
+    );
+    check(
+        "COPY t FROM STDIN DELIMITER AS ',' NULL 'n' CSV FORCE NOT NULL a, b ESCAPE '\\'",
+        "copy t [] Stdin Csv delimiter=',' null=\"n\" header=false/false quote='\"' escape='\\\\' fnn=[\"a\", \"b\"] fn=[]",
+    );
+    check(
+        "COPY t FROM 'f' (FORMAT parquet)",
+        "copy t [] File(\"f\") Parquet delimiter='\\t' null=\"\\\\N\" header=false/false quote='\"' escape='\"' fnn=[] fn=[]",
+    );
+}
+
+#[test]
+fn copy_refuses_options_that_contradict() {
+    let cases = [
+        (
+            "DELIMITER 'ab'",
+            "0A000 COPY delimiter must be a single one-byte character @0",
+        ),
+        (
+            "DELIMITER 'é'",
+            "0A000 COPY delimiter must be a single one-byte character @0",
+        ),
+        ("DELIMITER 'a'", "22023 COPY delimiter cannot be \"a\" @0"),
+        (
+            "DELIMITER E'\\n'",
+            "22023 COPY delimiter cannot be newline or carriage return @0",
+        ),
+        (
+            "NULL E'\\n'",
+            "22023 COPY null representation cannot use newline or carriage return @0",
+        ),
+        (
+            "QUOTE 'x'",
+            "0A000 COPY quote available only in CSV mode @0",
+        ),
+        (
+            "FORMAT csv, QUOTE ','",
+            "22023 COPY delimiter and quote must be different @0",
+        ),
+        (
+            "FORMAT csv, NULL ','",
+            "0A000 COPY delimiter must not appear in the NULL specification @0",
+        ),
+        (
+            "FORMAT csv, NULL '\"'",
+            "0A000 CSV quote character must not appear in the NULL specification @0",
+        ),
+        (
+            "FORMAT csv, FORMAT csv",
+            "42601 conflicting or redundant options @36",
+        ),
+        (
+            "FORMAT parquet, HEADER",
+            "0A000 COPY header not available in Parquet mode @0",
+        ),
+        (
+            "FORMAT csv, FORCE_NULL (b)",
+            "42P10 FORCE_NULL column \"b\" not referenced by COPY @0",
+        ),
+        ("FORMAT xls", "22023 COPY format \"xls\" not recognized @31"),
+        (
+            "HEADER maybe",
+            "42601 header requires a Boolean value or \"match\" @31",
+        ),
+        (
+            "FROBNICATE",
+            "42601 option \"frobnicate\" not recognized @24",
+        ),
+        ("FORMAT binary", "unsupported COPY with the binary format"),
+    ];
+    for (options, expected) in cases {
+        check(&format!("COPY t (a) FROM STDIN ({options})"), expected);
+    }
+    check("COPY t TO STDOUT", "unsupported COPY ... TO");
+    check("COPY (SELECT 1) TO STDOUT", "unsupported COPY ... TO");
+    check("COPY t FROM PROGRAM 'ls'", "unsupported COPY FROM PROGRAM");
+    check(
+        "COPY t FROM STDIN WHERE a > 1",
+        "unsupported COPY ... WHERE",
+    );
+    check(
+        "COPY t FROM STDIN CSV HEADER, NULL ''",
+        "42601 syntax error at or near \",\" @29",
+    );
+}
+
+#[test]
+fn settings() {
+    check("SET x TO 'Y'", "set local=false x = Some(\"Y\")");
+    check(
+        "SET LOCAL Work_Mem = -1",
+        "set local=true work_mem = Some(\"-1\")",
+    );
+    check(
+        "SET SESSION tessera.x = on",
+        "set local=false tessera.x = Some(\"on\")",
+    );
+    check("SET x = DEFAULT", "set local=false x = None");
+    check(
+        "SET search_path = \"MySchema\", public",
+        "set local=false search_path = Some(\"\\\"MySchema\\\", public\")",
+    );
+    check(
+        "SET TIME ZONE 'UTC'",
+        "set local=false timezone = Some(\"UTC\")",
+    );
+    check("SET TIME ZONE LOCAL", "set local=false timezone = None");
+    check(
+        "SET NAMES 'UTF8'",
+        "set local=false client_encoding = Some(\"UTF8\")",
+    );
+    check(
+        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        "set local=false default_transaction_isolation = Some(\"repeatable read\")",
+    );
+    check(
+        "SET TRANSACTION READ ONLY",
+        "set local=true transaction_read_only = Some(\"on\")",
+    );
+    check("SET ROLE r", "unsupported SET ROLE");
+    check("SET role = r", "set local=false role = Some(\"r\")");
+    check("SHOW ALL", "show all");
+    check("SHOW TIME ZONE", "show timezone");
+    check(
+        "SHOW transaction isolation level",
+        "show transaction_isolation",
+    );
+    check("SHOW SHARDS; show nodes", "show shards ;; show nodes");
+    check(
+        "RESET ALL; RESET x; DISCARD ALL",
+        "reset None ;; reset Some(\"x\") ;; reset None",
+    );
+    check("SET x 1", "42601 syntax error at or near \"1\" @7");
+}
+
+#[test]
+fn cluster_commands() {
+    check("VERIFY TABLE s.t", "verify s.t");
+    check(
+        "ALTER SHARD 3 OF t SWITCH LEADER",
+        "shard 3 of t: SwitchLeader",
+    );
+    check(
+        "ALTER SHARD 0 OF TABLE s.t PROMOTE",
+        "shard 0 of s.t: Promote",
+    );
+    check(
+        "alter shard 1 of t force promote accept data loss",
+        "shard 1 of t: ForcePromoteAcceptDataLoss",
+    );
+    check(
+        "ALTER SHARD 5000000000 OF t PROMOTE",
+        "22023 shard 5000000000 is out of range @13",
+    );
+    check(
+        "ALTER SHARD 1 OF t FORCE PROMOTE",
+        "42601 syntax error at or near \"FORCE\" @20",
+    );
+}
+
+#[test]
+fn what_is_not_there_yet_is_named() {
+    for sql in [
+        "UPDATE t SET a = 1",
+        "DELETE FROM t",
+        "MERGE INTO t USING u ON true WHEN MATCHED THEN DELETE",
+        "TRUNCATE t",
+        "BEGIN",
+        "START TRANSACTION",
+        "COMMIT",
+        "ROLLBACK",
+        "SAVEPOINT s",
+        "ALTER TABLE t ADD a int",
+        "GRANT ALL ON t TO u",
+        "CREATE INDEX i ON t (a)",
+        "DECLARE c CURSOR FOR SELECT 1",
+        "FETCH c",
+        "PREPARE p AS SELECT 1",
+        "EXECUTE p",
+        "LISTEN c",
+        "LOCK t",
+        "VACUUM",
+        "ANALYZE t",
+        "CREATE SEQUENCE s",
+        "CREATE FUNCTION f() RETURNS int",
+        "DO $$ x $$",
+        "SELECT 1 FOR UPDATE",
+        "SELECT * FROM (SELECT 1 FROM t FOR SHARE) x",
+        "SELECT 1 INTO t",
+        "WITH x AS (INSERT INTO t VALUES (1)) SELECT 1",
+        "WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x",
+        "INSERT INTO t SELECT 1 FOR UPDATE",
+        "SELECT * FROM t TABLESAMPLE BERNOULLI (1)",
+        "CREATE MATERIALIZED VIEW v AS SELECT 1",
+    ] {
+        let statements = parse(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        assert!(
+            print(&statements[0].statement).starts_with("unsupported "),
+            "{sql}: {statements:?}"
+        );
+    }
+}
+
+#[test]
+fn errors_have_a_place_and_advice() {
+    check(
+        "SELECT 1 FORM t x",
+        "42601 syntax error at or near \"t\" @15",
+    );
+    check(
+        "SELECT 1;\nSELECT (1;",
+        "42601 syntax error at or near \";\" @20",
+    );
+    check("SELECT 'é', 1 +", "42601 syntax error at end of input @16");
+    check(
+        "SELECT 'abc",
+        "42601 unterminated quoted string at or near \"'abc\" @8",
+    );
+    check(
+        "SELECT \"abc",
+        "42601 unterminated quoted identifier at or near \"\"abc\" @8",
+    );
+    check(
+        "SELECT 1 /* x",
+        "42601 unterminated /* comment at or near \"/* x\" @10",
+    );
+    check(
+        "SELECT $a$ x",
+        "42601 unterminated dollar-quoted string at or near \"$a$ x\" @8",
+    );
+    check(")", "42601 syntax error at or near \")\" @1");
+    check_hint("SELCT 1", 1, "did you mean \"SELECT\"?");
+    check_hint("UPDTE t SET a = 1", 1, "did you mean \"UPDATE\"?");
+    check_hint(
+        "SELECT a FORM t",
+        15,
+        "did you mean \"FROM\" instead of \"FORM\"?",
+    );
+    check_hint(
+        "SELECT a, FROM t",
+        11,
+        "the comma before \"FROM\" may be one too many",
+    );
+    check_hint(
+        "SELECT a b c FROM t",
+        12,
+        "a comma or an operator may be missing before \"c\"",
+    );
+    check_hint(
+        "SELECT (1",
+        10,
+        "the \"(\" at line 1, column 8 is never closed",
+    );
+    let error = parse("SELECT 1;\n\n  SELECT FROM WHERE").expect_err("no condition");
+    assert_eq!((error.line, error.column), (3, 15));
+}
+
+#[test]
+fn deep_texts_are_errors_and_not_overflows() {
+    for depth in [150, 1_000, 100_000] {
+        for (open, middle, close) in [
+            ("SELECT ", "1", ""),
+            ("(", "SELECT 1", ")"),
+            ("SELECT (", "1", ")"),
+            ("SELECT * FROM (", "SELECT 1", ") x"),
+            ("SELECT CASE WHEN ", "1", " THEN 1 END"),
+            ("SELECT f(", "1", ")"),
+            ("SELECT NOT ", "true", ""),
+            ("SELECT - ", "1", ""),
+            ("SELECT 1 IN (SELECT ", "1", ")"),
+            ("SELECT 1", "", " + 1"),
+            ("SELECT 1", "", " UNION SELECT 1"),
+            ("SELECT 1", "", "::int"),
+            ("SELECT a", "", "[1]"),
+            ("SELECT 1", "", " IS NULL"),
+            ("SELECT * FROM (((((", "t", ")))))"),
+            ("WITH x AS (", "SELECT 1", ") SELECT 1"),
+            ("EXPLAIN ", "SELECT 1", ""),
+        ] {
+            let (first, again) = open.split_once(' ').unwrap_or(("", open));
+            let repeated = if again.is_empty() { open } else { again };
+            for sql in [
+                format!("{}{middle}{}", open.repeat(depth), close.repeat(depth)),
+                format!(
+                    "{first} {}{middle}{}",
+                    repeated.repeat(depth),
+                    close.repeat(depth)
+                ),
+                open.repeat(depth),
+            ] {
+                // Only that it returns, and that what it returns can be walked and freed, matters.
+                let result = parse(&sql);
+                drop(result.clone());
+            }
+        }
+    }
+    let at_limit = format!("SELECT 1{}", " + 1".repeat(CHAIN_DEPTH_MAX));
+    assert_eq!(parse(&at_limit).expect("at the limit").len(), 1);
+}
+
+/// Statements of every kind, to break.
+const SEEDS: &[&str] = &[
+    "SELECT a, count(*) FILTER (WHERE b > 1) OVER (PARTITION BY c ORDER BY d) FROM s.t JOIN u USING (a) WHERE x IN (1, 2) GROUP BY 1 HAVING max(b) > $1 ORDER BY 1 DESC LIMIT 3",
+    "WITH RECURSIVE r (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM r WHERE n < 5) SELECT CASE WHEN n = 1 THEN 'é' ELSE E'\\n' END::text, interval '1 day', date '2020-01-01' FROM r",
+    "CREATE TABLE IF NOT EXISTS s.\"T\" (a int8 NOT NULL DEFAULT (1 + 2), b numeric(15, 2), c varchar(10) DEFAULT 'x', PRIMARY KEY (a, b)) WITH (fillfactor = 70) SHARD BY HASH (a) SHARDS 4 COLOCATE WITH o",
+    "COPY s.t (a, b) FROM STDIN WITH (FORMAT csv, HEADER match, DELIMITER '|', NULL '', QUOTE '\"', FORCE_NULL (a))",
+    "COPY t FROM '/f' WITH CSV HEADER DELIMITER AS '|' NULL AS 'n' FORCE NOT NULL a, b",
+    "INSERT INTO s.t (a, b) VALUES (1, $$x;y$$), (DEFAULT, NULL), ($1, -2.5e10)",
+    "EXPLAIN (ANALYZE, VERBOSE off, FORMAT json) SELECT * FROM a, LATERAL (SELECT 1) b /* c */ -- d",
+    "CREATE OR REPLACE VIEW v (a, b) AS SELECT extract(year FROM d), substring('a' FROM 1 FOR 2) FROM t",
+    "SET SESSION search_path TO \"A\", b; SHOW TIME ZONE; DISCARD ALL; SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    "ALTER SHARD 3 OF s.t FORCE PROMOTE ACCEPT DATA LOSS; VERIFY TABLE t; DROP TABLE IF EXISTS a, b CASCADE",
+];
+
+/// Splitmix64: texts differ from run to run only if the seed does.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % bound.max(1) as u64).unwrap_or(0)
+    }
+}
+
+/// Checks what holds of every answer.
+fn check_answer(sql: &str) {
+    match parse(sql) {
+        Ok(statements) => {
+            for statement in statements {
+                assert!(sql.contains(&statement.text), "{sql}");
+                print(&statement.statement);
+            }
+        }
+        Err(error) => {
+            assert_eq!(error.sqlstate.len(), 5, "{sql}");
+            assert!(
+                !error.message.is_empty() && !error.message.contains('\n') || sql.contains('\n'),
+                "{sql}"
+            );
+            assert!(
+                error
+                    .position
+                    .is_none_or(|at| at >= 1 && at <= sql.chars().count() + 1),
+                "{sql}: {error:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn broken_texts_are_answered() {
+    let words: Vec<Vec<&str>> = SEEDS
+        .iter()
+        .map(|sql| sql.split_inclusive([' ', '(', ')', ',', '\'']).collect())
+        .collect();
+    for seed in SEEDS {
+        for (end, _) in seed.char_indices() {
+            check_answer(&seed[..end]);
+        }
+    }
+    let mut random = Random(54);
+    for _ in 0..6_000 {
+        let mut sql = words[random.below(words.len())].clone();
+        for _ in 0..=random.below(3) {
+            let at = random.below(sql.len());
+            let other = &words[random.below(words.len())];
+            match random.below(4) {
+                0 => drop(sql.remove(at)),
+                1 => sql.insert(at, other[random.below(other.len())]),
+                2 => {
+                    sql[at] = [
+                        "'", "\"", "$", "(", ")", ";", "é", "\\", "\0", ".", "--", "/*", "$$",
+                    ][random.below(13)]
+                }
+                _ => {
+                    let to = random.below(sql.len());
+                    sql.swap(at, to);
+                }
+            }
+            if sql.is_empty() {
+                break;
+            }
+        }
+        check_answer(&sql.concat());
+    }
+}

@@ -18,15 +18,37 @@ use crate::statement::TypeName;
 const NUMERIC_PRECISION_MAX: u32 = 38;
 
 /// numeric without arguments; the reason is at [`TypeName::Numeric`].
-const NUMERIC_DEFAULT: TypeName = TypeName::Numeric { precision: 38, scale: 10 };
+const NUMERIC_DEFAULT: TypeName = TypeName::Numeric {
+    precision: 38,
+    scale: 10,
+};
 
 /// PostgreSQL's bound on n of char(n) and varchar(n).
 const CHARS_MAX: u32 = 10_485_760;
 
 /// First words of the types there are, for "did you mean".
 const KNOWN: &[&str] = &[
-    "BOOL", "BOOLEAN", "SMALLINT", "INTEGER", "BIGINT", "REAL", "DOUBLE", "FLOAT", "NUMERIC", "DECIMAL", "TEXT",
-    "VARCHAR", "CHAR", "CHARACTER", "DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ", "INTERVAL", "BYTEA", "UUID",
+    "BOOL",
+    "BOOLEAN",
+    "SMALLINT",
+    "INTEGER",
+    "BIGINT",
+    "REAL",
+    "DOUBLE",
+    "FLOAT",
+    "NUMERIC",
+    "DECIMAL",
+    "TEXT",
+    "VARCHAR",
+    "CHAR",
+    "CHARACTER",
+    "DATE",
+    "TIME",
+    "TIMESTAMP",
+    "TIMESTAMPTZ",
+    "INTERVAL",
+    "BYTEA",
+    "UUID",
 ];
 
 /// Reads a type.
@@ -58,7 +80,9 @@ pub(crate) fn parse_type(cursor: &mut Cursor<'_>) -> Result<TypeName, Stop> {
         "NUMERIC" | "DECIMAL" | "DEC" => numeric(cursor)?,
         "TEXT" => TypeName::Text,
         "VARCHAR" => TypeName::Varchar(length(cursor)?),
-        "CHAR" | "CHARACTER" | "NCHAR" if cursor.take(&["VARYING"]) => TypeName::Varchar(length(cursor)?),
+        "CHAR" | "CHARACTER" | "NCHAR" if cursor.take(&["VARYING"]) => {
+            TypeName::Varchar(length(cursor)?)
+        }
         "CHAR" | "CHARACTER" | "NCHAR" | "BPCHAR" => TypeName::Char(length(cursor)?.unwrap_or(1)),
         "DATE" => TypeName::Date,
         "TIME" => time(cursor)?,
@@ -73,7 +97,10 @@ pub(crate) fn parse_type(cursor: &mut Cursor<'_>) -> Result<TypeName, Stop> {
         _ => return unknown(cursor, start, &word.to_ascii_lowercase()),
     };
     if cursor.sees_symbol(&Token::LBracket) || cursor.sees(&["ARRAY"]) {
-        return unsupported(format!("array type {data_type}[]"), "keep the elements in a table of their own");
+        return unsupported(
+            format!("array type {data_type}[]"),
+            "keep the elements in a table of their own",
+        );
     }
     Ok(data_type)
 }
@@ -90,13 +117,24 @@ fn unknown(cursor: &Cursor<'_>, start: usize, word: &str) -> Result<TypeName, St
         "bit" | "varbit" => "use bytea, or bool columns",
         "name" => "use varchar(63)",
         "oid" | "regclass" | "xid" => "use int8",
-        "point" | "line" | "lseg" | "box" | "path" | "polygon" | "circle" => "keep the coordinates in float8 columns",
-        "int4range" | "int8range" | "numrange" | "tsrange" | "tstzrange" | "daterange" => "keep both ends in columns",
+        "point" | "line" | "lseg" | "box" | "path" | "polygon" | "circle" => {
+            "keep the coordinates in float8 columns"
+        }
+        "int4range" | "int8range" | "numrange" | "tsrange" | "tstzrange" | "daterange" => {
+            "keep both ends in columns"
+        }
         "tsvector" | "tsquery" => "keep the document in a text column",
         _ => {
-            let error = ParseError::at(cursor.sql(), start, "42704", format!("type \"{word}\" does not exist"));
+            let error = ParseError::at(
+                cursor.sql(),
+                start,
+                "42704",
+                format!("type \"{word}\" does not exist"),
+            );
             return Err(match did_you_mean(word, KNOWN) {
-                Some(known) => error.with_hint(format!("did you mean \"{}\"?", known.to_ascii_lowercase())).into(),
+                Some(known) => error
+                    .with_hint(format!("did you mean \"{}\"?", known.to_ascii_lowercase()))
+                    .into(),
                 None => error.into(),
             });
         }
@@ -112,7 +150,12 @@ fn argument(cursor: &mut Cursor<'_>, what: &str, min: u32, max: u32) -> Result<O
     let before = *cursor;
     let n = cursor.number(what)?;
     if n < min || n > max {
-        return Err(before.error("22023", format!("{what} {n} must be between {min} and {max}")).into());
+        return Err(before
+            .error(
+                "22023",
+                format!("{what} {n} must be between {min} and {max}"),
+            )
+            .into());
     }
     cursor.expect_symbol(&Token::RParen)?;
     Ok(Some(n))
@@ -135,8 +178,12 @@ fn numeric(cursor: &mut Cursor<'_>) -> Result<TypeName, Stop> {
     }
     let before = *cursor;
     let precision = cursor.number("numeric precision")?;
-    let Some(digits) = u8::try_from(precision).ok().filter(|_| (1..=NUMERIC_PRECISION_MAX).contains(&precision)) else {
-        let message = format!("numeric precision {precision} must be between 1 and {NUMERIC_PRECISION_MAX}");
+    let Some(digits) = u8::try_from(precision)
+        .ok()
+        .filter(|_| (1..=NUMERIC_PRECISION_MAX).contains(&precision))
+    else {
+        let message =
+            format!("numeric precision {precision} must be between 1 and {NUMERIC_PRECISION_MAX}");
         return Err(before.error("22023", message).into());
     };
     let mut scale = 0;
@@ -149,20 +196,27 @@ fn numeric(cursor: &mut Cursor<'_>) -> Result<TypeName, Stop> {
         scale = match i8::try_from(asked) {
             Ok(scale) if asked <= precision => scale,
             _ => {
-                let message = format!("numeric scale {asked} must be between 0 and precision {precision}");
+                let message =
+                    format!("numeric scale {asked} must be between 0 and precision {precision}");
                 return Err(before.error("22023", message).into());
             }
         };
     }
     cursor.expect_symbol(&Token::RParen)?;
-    Ok(TypeName::Numeric { precision: digits, scale })
+    Ok(TypeName::Numeric {
+        precision: digits,
+        scale,
+    })
 }
 
 /// `(p)` of a time type. We keep microseconds, which is p = 6; a smaller p would have to round every value.
 fn microseconds(cursor: &mut Cursor<'_>, what: &str) -> Result<(), Stop> {
     match argument(cursor, "precision", 0, 6)? {
         None | Some(6) => Ok(()),
-        Some(p) => unsupported(format!("{what}({p})"), format!("{what} keeps microseconds; round with date_trunc")),
+        Some(p) => unsupported(
+            format!("{what}({p})"),
+            format!("{what} keeps microseconds; round with date_trunc"),
+        ),
     }
 }
 
@@ -186,8 +240,14 @@ fn timestamp(cursor: &mut Cursor<'_>) -> Result<TypeName, Stop> {
 
 fn interval(cursor: &mut Cursor<'_>) -> Result<TypeName, Stop> {
     microseconds(cursor, "interval")?;
-    if ["YEAR", "MONTH", "DAY", "HOUR", "MINUTE", "SECOND"].iter().any(|field| cursor.sees(&[field])) {
-        return unsupported("an interval of certain fields", "use interval; it keeps months, days and microseconds");
+    if ["YEAR", "MONTH", "DAY", "HOUR", "MINUTE", "SECOND"]
+        .iter()
+        .any(|field| cursor.sees(&[field]))
+    {
+        return unsupported(
+            "an interval of certain fields",
+            "use interval; it keeps months, days and microseconds",
+        );
     }
     Ok(TypeName::Interval)
 }

@@ -14,8 +14,14 @@ use crate::error::{Stop, did_you_mean, unsupported};
 /// First words and advice, longer ones before their own beginnings.
 const STATEMENTS: &[(&[&str], &str)] = &[
     (&["UPDATE"], "insert the new rows; UPDATE is not there yet"),
-    (&["DELETE"], "drop the table, or keep a column that marks dead rows; DELETE is not there yet"),
-    (&["MERGE"], "use INSERT INTO ... SELECT ... WHERE NOT EXISTS (...)"),
+    (
+        &["DELETE"],
+        "drop the table, or keep a column that marks dead rows; DELETE is not there yet",
+    ),
+    (
+        &["MERGE"],
+        "use INSERT INTO ... SELECT ... WHERE NOT EXISTS (...)",
+    ),
     (&["TRUNCATE"], "drop the table and create it again"),
     (&["BEGIN"], TRANSACTIONS),
     (&["START", "TRANSACTION"], TRANSACTIONS),
@@ -26,16 +32,40 @@ const STATEMENTS: &[(&[&str], &str)] = &[
     (&["SAVEPOINT"], TRANSACTIONS),
     (&["RELEASE"], TRANSACTIONS),
     (&["PREPARE", "TRANSACTION"], TRANSACTIONS),
-    (&["PREPARE"], "prepare through the client library (the extended protocol)"),
-    (&["EXECUTE"], "execute through the client library (the extended protocol)"),
-    (&["DEALLOCATE"], "close the statement through the client library (the extended protocol)"),
-    (&["DECLARE"], "read the query's rows as they come; they are not kept in memory"),
-    (&["FETCH"], "read the query's rows as they come; they are not kept in memory"),
-    (&["MOVE"], "read the query's rows as they come; they are not kept in memory"),
+    (
+        &["PREPARE"],
+        "prepare through the client library (the extended protocol)",
+    ),
+    (
+        &["EXECUTE"],
+        "execute through the client library (the extended protocol)",
+    ),
+    (
+        &["DEALLOCATE"],
+        "close the statement through the client library (the extended protocol)",
+    ),
+    (
+        &["DECLARE"],
+        "read the query's rows as they come; they are not kept in memory",
+    ),
+    (
+        &["FETCH"],
+        "read the query's rows as they come; they are not kept in memory",
+    ),
+    (
+        &["MOVE"],
+        "read the query's rows as they come; they are not kept in memory",
+    ),
     (&["CLOSE"], "there are no cursors to close yet"),
-    (&["ALTER", "TABLE"], "create a new table and fill it with INSERT INTO ... SELECT"),
+    (
+        &["ALTER", "TABLE"],
+        "create a new table and fill it with INSERT INTO ... SELECT",
+    ),
     (&["ALTER", "VIEW"], "use CREATE OR REPLACE VIEW"),
-    (&["ALTER", "SYSTEM"], "change the configuration file and restart"),
+    (
+        &["ALTER", "SYSTEM"],
+        "change the configuration file and restart",
+    ),
     (&["ALTER", "ROLE"], ROLES),
     (&["ALTER", "USER"], ROLES),
     (&["ALTER"], "drop the object and create it again"),
@@ -46,12 +76,30 @@ const STATEMENTS: &[(&[&str], &str)] = &[
     (&["NOTIFY"], "poll a table"),
     (&["UNLISTEN"], "poll a table"),
     (&["LOCK"], "leave it out; every statement sees one snapshot"),
-    (&["VACUUM"], "leave it out; storage is cleaned in the background"),
-    (&["ANALYZE"], "leave it out; statistics are gathered while data is loaded"),
-    (&["ANALYSE"], "leave it out; statistics are gathered while data is loaded"),
-    (&["CLUSTER"], "leave it out; rows are sorted when they are written"),
-    (&["REINDEX"], "leave it out; there are no indexes to rebuild"),
-    (&["CHECKPOINT"], "leave it out; a statement is durable when it returns"),
+    (
+        &["VACUUM"],
+        "leave it out; storage is cleaned in the background",
+    ),
+    (
+        &["ANALYZE"],
+        "leave it out; statistics are gathered while data is loaded",
+    ),
+    (
+        &["ANALYSE"],
+        "leave it out; statistics are gathered while data is loaded",
+    ),
+    (
+        &["CLUSTER"],
+        "leave it out; rows are sorted when they are written",
+    ),
+    (
+        &["REINDEX"],
+        "leave it out; there are no indexes to rebuild",
+    ),
+    (
+        &["CHECKPOINT"],
+        "leave it out; a statement is durable when it returns",
+    ),
     (&["COMMENT"], "keep descriptions outside the database"),
     (&["SECURITY"], ROLES),
     (&["IMPORT"], "load files with COPY"),
@@ -61,24 +109,43 @@ const STATEMENTS: &[(&[&str], &str)] = &[
     (&["REFRESH"], "views are computed when they are read"),
 ];
 
-const TRANSACTIONS: &str = "every statement is a transaction of its own; transactions over several are not there yet";
+const TRANSACTIONS: &str =
+    "every statement is a transaction of its own; transactions over several are not there yet";
 const ROLES: &str = "roles and privileges are not there yet";
 const FUNCTIONS: &str = "there are no procedures; run their statements from the client";
 const EXTERNAL: &str = "load the data into a table with COPY";
 
 /// What CREATE and DROP know of and we do not, and advice.
 const OBJECTS: &[(&[&str], &str)] = &[
-    (&["UNIQUE", "INDEX"], "make the columns the PRIMARY KEY; there are no other indexes"),
-    (&["INDEX"], "leave it out; scans skip what statistics and the shard key rule out"),
+    (
+        &["UNIQUE", "INDEX"],
+        "make the columns the PRIMARY KEY; there are no other indexes",
+    ),
+    (
+        &["INDEX"],
+        "leave it out; scans skip what statistics and the shard key rule out",
+    ),
     (&["SEQUENCE"], "use uuid with DEFAULT gen_random_uuid()"),
-    (&["MATERIALIZED", "VIEW"], "create a table and fill it with INSERT INTO ... SELECT"),
-    (&["RECURSIVE", "VIEW"], "use CREATE VIEW v AS WITH RECURSIVE ..."),
+    (
+        &["MATERIALIZED", "VIEW"],
+        "create a table and fill it with INSERT INTO ... SELECT",
+    ),
+    (
+        &["RECURSIVE", "VIEW"],
+        "use CREATE VIEW v AS WITH RECURSIVE ...",
+    ),
     (&["UNLOGGED", "TABLE"], "leave out UNLOGGED"),
     (&["FOREIGN"], EXTERNAL),
     (&["EXTERNAL"], EXTERNAL),
     (&["SERVER"], EXTERNAL),
-    (&["DATABASE"], "use CREATE SCHEMA; a cluster is one database"),
-    (&["TABLESPACE"], "leave it out; shards are placed by the cluster"),
+    (
+        &["DATABASE"],
+        "use CREATE SCHEMA; a cluster is one database",
+    ),
+    (
+        &["TABLESPACE"],
+        "leave it out; shards are placed by the cluster",
+    ),
     (&["EXTENSION"], "leave it out; there are no extensions"),
     (&["LANGUAGE"], FUNCTIONS),
     (&["FUNCTION"], FUNCTIONS),
@@ -98,7 +165,10 @@ const OBJECTS: &[(&[&str], &str)] = &[
     (&["DOMAIN"], "use the built-in types"),
     (&["COLLATION"], "text is ordered by its bytes"),
     (&["TEXT", "SEARCH"], "use LIKE or a regular expression"),
-    (&["STATISTICS"], "leave it out; statistics are gathered while data is loaded"),
+    (
+        &["STATISTICS"],
+        "leave it out; statistics are gathered while data is loaded",
+    ),
     (&["PUBLICATION"], "tables are replicated by the cluster"),
     (&["SUBSCRIPTION"], "tables are replicated by the cluster"),
     (&["POLICY"], ROLES),
@@ -110,8 +180,8 @@ const OBJECTS: &[(&[&str], &str)] = &[
 
 /// First words of the statements we do.
 const KNOWN: &[&str] = &[
-    "SELECT", "WITH", "VALUES", "TABLE", "EXPLAIN", "CREATE", "DROP", "INSERT", "COPY", "SET", "SHOW", "RESET",
-    "DISCARD", "VERIFY", "ALTER",
+    "SELECT", "WITH", "VALUES", "TABLE", "EXPLAIN", "CREATE", "DROP", "INSERT", "COPY", "SET",
+    "SHOW", "RESET", "DISCARD", "VERIFY", "ALTER",
 ];
 
 /// Objects CREATE and DROP do.
@@ -122,7 +192,11 @@ pub(crate) fn refuse_statement<T>(cursor: &Cursor<'_>) -> Result<T, Stop> {
     if let Some((words, hint)) = STATEMENTS.iter().find(|(words, _)| cursor.sees(words)) {
         return unsupported(words.join(" "), *hint);
     }
-    let known: Vec<&str> = KNOWN.iter().copied().chain(STATEMENTS.iter().map(|(words, _)| words[0])).collect();
+    let known: Vec<&str> = KNOWN
+        .iter()
+        .copied()
+        .chain(STATEMENTS.iter().map(|(words, _)| words[0]))
+        .collect();
     wrong_word(cursor, &known)
 }
 
@@ -131,7 +205,11 @@ pub(crate) fn refuse_object<T>(cursor: &Cursor<'_>, verb: &str) -> Result<T, Sto
     if let Some((words, hint)) = OBJECTS.iter().find(|(words, _)| cursor.sees(words)) {
         return unsupported(format!("{verb} {}", words.join(" ")), *hint);
     }
-    let known: Vec<&str> = KNOWN_OBJECTS.iter().copied().chain(OBJECTS.iter().map(|(words, _)| words[0])).collect();
+    let known: Vec<&str> = KNOWN_OBJECTS
+        .iter()
+        .copied()
+        .chain(OBJECTS.iter().map(|(words, _)| words[0]))
+        .collect();
     wrong_word(cursor, &known)
 }
 
