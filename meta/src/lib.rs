@@ -9,6 +9,8 @@
 //! Everything that must not split-brain (shard configurations, names, ids) changes here by compare-and-swap over several
 //! keys. We write no consensus protocol: `LocalMeta` lives in one router; an etcd implementation makes it highly available.
 
+pub mod directory;
+pub mod limits;
 pub mod local;
 pub mod remote;
 pub mod server;
