@@ -1,1 +1,274 @@
-fn main() {}
+//! The `tessera` binary: subcommands and wiring. Everything it starts lives in `tessera` (this package's library) and below.
+
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tessera::config::{self, HTTP_ADDRESS_DEFAULT, NODES_DEFAULT, PG_ADDRESS_DEFAULT};
+use tessera::embedded::{Embedded, EmbeddedOptions};
+use tessera::processes;
+use tessera_benches::tpch::run::{self, Load, TpchOptions, Verify};
+use tessera_benches::tpch::schema::Ddl;
+use tessera_proto::Error;
+use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A sharded, replicated, distributed SQL database.
+#[derive(Debug, Parser)]
+#[command(name = "tessera", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a cluster in a temporary folder, load TPC-H data, run the 22 queries and check every result
+    Demo(DemoArgs),
+    /// Start router and shard nodes in this process, durable in one folder
+    Start(StartArgs),
+    /// Start a router that shard nodes in other processes join
+    Router(ConfigArg),
+    /// Start one shard node
+    ShardNode(ConfigArg),
+    /// Open the shell
+    Sql(tessera_shell::ShellOptions),
+    /// Measure
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// TPC-H scale factor; 1 is about 1 GB of text
+    #[arg(long, default_value_t = 0.1)]
+    scale: f64,
+    /// Shard nodes
+    #[arg(long, default_value_t = NODES_DEFAULT)]
+    nodes: u32,
+    /// Keep the data in this folder
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Write the results to this file as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct StartArgs {
+    /// Data folder
+    #[arg(long)]
+    data: PathBuf,
+    /// Shard nodes
+    #[arg(long, default_value_t = NODES_DEFAULT)]
+    nodes: u32,
+    /// PostgreSQL wire address
+    #[arg(long, default_value = PG_ADDRESS_DEFAULT)]
+    pg: SocketAddr,
+    /// Flight SQL address (not available yet)
+    #[arg(long)]
+    flight: Option<SocketAddr>,
+    /// Health and metrics address
+    #[arg(long, default_value = HTTP_ADDRESS_DEFAULT)]
+    http: SocketAddr,
+    /// Folder below which COPY FROM 'file' may read
+    #[arg(long)]
+    files_root: Option<PathBuf>,
+    /// Query memory, MiB (default: half of the machine's)
+    #[arg(long)]
+    memory_mib: Option<usize>,
+    /// Listen beyond this machine without TLS or passwords
+    #[arg(long)]
+    insecure: bool,
+}
+
+#[derive(Debug, Args)]
+struct ConfigArg {
+    /// Settings as TOML; see config/ for examples
+    #[arg(long)]
+    config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// The 22 queries derived from TPC-H
+    Tpch(TpchArgs),
+}
+
+#[derive(Debug, Args)]
+struct TpchArgs {
+    /// Server to measure
+    #[arg(long, default_value = "postgres://tessera@127.0.0.1:5433/tessera")]
+    url: String,
+    /// Scale factor; 1 is about 1 GB of text
+    #[arg(long, default_value_t = 0.1)]
+    scale: f64,
+    /// Create and load the tables first
+    #[arg(long)]
+    load: bool,
+    /// Load from Parquet files in this folder, which must be below the server's --files-root; written first if missing
+    #[arg(long, requires = "load")]
+    files: Option<PathBuf>,
+    /// Queries by number, separated by commas; all by default
+    #[arg(long, value_delimiter = ',')]
+    queries: Option<Vec<u8>>,
+    /// Timed runs of each query, after one untimed
+    #[arg(long, default_value_t = 1)]
+    runs: usize,
+    /// Compare every answer with single-process DataFusion over the same rows
+    #[arg(long)]
+    verify: bool,
+    /// Compare every answer with qN.csv in this folder instead
+    #[arg(long, conflicts_with = "verify")]
+    answers: Option<PathBuf>,
+    /// Time single-process DataFusion on Parquet in turns with the server and print the ratio
+    #[arg(long)]
+    compare: bool,
+    /// Shards of each sharded table
+    #[arg(long, default_value_t = run::SHARDS_DEFAULT)]
+    shards: u32,
+    /// Write the results to this file as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+impl TpchArgs {
+    fn options(self) -> TpchOptions {
+        let mut options = TpchOptions::new(self.url, self.scale);
+        options.load = match (self.load, self.files) {
+            (false, _) => Load::Skip,
+            (true, None) => Load::Stream,
+            (true, Some(dir)) => Load::Files(dir),
+        };
+        options.ddl = Ddl::Sharded(self.shards);
+        options.queries = self.queries;
+        options.runs = self.runs;
+        options.verify = self.answers.map(Verify::Answers).or(self.verify.then_some(Verify::Oracle));
+        options.compare = self.compare;
+        options.json = self.json;
+        options
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return report(&Error::io("starting threads", &e)),
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(code) => code,
+        Err(error) => report(&error),
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode, Error> {
+    match command {
+        Command::Demo(args) => demo(args).await,
+        Command::Start(args) => start(args).await,
+        Command::Router(arg) => {
+            let config = config::read(&arg.config).map_err(|e| Error::new("22023", e.0))?;
+            processes::run_router(config, stop_on_signal()).await.map(|()| ExitCode::SUCCESS)
+        }
+        Command::ShardNode(arg) => {
+            let config = config::read(&arg.config).map_err(|e| Error::new("22023", e.0))?;
+            processes::run_shard_node(config, stop_on_signal()).await.map(|()| ExitCode::SUCCESS)
+        }
+        Command::Sql(options) => Ok(exit_code(tessera_shell::run(options).await)),
+        Command::Bench(Bench::Tpch(args)) => {
+            let report = run::run_tpch(args.options()).await.map_err(|e| Error::new("58000", e.to_string()))?;
+            Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+async fn demo(args: DemoArgs) -> Result<ExitCode, Error> {
+    let temporary = tempfile::tempdir().map_err(|e| Error::io("creating a temporary folder", &e))?;
+    let dir = args.keep.clone().unwrap_or_else(|| temporary.path().to_path_buf());
+    println!("starting {} shard nodes in {}", args.nodes, dir.display());
+    let cluster = Embedded::start(EmbeddedOptions::local(dir, args.nodes)).await?;
+    let report = run::demo(&cluster.url(), args.scale, args.json.as_deref()).await;
+    let ok = match &report {
+        Ok(report) => report.ok(),
+        Err(_) => false,
+    };
+    if ok && std::io::IsTerminal::is_terminal(&std::io::stdin()) && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+        println!("the cluster is running; type SQL, \\? for help, \\q to end");
+        tessera_shell::run(tessera_shell::ShellOptions::connect(&cluster.url())).await;
+    }
+    cluster.shutdown().await?;
+    report.map_err(|e| Error::new("58000", e.to_string()))?;
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn start(args: StartArgs) -> Result<ExitCode, Error> {
+    if args.flight.is_some() {
+        return Err(Error::unsupported("--flight: Flight SQL is not available yet", "connect by the PostgreSQL wire (--pg)"));
+    }
+    let stop = stop_on_signal();
+    let options = EmbeddedOptions {
+        dir: args.data.clone(),
+        nodes: args.nodes,
+        pg: args.pg,
+        http: Some(args.http),
+        files_root: args.files_root,
+        memory_bytes: config::memory_bytes(args.memory_mib),
+        insecure: args.insecure,
+    };
+    let mut cluster = Embedded::start(options).await?;
+    println!("tessera: {} shard nodes, data in {}", cluster.nodes().len(), args.data.display());
+    println!("  SQL     {}   (psql '{}' or: tessera sql)", cluster.pg_address(), cluster.url());
+    if let Some(http) = cluster.http_address() {
+        println!("  health  http://{http}/healthz   metrics http://{http}/metrics");
+    }
+    let failed = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        result = cluster.failed() => result,
+    };
+    cluster.shutdown().await?;
+    failed.map(|()| ExitCode::SUCCESS)
+}
+
+/// Fires at SIGINT or SIGTERM; a second signal ends the process at once.
+fn stop_on_signal() -> CancellationToken {
+    let stop = CancellationToken::new();
+    let fired = stop.clone();
+    tokio::spawn(async move {
+        signal().await;
+        eprintln!("stopping; again to stop at once");
+        fired.cancel();
+        signal().await;
+        std::process::exit(130);
+    });
+    stop
+}
+
+async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+fn report(error: &Error) -> ExitCode {
+    eprintln!("tessera: {} ({})", error.message, error.code);
+    if let Some(detail) = &error.detail {
+        eprintln!("  detail: {detail}");
+    }
+    if let Some(hint) = &error.hint {
+        eprintln!("  hint: {hint}");
+    }
+    ExitCode::FAILURE
+}

@@ -1,1 +1,15 @@
-fn main(){}
+//! The one integration-test binary: whole clusters, through the PostgreSQL wire, as users meet them.
+//!
+//! ```text
+//!   cluster.rs   start, stop, kill: embedded clusters in this process, or real processes
+//!   slt.rs       every file of slt/ on every cluster shape
+//!   tpch.rs      the 22 queries against stored answers
+//!   restart.rs   what was acknowledged is there after a clean stop and after kill -9
+//!   bad_input.rs errors a user can make, and their SQLSTATEs
+//! ```
+
+mod bad_input;
+mod cluster;
+mod restart;
+mod slt;
+mod tpch;

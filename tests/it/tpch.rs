@@ -1,0 +1,26 @@
+//! The 22 queries derived from TPC-H, loaded through the real ingest path, against the stored answers.
+
+use crate::cluster;
+use std::path::PathBuf;
+use tessera_benches::tpch::run::{self, Load, TpchOptions, Verify};
+
+async fn answers_match(nodes: u32) {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let cluster = cluster::embedded(dir.path(), nodes).await;
+    let mut options = TpchOptions::new(cluster.url(), 0.01);
+    options.load = Load::Stream;
+    options.verify = Some(Verify::Answers(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/answers/sf0.01")));
+    let report = run::run_tpch(options).await.expect("the benchmark runs");
+    assert!(report.ok(), "{report}");
+    cluster.shutdown().await.expect("stops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node() {
+    answers_match(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes() {
+    answers_match(3).await;
+}
