@@ -1,1 +1,4 @@
-//! placeholder
+//! Owns rows: a node's shards, their logs, their copies, and the transactions that write them.
+
+pub mod scan;
+pub mod storage;

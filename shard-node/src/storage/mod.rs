@@ -1,0 +1,21 @@
+//! What a node keeps on disk: one log for all its shards, and per shard the rows in memory and in Parquet segments.
+//!
+//! ```text
+//!   DIR/identity.json                 cluster, node, disk            identity.rs
+//!   DIR/wal/00000001.wal ...          one log for all shards         wal.rs
+//!   DIR/shards/7-3/MANIFEST-12.json   which segments, up to where    manifest.rs
+//!   DIR/shards/7-3/seg/*.parquet|pk   rows, and hashes of their keys segment.rs, sidecar.rs
+//!
+//!   log entry ── committed ──▶ apply ──▶ delta (Arrow, in memory) ── seal ──▶ segments + manifest ──▶ log may be cut
+//!   large load ── stage ──▶ segments, durable but invisible ── commit entry ──▶ apply makes them visible
+//! ```
+//!
+//! A row has one commit timestamp and is visible at a snapshot S when it is not above S. Readers take an immutable
+//! [`version::Version`]; nothing they hold ever changes. Not here: who may write (replication, transactions), and deletes.
+
+pub mod identity;
+pub mod shard_store;
+pub mod wal;
+
+pub use identity::Identity;
+pub use shard_store::{MetadataCache, ShardStore, SnapshotManifest, StageWriter, Write};
