@@ -39,14 +39,8 @@ pub(crate) fn parse_set(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
     let refused: [(&[&str], &str); 4] = [
         (&["AUTHORIZATION"], "connect as the other user"),
         (&["ROLE"], "connect as the other user"),
-        (
-            &["CONSTRAINTS"],
-            "leave the statement out; no constraint is deferrable",
-        ),
-        (
-            &["XML", "OPTION"],
-            "leave the statement out; there is no xml type",
-        ),
+        (&["CONSTRAINTS"], "leave the statement out; no constraint is deferrable"),
+        (&["XML", "OPTION"], "leave the statement out; there is no xml type"),
     ];
     for (words, hint) in refused {
         if cursor.sees(words) && !is_assignment(cursor) {
@@ -59,11 +53,7 @@ pub(crate) fn parse_set(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
         let default = cursor.is_done() || cursor.take(&["DEFAULT"]);
         (
             String::from("client_encoding"),
-            if default {
-                None
-            } else {
-                Some(cursor.string()?)
-            },
+            if default { None } else { Some(cursor.string()?) },
         )
     } else if cursor.sees(&["SCHEMA"]) && !is_assignment(cursor) {
         cursor.skip(1);
@@ -72,10 +62,7 @@ pub(crate) fn parse_set(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
         let name = setting_name(cursor)?;
         if !cursor.take(&["TO"]) {
             if !cursor.sees_symbol(&Token::Eq) {
-                return Err(cursor
-                    .syntax_error()
-                    .with_hint("expected TO or \"=\"")
-                    .into());
+                return Err(cursor.syntax_error().with_hint("expected TO or \"=\"").into());
             }
             cursor.skip(1);
         }
@@ -124,19 +111,13 @@ fn one_value(cursor: &mut Cursor<'_>) -> Result<String, Stop> {
         return Ok(text);
     }
     let before = *cursor;
-    let sign = if cursor.take_symbol(&Token::Minus) {
-        "-"
-    } else {
-        ""
-    };
+    let sign = if cursor.take_symbol(&Token::Minus) { "-" } else { "" };
     let signed = !sign.is_empty() || cursor.take_symbol(&Token::Plus);
     let text = match cursor.peek() {
         Some(Token::Number(digits, _)) => format!("{sign}{digits}"),
         Some(Token::Word(_)) if !signed => {
             // TRUE, FALSE and ON are reserved as names and yet values.
-            let reserved = ["TRUE", "FALSE", "ON"]
-                .into_iter()
-                .find(|word| cursor.sees(&[word]));
+            let reserved = ["TRUE", "FALSE", "ON"].into_iter().find(|word| cursor.sees(&[word]));
             match reserved {
                 Some(word) => word.to_ascii_lowercase(),
                 None => return cursor.name(),
@@ -187,19 +168,13 @@ fn transaction_mode(cursor: &mut Cursor<'_>, prefix: &str, local: bool) -> Resul
     } else if cursor.take(&["NOT", "DEFERRABLE"]) {
         ("deferrable", "off")
     } else if cursor.sees(&["SNAPSHOT"]) {
-        return unsupported(
-            "SET TRANSACTION SNAPSHOT",
-            "run the statements in one session",
-        );
+        return unsupported("SET TRANSACTION SNAPSHOT", "run the statements in one session");
     } else {
         let hint = "expected ISOLATION LEVEL, READ ONLY, READ WRITE or DEFERRABLE";
         return Err(cursor.syntax_error().with_hint(hint).into());
     };
     if !cursor.is_done() && (cursor.sees_symbol(&Token::Comma) || cursor.peek_word().is_some()) {
-        return unsupported(
-            "several transaction modes in one SET",
-            "write one SET for each",
-        );
+        return unsupported("several transaction modes in one SET", "write one SET for each");
     }
     cursor.finish()?;
     Ok(Statement::Set {
@@ -219,8 +194,7 @@ fn isolation_level(cursor: &mut Cursor<'_>) -> Result<&'static str, Stop> {
     match levels.into_iter().find(|(words, _)| cursor.take(words)) {
         Some((_, level)) => Ok(level),
         None => {
-            let hint =
-                "levels are SERIALIZABLE, REPEATABLE READ, READ COMMITTED and READ UNCOMMITTED";
+            let hint = "levels are SERIALIZABLE, REPEATABLE READ, READ COMMITTED and READ UNCOMMITTED";
             Err(cursor.syntax_error().with_hint(hint).into())
         }
     }
@@ -267,10 +241,7 @@ fn spelled_out_name(cursor: &mut Cursor<'_>) -> Result<String, Stop> {
     let spelled_out: [(&[&str], &str); 3] = [
         (&["ALL"], "all"),
         (&["TIME", "ZONE"], "timezone"),
-        (
-            &["TRANSACTION", "ISOLATION", "LEVEL"],
-            "transaction_isolation",
-        ),
+        (&["TRANSACTION", "ISOLATION", "LEVEL"], "transaction_isolation"),
     ];
     if cursor.sees(&["SESSION", "AUTHORIZATION"]) {
         return unsupported(
@@ -278,10 +249,7 @@ fn spelled_out_name(cursor: &mut Cursor<'_>) -> Result<String, Stop> {
             "use current_user, or connect as the other user",
         );
     }
-    match spelled_out
-        .into_iter()
-        .find(|(words, _)| cursor.take(words))
-    {
+    match spelled_out.into_iter().find(|(words, _)| cursor.take(words)) {
         Some((_, name)) => Ok(name.to_owned()),
         None => setting_name(cursor),
     }
@@ -314,9 +282,5 @@ pub(crate) fn parse_alter_shard(cursor: &mut Cursor<'_>) -> Result<Statement, St
         return Err(cursor.syntax_error().with_hint(hint).into());
     };
     cursor.finish()?;
-    Ok(Statement::AlterShard {
-        shard,
-        table,
-        action,
-    })
+    Ok(Statement::AlterShard { shard, table, action })
 }

@@ -46,10 +46,7 @@ pub(crate) fn parse_copy(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
     }
     cursor.expect(&["FROM"])?;
     if cursor.sees(&["PROGRAM"]) {
-        return unsupported(
-            "COPY FROM PROGRAM",
-            "pipe the program's output into COPY FROM STDIN",
-        );
+        return unsupported("COPY FROM PROGRAM", "pipe the program's output into COPY FROM STDIN");
     }
     let source = match cursor.take(&["STDIN"]) {
         true => CopySource::Stdin,
@@ -103,9 +100,7 @@ enum Header {
 /// Sets an option that may be given once; `before` is its name.
 fn set<T>(before: &Cursor<'_>, option: &mut Option<T>, value: T) -> Result<(), Stop> {
     if option.is_some() {
-        return Err(before
-            .error("42601", "conflicting or redundant options")
-            .into());
+        return Err(before.error("42601", "conflicting or redundant options").into());
     }
     *option = Some(value);
     Ok(())
@@ -116,10 +111,7 @@ fn read_list(cursor: &mut Cursor<'_>, given: &mut Given) -> Result<(), Stop> {
         let before = *cursor;
         // An option's name may be any word, reserved ones too: NULL is one of them.
         let Some(Token::Word(word)) = cursor.peek() else {
-            return Err(cursor
-                .syntax_error()
-                .with_hint("expected a COPY option")
-                .into());
+            return Err(cursor.syntax_error().with_hint("expected a COPY option").into());
         };
         let name = word.value.to_ascii_lowercase();
         cursor.skip(1);
@@ -132,16 +124,8 @@ fn read_list(cursor: &mut Cursor<'_>, given: &mut Given) -> Result<(), Stop> {
             "encoding" => set(&before, &mut given.encoding, value(cursor)?)?,
             "header" => set(&before, &mut given.header, read_header(cursor)?)?,
             "freeze" => set(&before, &mut given.freeze, read_bool(cursor, "freeze")?)?,
-            "force_not_null" => set(
-                &before,
-                &mut given.force_not_null,
-                cursor.names_in_parentheses()?,
-            )?,
-            "force_null" => set(
-                &before,
-                &mut given.force_null,
-                cursor.names_in_parentheses()?,
-            )?,
+            "force_not_null" => set(&before, &mut given.force_not_null, cursor.names_in_parentheses()?)?,
+            "force_null" => set(&before, &mut given.force_null, cursor.names_in_parentheses()?)?,
             "force_quote" => {
                 return Err(before
                     .error("0A000", "COPY force quote only available using COPY TO")
@@ -162,10 +146,7 @@ fn read_list(cursor: &mut Cursor<'_>, given: &mut Given) -> Result<(), Stop> {
 
 fn read_legacy(cursor: &mut Cursor<'_>, given: &mut Given, with: bool) -> Result<(), Stop> {
     if with && cursor.is_done() {
-        return Err(cursor
-            .syntax_error()
-            .with_hint("expected a COPY option")
-            .into());
+        return Err(cursor.syntax_error().with_hint("expected a COPY option").into());
     }
     loop {
         let before = *cursor;
@@ -240,10 +221,7 @@ fn read_format(cursor: &mut Cursor<'_>) -> Result<CopyFormat, Stop> {
         "csv" => Ok(CopyFormat::Csv),
         "text" => Ok(CopyFormat::Text),
         "parquet" => Ok(CopyFormat::Parquet),
-        "binary" => unsupported(
-            "COPY with the binary format",
-            "use the text or the csv format",
-        ),
+        "binary" => unsupported("COPY with the binary format", "use the text or the csv format"),
         other => Err(before
             .error("22023", format!("COPY format \"{other}\" not recognized"))
             .with_hint("formats are text, csv and parquet")
@@ -270,9 +248,7 @@ fn read_bool(cursor: &mut Cursor<'_>, name: &str) -> Result<bool, Stop> {
     let before = *cursor;
     match boolean(&value(cursor)?) {
         Some(yes) => Ok(yes),
-        None => Err(before
-            .error("42601", format!("{name} requires a Boolean value"))
-            .into()),
+        None => Err(before.error("42601", format!("{name} requires a Boolean value")).into()),
     }
 }
 
@@ -299,9 +275,7 @@ impl Given {
         self.check_format(format)?;
         let csv = format == CopyFormat::Csv;
         let delimiter = one_byte(
-            self.delimiter
-                .as_deref()
-                .unwrap_or(if csv { "," } else { "\t" }),
+            self.delimiter.as_deref().unwrap_or(if csv { "," } else { "\t" }),
             "delimiter",
         )?;
         let null = self
@@ -309,9 +283,7 @@ impl Given {
             .unwrap_or_else(|| if csv { String::new() } else { "\\N".to_owned() });
         let quote = one_byte(self.quote.as_deref().unwrap_or("\""), "quote")?;
         let escape = one_byte(
-            self.escape
-                .as_deref()
-                .unwrap_or(quote.encode_utf8(&mut [0; 4])),
+            self.escape.as_deref().unwrap_or(quote.encode_utf8(&mut [0; 4])),
             "escape",
         )?;
         if matches!(delimiter, '\r' | '\n') {
@@ -333,10 +305,7 @@ impl Given {
             ));
         }
         if csv && delimiter == quote {
-            return Err(ParseError::whole(
-                "22023",
-                "COPY delimiter and quote must be different",
-            ));
+            return Err(ParseError::whole("22023", "COPY delimiter and quote must be different"));
         }
         if null.contains(delimiter) {
             return Err(ParseError::whole(
@@ -382,12 +351,7 @@ impl Given {
             (self.header.is_some(), "header"),
             (self.encoding.is_some(), "encoding"),
         ];
-        let first = |options: &[(bool, &'static str)]| {
-            options
-                .iter()
-                .find(|(given, _)| *given)
-                .map(|(_, name)| *name)
-        };
+        let first = |options: &[(bool, &'static str)]| options.iter().find(|(given, _)| *given).map(|(_, name)| *name);
         if format != CopyFormat::Csv
             && let Some(name) = first(&csv_only)
         {
@@ -419,16 +383,9 @@ fn one_byte(text: &str, what: &str) -> Result<char, ParseError> {
 }
 
 /// Columns of a FORCE option, which must be among those copied where the statement lists them.
-fn referenced(
-    names: Option<Vec<String>>,
-    columns: &[String],
-    option: &str,
-) -> Result<Vec<String>, ParseError> {
+fn referenced(names: Option<Vec<String>>, columns: &[String], option: &str) -> Result<Vec<String>, ParseError> {
     let names = names.unwrap_or_default();
-    match names
-        .iter()
-        .find(|name| !columns.is_empty() && !columns.contains(name))
-    {
+    match names.iter().find(|name| !columns.is_empty() && !columns.contains(name)) {
         Some(name) => Err(ParseError::whole(
             "42P10",
             format!("{option} column \"{name}\" not referenced by COPY"),

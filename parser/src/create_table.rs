@@ -39,10 +39,7 @@ const AFTER_DEFAULT: &[&str] = &[
 ];
 
 /// Reads what follows `CREATE TABLE` or `CREATE REFERENCE TABLE`.
-pub(crate) fn parse_create_table(
-    cursor: &mut Cursor<'_>,
-    reference: bool,
-) -> Result<Statement, Stop> {
+pub(crate) fn parse_create_table(cursor: &mut Cursor<'_>, reference: bool) -> Result<Statement, Stop> {
     let if_not_exists = cursor.take(&["IF", "NOT", "EXISTS"]);
     let name = cursor.object_name()?;
     refuse_other_forms(cursor)?;
@@ -98,12 +95,7 @@ struct Key {
 }
 
 impl Body {
-    fn set_primary_key(
-        &mut self,
-        cursor: &Cursor<'_>,
-        columns: Vec<String>,
-        offset: usize,
-    ) -> Result<(), Stop> {
+    fn set_primary_key(&mut self, cursor: &Cursor<'_>, columns: Vec<String>, offset: usize) -> Result<(), Stop> {
         if self.primary_key.is_some() {
             let message = "multiple primary keys for one table are not allowed";
             let hint = "for a key of several columns write PRIMARY KEY (a, b) once";
@@ -115,17 +107,8 @@ impl Body {
         Ok(())
     }
 
-    fn check(
-        &self,
-        sql: &str,
-        table: &str,
-        sharding: Option<&(Sharding, usize)>,
-    ) -> Result<(), ParseError> {
-        let names: Vec<String> = self
-            .columns
-            .iter()
-            .map(|column| column.name.clone())
-            .collect();
+    fn check(&self, sql: &str, table: &str, sharding: Option<&(Sharding, usize)>) -> Result<(), ParseError> {
+        let names: Vec<String> = self.columns.iter().map(|column| column.name.clone()).collect();
         if names.len() > COLUMNS_MAX {
             let message = format!("table \"{table}\" can have at most {COLUMNS_MAX} columns");
             return Err(ParseError::whole("54011", message));
@@ -183,9 +166,7 @@ fn read_body(cursor: &mut Cursor<'_>, body: &mut Body) -> Result<(), Stop> {
         if !cursor.take_symbol(&Token::Comma) {
             let error = cursor.syntax_error();
             return Err(match cursor.peek() {
-                Some(Token::Word(_)) => {
-                    error.with_hint("a comma may be missing before this, or it is no constraint")
-                }
+                Some(Token::Word(_)) => error.with_hint("a comma may be missing before this, or it is no constraint"),
                 Some(_) => error.with_hint("expected \",\" or \")\""),
                 None => error.with_hint("the list of columns is never closed with \")\""),
             }
@@ -233,10 +214,7 @@ fn read_table_constraint(cursor: &mut Cursor<'_>, body: &mut Body) -> Result<boo
         return unsupported("EXCLUDE constraints", "check before writing");
     }
     if named {
-        return Err(cursor
-            .syntax_error()
-            .with_hint("expected PRIMARY KEY")
-            .into());
+        return Err(cursor.syntax_error().with_hint("expected PRIMARY KEY").into());
     }
     Ok(false)
 }
@@ -270,14 +248,9 @@ fn refuse_constraint(cursor: &Cursor<'_>) -> Result<(), Stop> {
             "IDENTITY and GENERATED columns",
             "give the values yourself, or use uuid with DEFAULT gen_random_uuid()",
         ),
-        "COLLATE" => unsupported(
-            "COLLATE",
-            "leave the clause out; text is ordered by its bytes",
-        ),
+        "COLLATE" => unsupported("COLLATE", "leave the clause out; text is ordered by its bytes"),
         "DEFERRABLE" | "INITIALLY" => unsupported("deferrable constraints", "leave the clause out"),
-        "STORAGE" | "COMPRESSION" => {
-            unsupported(format!("{word} of a column"), "leave the clause out")
-        }
+        "STORAGE" | "COMPRESSION" => unsupported(format!("{word} of a column"), "leave the clause out"),
         _ => Ok(()),
     }
 }
@@ -308,10 +281,7 @@ fn read_column(cursor: &mut Cursor<'_>, body: &mut Body) -> Result<(), Stop> {
             body.set_primary_key(cursor, vec![column.name.clone()], before.offset())?;
         } else if cursor.take(&["DEFAULT"]) {
             if column.default.is_some() {
-                let message = format!(
-                    "multiple default values specified for column \"{}\"",
-                    column.name
-                );
+                let message = format!("multiple default values specified for column \"{}\"", column.name);
                 return Err(before.error("42601", message).into());
             }
             let (expression, text) = parse_expression(cursor, default_length(cursor.rest()))?;
@@ -320,10 +290,7 @@ fn read_column(cursor: &mut Cursor<'_>, body: &mut Body) -> Result<(), Stop> {
             break;
         }
         if nullable && column.not_null {
-            let message = format!(
-                "conflicting NULL/NOT NULL declarations for column \"{}\"",
-                column.name
-            );
+            let message = format!("conflicting NULL/NOT NULL declarations for column \"{}\"", column.name);
             return Err(before.error("42601", message).into());
         }
     }
@@ -352,10 +319,7 @@ fn default_length(toks: &[Tok]) -> usize {
 }
 
 /// Reads what follows the parentheses; the shard key comes with its place.
-fn read_options(
-    cursor: &mut Cursor<'_>,
-    reference: bool,
-) -> Result<Option<(Sharding, usize)>, Stop> {
+fn read_options(cursor: &mut Cursor<'_>, reference: bool) -> Result<Option<(Sharding, usize)>, Stop> {
     let mut sharding = None;
     let mut with = false;
     loop {
@@ -369,9 +333,7 @@ fn read_options(
                     .into());
             }
             if sharding.is_some() {
-                return Err(before
-                    .error("42601", "SHARD BY specified more than once")
-                    .into());
+                return Err(before.error("42601", "SHARD BY specified more than once").into());
             }
             sharding = Some((read_sharding(cursor)?, before.offset()));
         } else if !with && cursor.take(&["WITH"]) {
@@ -390,14 +352,8 @@ fn refuse_options(cursor: &Cursor<'_>) -> Result<(), Stop> {
         (&["INHERITS"], "list all columns"),
         (&["TABLESPACE"], "leave the clause out"),
         (&["ON", "COMMIT"], "temporary tables are not there yet"),
-        (
-            &["USING"],
-            "leave the clause out; there is one table format",
-        ),
-        (
-            &["WITHOUT", "OIDS"],
-            "leave the clause out; no table has them",
-        ),
+        (&["USING"], "leave the clause out; there is one table format"),
+        (&["WITHOUT", "OIDS"], "leave the clause out; no table has them"),
     ];
     for (words, hint) in refused {
         if starts_with(cursor.rest(), words) {
@@ -426,19 +382,14 @@ fn read_sharding(cursor: &mut Cursor<'_>) -> Result<Sharding, Stop> {
             let at = *cursor;
             let count = cursor.number("number of shards")?;
             if count == 0 {
-                return Err(at
-                    .error("22023", "number of shards must be at least 1")
-                    .into());
+                return Err(at.error("22023", "number of shards must be at least 1").into());
             }
             shards = Some(count);
         } else if colocate_with.is_none() && cursor.take(&["COLOCATE"]) {
             cursor.expect(&["WITH"])?;
             colocate_with = Some(cursor.object_name()?);
         } else if before.sees(&["SHARDS"]) || before.sees(&["COLOCATE"]) {
-            return Err(before
-                .syntax_error()
-                .with_hint("this clause is there already")
-                .into());
+            return Err(before.syntax_error().with_hint("this clause is there already").into());
         } else {
             return Ok(Sharding {
                 columns,

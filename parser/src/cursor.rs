@@ -187,10 +187,7 @@ impl<'a> Cursor<'a> {
     pub(crate) fn expect(&mut self, words: &[&str]) -> Result<(), Stop> {
         for word in words {
             if !self.take(&[word]) {
-                return Err(self
-                    .syntax_error()
-                    .with_hint(format!("expected {word}"))
-                    .into());
+                return Err(self.syntax_error().with_hint(format!("expected {word}")).into());
             }
         }
         Ok(())
@@ -213,18 +210,13 @@ impl<'a> Cursor<'a> {
         if self.take_symbol(symbol) {
             return Ok(());
         }
-        Err(self
-            .syntax_error()
-            .with_hint(format!("expected \"{symbol}\""))
-            .into())
+        Err(self.syntax_error().with_hint(format!("expected \"{symbol}\"")).into())
     }
 
     /// The next word in upper case, if it is an unquoted one.
     pub(crate) fn peek_word(&self) -> Option<String> {
         match self.peek() {
-            Some(Token::Word(word)) if word.quote_style.is_none() => {
-                Some(word.value.to_ascii_uppercase())
-            }
+            Some(Token::Word(word)) if word.quote_style.is_none() => Some(word.value.to_ascii_uppercase()),
             _ => None,
         }
     }
@@ -251,15 +243,10 @@ impl<'a> Cursor<'a> {
             return Err(self.syntax_error().with_hint(hint).into());
         }
         if name.is_empty() {
-            return Err(self
-                .error("42601", "zero-length delimited identifier")
-                .into());
+            return Err(self.error("42601", "zero-length delimited identifier").into());
         }
         if name.len() > NAME_BYTES_MAX {
-            let hint = format!(
-                "names have at most {NAME_BYTES_MAX} bytes, this one has {}",
-                name.len()
-            );
+            let hint = format!("names have at most {NAME_BYTES_MAX} bytes, this one has {}", name.len());
             return Err(self
                 .error("42622", format!("identifier \"{name}\" is too long"))
                 .with_hint(hint)
@@ -298,10 +285,7 @@ impl<'a> Cursor<'a> {
             names.push(self.name()?);
         }
         if !self.sees_symbol(&Token::RParen) {
-            return Err(self
-                .syntax_error()
-                .with_hint("expected \",\" or \")\"")
-                .into());
+            return Err(self.syntax_error().with_hint("expected \",\" or \")\"").into());
         }
         self.at += 1;
         Ok(names)
@@ -323,9 +307,9 @@ impl<'a> Cursor<'a> {
     /// A string, in any quotes PostgreSQL has for one.
     pub(crate) fn take_string(&mut self) -> Option<String> {
         let text = match self.peek()? {
-            Token::SingleQuotedString(text)
-            | Token::EscapedStringLiteral(text)
-            | Token::UnicodeStringLiteral(text) => text,
+            Token::SingleQuotedString(text) | Token::EscapedStringLiteral(text) | Token::UnicodeStringLiteral(text) => {
+                text
+            }
             Token::DollarQuotedString(quoted) => &quoted.value,
             _ => return None,
         };
@@ -354,10 +338,7 @@ impl<'a> Cursor<'a> {
         };
         let Ok(number) = digits.parse() else {
             let message = format!("{what} {digits} is out of range");
-            return Err(self
-                .error("22023", message)
-                .with_hint("expected a whole number")
-                .into());
+            return Err(self.error("22023", message).with_hint("expected a whole number").into());
         };
         self.at += 1;
         Ok(number)
@@ -381,9 +362,7 @@ impl<'a> Cursor<'a> {
     pub(crate) fn syntax_error(&self) -> ParseError {
         match self.rest().first() {
             Some(tok) => syntax_error_near(self.sql, tok.start, tok.end),
-            None if self.end < self.sql.len() => {
-                syntax_error_near(self.sql, self.end, self.end + 1)
-            }
+            None if self.end < self.sql.len() => syntax_error_near(self.sql, self.end, self.end + 1),
             None => ParseError::at(self.sql, self.end, "42601", "syntax error at end of input"),
         }
     }

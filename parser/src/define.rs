@@ -29,25 +29,15 @@ pub(crate) fn sees_query(cursor: &Cursor<'_>) -> bool {
 pub(crate) fn parse_create(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
     let or_replace = cursor.take(&["OR", "REPLACE"]);
     let mut scope = *cursor;
-    if (scope.take(&["GLOBAL"])
-        || scope.take(&["LOCAL"])
-        || scope.sees(&["TEMP"])
-        || scope.sees(&["TEMPORARY"]))
+    if (scope.take(&["GLOBAL"]) || scope.take(&["LOCAL"]) || scope.sees(&["TEMP"]) || scope.sees(&["TEMPORARY"]))
         && (scope.take(&["TEMP"]) || scope.take(&["TEMPORARY"]))
     {
-        return unsupported(
-            "CREATE TEMPORARY",
-            "create a plain table or view and drop it when done",
-        );
+        return unsupported("CREATE TEMPORARY", "create a plain table or view and drop it when done");
     }
     if cursor.take(&["VIEW"]) {
         return parse_create_view(cursor, or_replace);
     }
-    if or_replace
-        && ["TABLE", "SCHEMA", "REFERENCE"]
-            .iter()
-            .any(|word| cursor.sees(&[word]))
-    {
+    if or_replace && ["TABLE", "SCHEMA", "REFERENCE"].iter().any(|word| cursor.sees(&[word])) {
         return Err(cursor
             .syntax_error()
             .with_hint("OR REPLACE is for views; drop the object first")
@@ -69,8 +59,7 @@ pub(crate) fn parse_create(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
 }
 
 fn parse_create_schema(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
-    const ELEMENTS: &str =
-        "run every CREATE as a statement of its own, with the schema before the name";
+    const ELEMENTS: &str = "run every CREATE as a statement of its own, with the schema before the name";
     let if_not_exists = cursor.take(&["IF", "NOT", "EXISTS"]);
     let before = *cursor;
     let name = if cursor.sees(&["AUTHORIZATION"]) {
@@ -95,10 +84,7 @@ fn parse_create_schema(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
             .with_hint("the prefix \"pg_\" is reserved for system schemas")
             .into());
     }
-    Ok(Statement::CreateSchema {
-        name,
-        if_not_exists,
-    })
+    Ok(Statement::CreateSchema { name, if_not_exists })
 }
 
 fn parse_create_view(cursor: &mut Cursor<'_>, or_replace: bool) -> Result<Statement, Stop> {
@@ -163,18 +149,10 @@ pub(crate) fn parse_drop(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
             if_exists,
             cascade,
         }),
-        (
-            Some(ObjectName {
-                schema: Some(_), ..
-            }),
-            true,
-        ) => Err(before
-            .error("42601", "a schema has no schema before its name")
-            .into()),
-        _ => unsupported(
-            "DROP SCHEMA of several",
-            "drop one schema in each statement",
-        ),
+        (Some(ObjectName { schema: Some(_), .. }), true) => {
+            Err(before.error("42601", "a schema has no schema before its name").into())
+        }
+        _ => unsupported("DROP SCHEMA of several", "drop one schema in each statement"),
     }
 }
 
@@ -215,10 +193,7 @@ pub(crate) fn parse_insert(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
         );
     }
     if cursor.sees(&["DEFAULT", "VALUES"]) {
-        return unsupported(
-            "INSERT ... DEFAULT VALUES",
-            "name a column and write VALUES (DEFAULT)",
-        );
+        return unsupported("INSERT ... DEFAULT VALUES", "name a column and write VALUES (DEFAULT)");
     }
     if cursor
         .find_outside_parentheses(|toks| starts_with(toks, &["ON", "CONFLICT"]))
@@ -245,11 +220,7 @@ pub(crate) fn parse_insert(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
             .into());
     }
     let source = parse_query(cursor)?;
-    Ok(Statement::Insert(Insert {
-        table,
-        columns,
-        source,
-    }))
+    Ok(Statement::Insert(Insert { table, columns, source }))
 }
 
 /// Reads what follows `EXPLAIN`.
@@ -268,10 +239,7 @@ pub(crate) fn parse_explain(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> 
         let explainable = [
             "INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "EXECUTE", "DECLARE", "REFRESH",
         ];
-        return match cursor
-            .peek_word()
-            .filter(|word| explainable.contains(&word.as_str()))
-        {
+        return match cursor.peek_word().filter(|word| explainable.contains(&word.as_str())) {
             Some(word) => unsupported(format!("EXPLAIN {word}"), "explain its query alone"),
             None => Err(cursor.syntax_error().with_hint("expected a query").into()),
         };
@@ -306,10 +274,7 @@ fn read_explain_options(
                 );
             }
             "" => {
-                return Err(before
-                    .syntax_error()
-                    .with_hint("expected an option of EXPLAIN")
-                    .into());
+                return Err(before.syntax_error().with_hint("expected an option of EXPLAIN").into());
             }
             _ => {
                 return Err(before
@@ -338,9 +303,7 @@ fn read_switch(cursor: &mut Cursor<'_>, name: &str) -> Result<bool, Stop> {
         "true" | "on" | "1" => true,
         "false" | "off" | "0" => false,
         _ => {
-            return Err(cursor
-                .error("42601", format!("{name} requires a Boolean value"))
-                .into());
+            return Err(cursor.error("42601", format!("{name} requires a Boolean value")).into());
         }
     };
     cursor.skip(1);
@@ -356,10 +319,7 @@ fn read_format(cursor: &mut Cursor<'_>) -> Result<ExplainFormat, Stop> {
     match name.to_ascii_lowercase().as_str() {
         "text" => Ok(ExplainFormat::Text),
         "json" => Ok(ExplainFormat::Json),
-        "xml" | "yaml" => unsupported(
-            format!("EXPLAIN (FORMAT {name})"),
-            "formats are TEXT and JSON",
-        ),
+        "xml" | "yaml" => unsupported(format!("EXPLAIN (FORMAT {name})"), "formats are TEXT and JSON"),
         _ => {
             let message = format!("unrecognized value for EXPLAIN option \"format\": \"{name}\"");
             Err(before

@@ -46,12 +46,7 @@ impl ParseError {
     }
 
     /// An error at byte `offset` of `sql`; an offset inside a character is moved to its start.
-    pub(crate) fn at(
-        sql: &str,
-        offset: usize,
-        sqlstate: &'static str,
-        message: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn at(sql: &str, offset: usize, sqlstate: &'static str, message: impl Into<String>) -> Self {
         let mut offset = offset.min(sql.len());
         while !sql.is_char_boundary(offset) {
             offset -= 1;
@@ -168,10 +163,7 @@ mod tests {
 
     #[test]
     fn misspellings_are_recognised_and_short_words_are_left_alone() {
-        assert_eq!(
-            did_you_mean("selcet", &["INSERT", "SELECT"]),
-            Some("SELECT")
-        );
+        assert_eq!(did_you_mean("selcet", &["INSERT", "SELECT"]), Some("SELECT"));
         assert_eq!(did_you_mean("slect", &["INSERT", "SELECT"]), Some("SELECT"));
         assert_eq!(did_you_mean("a", &["AS"]), None);
         assert_eq!(did_you_mean("frobnicate", &["INSERT", "SELECT"]), None);

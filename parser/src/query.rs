@@ -6,22 +6,62 @@
 //! ```
 //!
 //! sqlparser accepts more than PostgreSQL does, and clauses the engine would quietly ignore. A clause that changes the
-//! answer and that nobody downstream looks at is refused here (`refuse_ignored_clauses`).
+//! answer and that nobody downstream looks at is refused here (`refuse_leniency`).
 
 use std::ops::ControlFlow;
 
-use sqlparser::ast::{Expr, Query, Select, SetExpr, Statement, TableFactor, Visit, Visitor};
+use sqlparser::ast::{
+    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement, TableFactor, Visit, Visitor,
+};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::{Token, TokenWithSpan};
+use sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, is_word, starts_with};
 use crate::error::{ParseError, Stop, did_you_mean, unsupported};
 use crate::split::{Tok, check_depth, syntax_error_near};
+use crate::statement::Unsupported;
 
-/// Calls into each other that sqlparser may make. A pair of parentheses takes one to three; its own default of 50
-/// refuses subqueries that people write. Its recursive functions move to a larger stack by themselves.
-const RECURSION_MAX: usize = 200;
+/// Calls into each other that sqlparser may make; a pair of parentheses takes one to three. Parsing moves to a larger
+/// stack by itself, but later walks over the tree do not: 150 nested queries overflow 2 MiB when a debug build copies
+/// them, so we stay close to sqlparser's own default of 50.
+const RECURSION_MAX: usize = 64;
+
+/// Row locks: what and advice.
+const ROW_LOCKS: (&str, &str) = (
+    "SELECT ... FOR UPDATE/SHARE",
+    "row locks need transactions, which are not there yet; leave the clause out",
+);
+
+/// Words that start a clause. sqlparser takes them for names where one is missing, and then blames a later token or
+/// none at all (`SELECT a FROM WHERE`).
+const CLAUSES: &[&str] = &[
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "GROUP",
+    "ORDER",
+    "HAVING",
+    "LIMIT",
+    "OFFSET",
+    "UNION",
+    "EXCEPT",
+    "INTERSECT",
+    "ON",
+    "USING",
+    "AS",
+    "AND",
+    "OR",
+    "WHEN",
+    "THEN",
+    "ELSE",
+    "END",
+    "INTO",
+    "WINDOW",
+    "FETCH",
+    "FOR",
+    "IN",
+];
 
 /// Words a query consists of, for "did you mean".
 const QUERY_WORDS: &[&str] = &[
@@ -54,26 +94,20 @@ pub(crate) fn parse_query(cursor: &mut Cursor<'_>) -> Result<Box<Query>, Stop> {
         return Err(cursor.syntax_error().with_hint("expected a query").into());
     }
     let query = read(cursor, toks, cursor.end(), |parser| parser.parse_query())?;
-    refuse_ignored_clauses(&*query)?;
+    refuse_leniency(cursor.sql(), toks, &*query)?;
     cursor.skip(toks.len());
     Ok(query)
 }
 
 /// Reads the next `count` tokens, which must be one expression; returns it and its text.
-pub(crate) fn parse_expression(
-    cursor: &mut Cursor<'_>,
-    count: usize,
-) -> Result<(Expr, String), Stop> {
+pub(crate) fn parse_expression(cursor: &mut Cursor<'_>, count: usize) -> Result<(Expr, String), Stop> {
     let start = *cursor;
     let (toks, text) = cursor.take_slice(count);
     if toks.is_empty() {
-        return Err(start
-            .syntax_error()
-            .with_hint("expected an expression")
-            .into());
+        return Err(start.syntax_error().with_hint("expected an expression").into());
     }
     let expression = read(&start, toks, cursor.offset(), |parser| parser.parse_expr())?;
-    refuse_ignored_clauses(&expression)?;
+    refuse_leniency(cursor.sql(), toks, &expression)?;
     Ok((expression, text.to_owned()))
 }
 
@@ -98,7 +132,14 @@ fn read<T>(
         Token::EOF => Ok(tree),
         _ => parser.expected("end of statement", parser.peek_token()),
     });
-    result.map_err(|error| translate(cursor, toks, end, error).into())
+    result.map_err(|error| match locks_rows(toks) {
+        // sqlparser takes the FOR of `SELECT 1 FOR UPDATE` for an alias, and then fails at UPDATE.
+        true => Stop::Unsupported(Unsupported {
+            what: ROW_LOCKS.0.into(),
+            hint: ROW_LOCKS.1.into(),
+        }),
+        false => translate(cursor, toks, end, error).into(),
+    })
 }
 
 /// sqlparser's error as PostgreSQL would put it.
@@ -125,9 +166,14 @@ fn translate(cursor: &Cursor<'_>, toks: &[Tok], end: usize, error: ParserError) 
         let hint = unclosed_parenthesis(sql, toks).unwrap_or_else(|| hint_from(expected, what));
         return error.with_hint(hint);
     };
-    let at = toks.partition_point(|tok| {
-        (tok.token.span.start.line, tok.token.span.start.column) < (line, column)
-    });
+    let mut at = toks.partition_point(|tok| (tok.token.span.start.line, tok.token.span.start.column) < (line, column));
+    if at >= 2
+        && at < toks.len()
+        && CLAUSES.iter().any(|word| is_word(&toks[at - 1], word))
+        && toks[at - 2].token.token == Token::Comma
+    {
+        at -= 1;
+    }
     let Some(tok) = toks.get(at) else {
         let hint = unclosed_parenthesis(sql, toks).unwrap_or_else(|| hint_from(expected, what));
         return end_error(cursor, end).with_hint(hint);
@@ -174,9 +220,7 @@ fn neighbour_hint(sql: &str, before: Option<&Tok>, tok: &Tok) -> Option<String> 
         return Some(format!("the comma before \"{text}\" may be one too many"));
     }
     for suspect in [text, text_before] {
-        if let Some(word) =
-            did_you_mean(suspect, QUERY_WORDS).filter(|word| !suspect.eq_ignore_ascii_case(word))
-        {
+        if let Some(word) = did_you_mean(suspect, QUERY_WORDS).filter(|word| !suspect.eq_ignore_ascii_case(word)) {
             return Some(format!("did you mean \"{word}\" instead of \"{suspect}\"?"));
         }
     }
@@ -188,8 +232,7 @@ fn neighbour_hint(sql: &str, before: Option<&Tok>, tok: &Tok) -> Option<String> 
         &before.token.token,
         Token::Word(_) | Token::Number(..) | Token::SingleQuotedString(_) | Token::RParen
     );
-    (starts_value && ends_value)
-        .then(|| format!("a comma or an operator may be missing before \"{text}\""))
+    (starts_value && ends_value).then(|| format!("a comma or an operator may be missing before \"{text}\""))
 }
 
 /// The innermost parenthesis that is never closed.
@@ -209,48 +252,80 @@ fn unclosed_parenthesis(sql: &str, toks: &[Tok]) -> Option<String> {
     ))
 }
 
-fn refuse_ignored_clauses(tree: &impl Visit) -> Result<(), Stop> {
-    match tree.visit(&mut IgnoredClauses) {
+/// The tokens hold a locking clause, judged by its words.
+fn locks_rows(toks: &[Tok]) -> bool {
+    let clauses: [&[&str]; 4] = [
+        &["FOR", "UPDATE"],
+        &["FOR", "SHARE"],
+        &["FOR", "NO", "KEY", "UPDATE"],
+        &["FOR", "KEY", "SHARE"],
+    ];
+    (0..toks.len()).any(|at| clauses.iter().any(|words| starts_with(&toks[at..], words)))
+}
+
+fn refuse_leniency(sql: &str, toks: &[Tok], tree: &impl Visit) -> Result<(), Stop> {
+    match tree.visit(&mut Leniency) {
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break((what, hint)) => unsupported(what, hint),
+        ControlFlow::Break(Refusal::Clause((what, hint))) => unsupported(what, hint),
+        ControlFlow::Break(Refusal::Reserved(place)) => {
+            let at = toks.partition_point(|tok| tok.token.span.start < place);
+            let Some(tok) = toks.get(at) else { return Ok(()) };
+            let before = at.checked_sub(1).and_then(|before| toks.get(before));
+            let word = &sql[tok.start..tok.end];
+            let hint = neighbour_hint(sql, before.filter(|before| before.token.token == Token::Comma), tok)
+                .unwrap_or_else(|| format!("a name or an expression is missing before \"{word}\""));
+            Err(syntax_error_near(sql, tok.start, tok.end).with_hint(hint).into())
+        }
     }
 }
 
-/// Finds clauses that sqlparser reads and that would otherwise have no effect.
-struct IgnoredClauses;
+/// Finds what sqlparser reads and should not: clauses that would have no effect, and reserved words as names.
+struct Leniency;
 
-type Refused = ControlFlow<(&'static str, &'static str)>;
+enum Refusal {
+    /// What, and advice.
+    Clause((&'static str, &'static str)),
+    /// Where the word stands.
+    Reserved(Location),
+}
 
-impl Visitor for IgnoredClauses {
-    type Break = (&'static str, &'static str);
+type Refused = ControlFlow<Refusal>;
+
+fn check_name(name: &Ident) -> Refused {
+    let reserved = name.quote_style.is_none() && CLAUSES.iter().any(|word| name.value.eq_ignore_ascii_case(word));
+    if reserved && name.span.start.line > 0 {
+        return ControlFlow::Break(Refusal::Reserved(name.span.start));
+    }
+    ControlFlow::Continue(())
+}
+
+impl Visitor for Leniency {
+    type Break = Refusal;
 
     fn pre_visit_query(&mut self, query: &Query) -> Refused {
         let foreign = "this clause belongs to another database's SQL; PostgreSQL has none like it";
         if !query.locks.is_empty() {
-            return ControlFlow::Break((
-                "SELECT ... FOR UPDATE/SHARE",
-                "row locks need transactions, which are not there yet; leave the clause out",
-            ));
+            return ControlFlow::Break(Refusal::Clause(ROW_LOCKS));
         }
         if query.for_clause.is_some()
             || query.settings.is_some()
             || query.format_clause.is_some()
             || !query.pipe_operators.is_empty()
         {
-            return ControlFlow::Break(("FOR XML/JSON, SETTINGS, FORMAT or |>", foreign));
+            return ControlFlow::Break(Refusal::Clause(("FOR XML/JSON, SETTINGS, FORMAT or |>", foreign)));
         }
         if matches!(&query.fetch, Some(fetch) if fetch.with_ties || fetch.percent) {
-            return ControlFlow::Break((
+            return ControlFlow::Break(Refusal::Clause((
                 "FETCH ... WITH TIES",
                 "use rank() over the same order and filter on it",
-            ));
+            )));
         }
         match &*query.body {
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
-                ControlFlow::Break((
+                ControlFlow::Break(Refusal::Clause((
                     "WITH before or around INSERT, UPDATE, DELETE or MERGE",
                     "write INSERT INTO t WITH ... SELECT ...; the other writing statements are not there yet",
-                ))
+                )))
             }
             _ => ControlFlow::Continue(()),
         }
@@ -258,10 +333,10 @@ impl Visitor for IgnoredClauses {
 
     fn pre_visit_select(&mut self, select: &Select) -> Refused {
         if select.into.is_some() {
-            return ControlFlow::Break((
+            return ControlFlow::Break(Refusal::Clause((
                 "SELECT ... INTO",
                 "create the table first, then use INSERT INTO ... SELECT",
-            ));
+            )));
         }
         let foreign = select.top.is_some()
             || !select.lateral_views.is_empty()
@@ -272,45 +347,53 @@ impl Visitor for IgnoredClauses {
             || !select.sort_by.is_empty();
         if foreign {
             let hint = "this clause belongs to another database's SQL; PostgreSQL has none like it";
-            return ControlFlow::Break((
+            return ControlFlow::Break(Refusal::Clause((
                 "TOP, LATERAL VIEW, PREWHERE, CONNECT BY or CLUSTER BY",
                 hint,
-            ));
+            )));
         }
         ControlFlow::Continue(())
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Refused {
         match factor {
-            TableFactor::Table {
-                sample: Some(_), ..
+            TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
+                ControlFlow::Break(Refusal::Clause(("TABLESAMPLE", "filter with random() < fraction")))
             }
-            | TableFactor::Derived {
-                sample: Some(_), ..
-            } => ControlFlow::Break(("TABLESAMPLE", "filter with random() < fraction")),
             TableFactor::Table {
-                with_ordinality: true,
-                ..
+                with_ordinality: true, ..
             }
             | TableFactor::Function {
-                with_ordinality: true,
-                ..
+                with_ordinality: true, ..
             }
             | TableFactor::UNNEST {
-                with_ordinality: true,
-                ..
-            } => ControlFlow::Break((
+                with_ordinality: true, ..
+            } => ControlFlow::Break(Refusal::Clause((
                 "WITH ORDINALITY",
                 "number the rows with row_number() OVER ()",
-            )),
+            ))),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_expr(&mut self, expression: &Expr) -> Refused {
+        match expression {
+            Expr::Identifier(name) => check_name(name),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> Refused {
+        match relation.0.as_slice() {
+            [ObjectNamePart::Identifier(name)] => check_name(name),
             _ => ControlFlow::Continue(()),
         }
     }
 
     fn pre_visit_statement(&mut self, _: &Statement) -> Refused {
-        ControlFlow::Break((
+        ControlFlow::Break(Refusal::Clause((
             "a writing statement inside a query",
             "run it as a statement of its own",
-        ))
+        )))
     }
 }

@@ -25,9 +25,10 @@ pub const TEXT_BYTES_MAX: usize = 16 << 20;
 pub const TOKENS_MAX: usize = 4 << 20;
 
 /// Deepest tree an expression or a set operation may grow without parentheses: `a + a + ...` and `UNION` chains nest to
-/// the left, one level an operator, and every later walk over the tree, even freeing it, recurses that far. A thread
-/// has 2 MiB of stack and a level takes up to 1 KiB of it in a debug build, so 1,000 leaves half of it free.
-pub const CHAIN_DEPTH_MAX: usize = 1_000;
+/// the left, one level an operator, and every later walk over the tree, even freeing it, recurses that far. Reading,
+/// visiting, printing and freeing 500 levels fits the 2 MiB of a thread's stack. Copying takes up to 14 KiB a level in a
+/// debug build: a thread that clones trees of strangers wants 8 MiB.
+pub const CHAIN_DEPTH_MAX: usize = 500;
 
 /// One token and its bytes in the whole text.
 #[derive(Debug, Clone)]
@@ -52,13 +53,11 @@ pub(crate) struct Piece<'t> {
 /// Reads `sql` into tokens, without comments and white space.
 pub(crate) fn tokenize(sql: &str) -> Result<Vec<Tok>, ParseError> {
     if sql.len() > TEXT_BYTES_MAX {
-        return Err(ParseError::whole(
-            "54000",
-            format!("statement text of {} bytes is too long", sql.len()),
-        )
-        .with_hint(format!(
-            "the limit is {TEXT_BYTES_MAX} bytes; load larger data with COPY"
-        )));
+        return Err(
+            ParseError::whole("54000", format!("statement text of {} bytes is too long", sql.len())).with_hint(
+                format!("the limit is {TEXT_BYTES_MAX} bytes; load larger data with COPY"),
+            ),
+        );
     }
     let mut spans = Vec::new();
     let dialect = PostgreSqlDialect {};
@@ -71,17 +70,13 @@ pub(crate) fn tokenize(sql: &str) -> Result<Vec<Tok>, ParseError> {
     let mut newline_since_last = false;
     for token in spans {
         if let Token::Whitespace(space) = &token.token {
-            newline_since_last |= matches!(
-                space,
-                Whitespace::Newline | Whitespace::SingleLineComment { .. }
-            );
+            newline_since_last |= matches!(space, Whitespace::Newline | Whitespace::SingleLineComment { .. });
             continue;
         }
         let start = places.advance_to(token.span.start);
         let end = places.advance_to(token.span.end);
         if let (Some(last), Token::SingleQuotedString(more)) = (toks.last_mut(), &token.token)
-            && let Token::SingleQuotedString(text) | Token::EscapedStringLiteral(text) =
-                &mut last.token.token
+            && let Token::SingleQuotedString(text) | Token::EscapedStringLiteral(text) = &mut last.token.token
         {
             // The SQL standard's continuation: 'a' and 'b' on separate lines are one string. On one line they are an
             // error, which sqlparser would take for a column alias.
@@ -93,15 +88,10 @@ pub(crate) fn tokenize(sql: &str) -> Result<Vec<Tok>, ParseError> {
             last.token.span.end = token.span.end;
         } else {
             if toks.len() == TOKENS_MAX {
-                return Err(ParseError::at(
-                    sql,
-                    start,
-                    "54000",
-                    "statement text has too many tokens",
-                )
-                .with_hint(format!(
-                    "the limit is {TOKENS_MAX}; load larger data with COPY"
-                )));
+                return Err(
+                    ParseError::at(sql, start, "54000", "statement text has too many tokens")
+                        .with_hint(format!("the limit is {TOKENS_MAX}; load larger data with COPY")),
+                );
             }
             toks.push(Tok { token, start, end });
         }
@@ -157,14 +147,20 @@ pub(crate) fn check_depth(sql: &str, toks: &[Tok]) -> Result<(), ParseError> {
                 level = outer.pop().unwrap_or_default();
                 // One level for the parentheses, one for the operator they stand under.
                 level.run = level.run.max(inner + 2);
+                level.after_operand = true;
             }
             token => level.read(token),
         }
         if level.depth() > CHAIN_DEPTH_MAX {
-            return Err(ParseError::at(sql, tok.start, "54001", "statement is too complex: too many operators in a row")
-                .with_hint(format!(
-                    "the limit is {CHAIN_DEPTH_MAX}; write long OR chains as IN (...), long UNION chains as VALUES"
-                )));
+            return Err(ParseError::at(
+                sql,
+                tok.start,
+                "54001",
+                "statement is too complex: too many operators in a row",
+            )
+            .with_hint(format!(
+                "the limit is {CHAIN_DEPTH_MAX}; write long OR chains as IN (...), long UNION chains as VALUES"
+            )));
         }
     }
     Ok(())
@@ -179,6 +175,8 @@ struct Level {
     run: usize,
     /// The largest `run` before that.
     longest_run: usize,
+    /// The last token ended an operand. After an operator even `WHEN` is an operand: sqlparser takes it for a name.
+    after_operand: bool,
 }
 
 impl Level {
@@ -188,24 +186,31 @@ impl Level {
 
     fn read(&mut self, token: &Token) {
         match token {
-            Token::Word(word) if word.quote_style.is_none() => {
-                match word.value.to_ascii_uppercase().as_str() {
-                    "UNION" | "EXCEPT" | "INTERSECT" | "JOIN" => self.sets += 1,
-                    "SELECT" | "FROM" | "WHERE" | "HAVING" | "ON" | "WHEN" | "THEN" | "ELSE" => {
-                        self.start_expression()
-                    }
-                    "AND" | "OR" | "NOT" | "IS" | "IN" | "LIKE" | "ILIKE" | "SIMILAR"
-                    | "BETWEEN" | "COLLATE" | "AT" | "ISNULL" | "NOTNULL" | "OVERLAPS"
-                    | "OPERATOR" | "REGEXP" | "RLIKE" | "ESCAPE" | "XOR" | "DIV" | "MATCH"
-                    | "MEMBER" | "MINUS" => self.run += 1,
-                    _ => {}
-                }
-            }
+            Token::Word(word) if word.quote_style.is_none() => self.read_word(&word.value.to_ascii_uppercase()),
             Token::Comma => self.start_expression(),
-            Token::Word(_) | Token::Number(..) | Token::SingleQuotedString(_) | Token::Period => {}
+            Token::Word(_) | Token::Number(..) | Token::SingleQuotedString(_) => self.after_operand = true,
+            Token::Period => {}
             // All other tokens are operators, or literals so rare that counting them does not matter.
-            _ => self.run += 1,
+            _ => self.read_operator(),
         }
+    }
+
+    fn read_word(&mut self, word: &str) {
+        match word {
+            "UNION" | "EXCEPT" | "INTERSECT" | "JOIN" => self.sets += 1,
+            "SELECT" | "FROM" | "WHERE" | "HAVING" | "ON" | "WHEN" | "THEN" | "ELSE" if self.after_operand => {
+                self.start_expression();
+            }
+            "AND" | "OR" | "NOT" | "IS" | "IN" | "LIKE" | "ILIKE" | "SIMILAR" | "BETWEEN" | "COLLATE" | "AT"
+            | "ISNULL" | "NOTNULL" | "OVERLAPS" | "OPERATOR" | "REGEXP" | "RLIKE" | "ESCAPE" | "XOR" | "DIV"
+            | "MATCH" | "MEMBER" | "MINUS" => self.read_operator(),
+            _ => self.after_operand = true,
+        }
+    }
+
+    fn read_operator(&mut self) {
+        self.run += 1;
+        self.after_operand = false;
     }
 
     fn start_expression(&mut self) {
@@ -272,17 +277,13 @@ fn lexical_error(sql: &str, last: Option<&TokenWithSpan>, error: &TokenizerError
         return syntax_error_near(
             sql,
             start,
-            sql[start..]
-                .find(char::is_whitespace)
-                .map_or(sql.len(), |n| start + n),
+            sql[start..].find(char::is_whitespace).map_or(sql.len(), |n| start + n),
         )
         .with_hint(message);
     };
     // The tokenizer blames the start of some tokens and the end of others; the end of the last good token is right for all.
     let start = if start < sql.len() { start } else { blamed };
-    let end = sql[start..]
-        .find('\n')
-        .map_or(sql.len(), |newline| start + newline);
+    let end = sql[start..].find('\n').map_or(sql.len(), |newline| start + newline);
     ParseError::at(
         sql,
         start,
@@ -322,19 +323,12 @@ mod tests {
         let toks = tokenize("'a' -- c\n  'b'").expect("one string");
         assert_eq!(toks.len(), 1);
         assert_eq!(toks[0].token.token, Token::SingleQuotedString("ab".into()));
-        assert_eq!(
-            tokenize("SELECT 'a' 'b'")
-                .expect_err("two strings")
-                .position,
-            Some(12)
-        );
+        assert_eq!(tokenize("SELECT 'a' 'b'").expect_err("two strings").position, Some(12));
     }
 
     #[test]
     fn long_chains_are_refused_and_long_lists_are_not() {
-        let depth = |sql: &str| {
-            check_depth(sql, &tokenize(sql).expect("tokens")).map_err(|error| error.sqlstate)
-        };
+        let depth = |sql: &str| check_depth(sql, &tokenize(sql).expect("tokens")).map_err(|error| error.sqlstate);
         assert_eq!(
             depth(&format!("SELECT 1{}", " + 1".repeat(CHAIN_DEPTH_MAX + 1))),
             Err("54001")
@@ -343,17 +337,12 @@ mod tests {
             depth(&format!("SELECT 1{}", " + 1".repeat(CHAIN_DEPTH_MAX / 2))),
             Ok(())
         );
-        assert_eq!(
-            depth(&format!("VALUES (1 + 1){}", ", (-1 * 2)".repeat(20_000))),
-            Ok(())
-        );
+        assert_eq!(depth(&format!("VALUES (1 + 1){}", ", (-1 * 2)".repeat(20_000))), Ok(()));
         assert_eq!(
             depth(&format!("CASE{} END", " WHEN a = 1 THEN 2".repeat(20_000))),
             Ok(())
         );
-        let nested = (0..20).fold("1".to_owned(), |inner, _| {
-            format!("({inner}){}", " + 1".repeat(60))
-        });
+        let nested = (0..20).fold("1".to_owned(), |inner, _| format!("({inner}){}", " + 1".repeat(60)));
         assert_eq!(depth(&format!("SELECT {nested}")), Err("54001"));
     }
 

@@ -80,9 +80,7 @@ pub(crate) fn parse_type(cursor: &mut Cursor<'_>) -> Result<TypeName, Stop> {
         "NUMERIC" | "DECIMAL" | "DEC" => numeric(cursor)?,
         "TEXT" => TypeName::Text,
         "VARCHAR" => TypeName::Varchar(length(cursor)?),
-        "CHAR" | "CHARACTER" | "NCHAR" if cursor.take(&["VARYING"]) => {
-            TypeName::Varchar(length(cursor)?)
-        }
+        "CHAR" | "CHARACTER" | "NCHAR" if cursor.take(&["VARYING"]) => TypeName::Varchar(length(cursor)?),
         "CHAR" | "CHARACTER" | "NCHAR" | "BPCHAR" => TypeName::Char(length(cursor)?.unwrap_or(1)),
         "DATE" => TypeName::Date,
         "TIME" => time(cursor)?,
@@ -117,20 +115,11 @@ fn unknown(cursor: &Cursor<'_>, start: usize, word: &str) -> Result<TypeName, St
         "bit" | "varbit" => "use bytea, or bool columns",
         "name" => "use varchar(63)",
         "oid" | "regclass" | "xid" => "use int8",
-        "point" | "line" | "lseg" | "box" | "path" | "polygon" | "circle" => {
-            "keep the coordinates in float8 columns"
-        }
-        "int4range" | "int8range" | "numrange" | "tsrange" | "tstzrange" | "daterange" => {
-            "keep both ends in columns"
-        }
+        "point" | "line" | "lseg" | "box" | "path" | "polygon" | "circle" => "keep the coordinates in float8 columns",
+        "int4range" | "int8range" | "numrange" | "tsrange" | "tstzrange" | "daterange" => "keep both ends in columns",
         "tsvector" | "tsquery" => "keep the document in a text column",
         _ => {
-            let error = ParseError::at(
-                cursor.sql(),
-                start,
-                "42704",
-                format!("type \"{word}\" does not exist"),
-            );
+            let error = ParseError::at(cursor.sql(), start, "42704", format!("type \"{word}\" does not exist"));
             return Err(match did_you_mean(word, KNOWN) {
                 Some(known) => error
                     .with_hint(format!("did you mean \"{}\"?", known.to_ascii_lowercase()))
@@ -151,10 +140,7 @@ fn argument(cursor: &mut Cursor<'_>, what: &str, min: u32, max: u32) -> Result<O
     let n = cursor.number(what)?;
     if n < min || n > max {
         return Err(before
-            .error(
-                "22023",
-                format!("{what} {n} must be between {min} and {max}"),
-            )
+            .error("22023", format!("{what} {n} must be between {min} and {max}"))
             .into());
     }
     cursor.expect_symbol(&Token::RParen)?;
@@ -182,8 +168,7 @@ fn numeric(cursor: &mut Cursor<'_>) -> Result<TypeName, Stop> {
         .ok()
         .filter(|_| (1..=NUMERIC_PRECISION_MAX).contains(&precision))
     else {
-        let message =
-            format!("numeric precision {precision} must be between 1 and {NUMERIC_PRECISION_MAX}");
+        let message = format!("numeric precision {precision} must be between 1 and {NUMERIC_PRECISION_MAX}");
         return Err(before.error("22023", message).into());
     };
     let mut scale = 0;
@@ -196,8 +181,7 @@ fn numeric(cursor: &mut Cursor<'_>) -> Result<TypeName, Stop> {
         scale = match i8::try_from(asked) {
             Ok(scale) if asked <= precision => scale,
             _ => {
-                let message =
-                    format!("numeric scale {asked} must be between 0 and precision {precision}");
+                let message = format!("numeric scale {asked} must be between 0 and precision {precision}");
                 return Err(before.error("22023", message).into());
             }
         };

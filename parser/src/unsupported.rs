@@ -18,10 +18,7 @@ const STATEMENTS: &[(&[&str], &str)] = &[
         &["DELETE"],
         "drop the table, or keep a column that marks dead rows; DELETE is not there yet",
     ),
-    (
-        &["MERGE"],
-        "use INSERT INTO ... SELECT ... WHERE NOT EXISTS (...)",
-    ),
+    (&["MERGE"], "use INSERT INTO ... SELECT ... WHERE NOT EXISTS (...)"),
     (&["TRUNCATE"], "drop the table and create it again"),
     (&["BEGIN"], TRANSACTIONS),
     (&["START", "TRANSACTION"], TRANSACTIONS),
@@ -62,10 +59,7 @@ const STATEMENTS: &[(&[&str], &str)] = &[
         "create a new table and fill it with INSERT INTO ... SELECT",
     ),
     (&["ALTER", "VIEW"], "use CREATE OR REPLACE VIEW"),
-    (
-        &["ALTER", "SYSTEM"],
-        "change the configuration file and restart",
-    ),
+    (&["ALTER", "SYSTEM"], "change the configuration file and restart"),
     (&["ALTER", "ROLE"], ROLES),
     (&["ALTER", "USER"], ROLES),
     (&["ALTER"], "drop the object and create it again"),
@@ -76,10 +70,7 @@ const STATEMENTS: &[(&[&str], &str)] = &[
     (&["NOTIFY"], "poll a table"),
     (&["UNLISTEN"], "poll a table"),
     (&["LOCK"], "leave it out; every statement sees one snapshot"),
-    (
-        &["VACUUM"],
-        "leave it out; storage is cleaned in the background",
-    ),
+    (&["VACUUM"], "leave it out; storage is cleaned in the background"),
     (
         &["ANALYZE"],
         "leave it out; statistics are gathered while data is loaded",
@@ -88,18 +79,9 @@ const STATEMENTS: &[(&[&str], &str)] = &[
         &["ANALYSE"],
         "leave it out; statistics are gathered while data is loaded",
     ),
-    (
-        &["CLUSTER"],
-        "leave it out; rows are sorted when they are written",
-    ),
-    (
-        &["REINDEX"],
-        "leave it out; there are no indexes to rebuild",
-    ),
-    (
-        &["CHECKPOINT"],
-        "leave it out; a statement is durable when it returns",
-    ),
+    (&["CLUSTER"], "leave it out; rows are sorted when they are written"),
+    (&["REINDEX"], "leave it out; there are no indexes to rebuild"),
+    (&["CHECKPOINT"], "leave it out; a statement is durable when it returns"),
     (&["COMMENT"], "keep descriptions outside the database"),
     (&["SECURITY"], ROLES),
     (&["IMPORT"], "load files with COPY"),
@@ -109,8 +91,7 @@ const STATEMENTS: &[(&[&str], &str)] = &[
     (&["REFRESH"], "views are computed when they are read"),
 ];
 
-const TRANSACTIONS: &str =
-    "every statement is a transaction of its own; transactions over several are not there yet";
+const TRANSACTIONS: &str = "every statement is a transaction of its own; transactions over several are not there yet";
 const ROLES: &str = "roles and privileges are not there yet";
 const FUNCTIONS: &str = "there are no procedures; run their statements from the client";
 const EXTERNAL: &str = "load the data into a table with COPY";
@@ -130,22 +111,13 @@ const OBJECTS: &[(&[&str], &str)] = &[
         &["MATERIALIZED", "VIEW"],
         "create a table and fill it with INSERT INTO ... SELECT",
     ),
-    (
-        &["RECURSIVE", "VIEW"],
-        "use CREATE VIEW v AS WITH RECURSIVE ...",
-    ),
+    (&["RECURSIVE", "VIEW"], "use CREATE VIEW v AS WITH RECURSIVE ..."),
     (&["UNLOGGED", "TABLE"], "leave out UNLOGGED"),
     (&["FOREIGN"], EXTERNAL),
     (&["EXTERNAL"], EXTERNAL),
     (&["SERVER"], EXTERNAL),
-    (
-        &["DATABASE"],
-        "use CREATE SCHEMA; a cluster is one database",
-    ),
-    (
-        &["TABLESPACE"],
-        "leave it out; shards are placed by the cluster",
-    ),
+    (&["DATABASE"], "use CREATE SCHEMA; a cluster is one database"),
+    (&["TABLESPACE"], "leave it out; shards are placed by the cluster"),
     (&["EXTENSION"], "leave it out; there are no extensions"),
     (&["LANGUAGE"], FUNCTIONS),
     (&["FUNCTION"], FUNCTIONS),
@@ -180,8 +152,8 @@ const OBJECTS: &[(&[&str], &str)] = &[
 
 /// First words of the statements we do.
 const KNOWN: &[&str] = &[
-    "SELECT", "WITH", "VALUES", "TABLE", "EXPLAIN", "CREATE", "DROP", "INSERT", "COPY", "SET",
-    "SHOW", "RESET", "DISCARD", "VERIFY", "ALTER",
+    "SELECT", "WITH", "VALUES", "TABLE", "EXPLAIN", "CREATE", "DROP", "INSERT", "COPY", "SET", "SHOW", "RESET",
+    "DISCARD", "VERIFY", "ALTER",
 ];
 
 /// Objects CREATE and DROP do.
