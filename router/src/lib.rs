@@ -1,1 +1,32 @@
-//! placeholder
+//! The router: owns statements. Protocols and sessions, the catalog, scatter and gather, the coordinator side of
+//! transactions.
+//!
+//! ```text
+//!   pg/ http/  ──▶  session.rs  ──▶  execute/   SELECT, EXPLAIN, SHOW, VERIFY          ──▶ planner, shard nodes
+//!                       │       ──▶  ingest/    INSERT, COPY: rows to shards           ──▶ txn/coordinator
+//!                       │       ──▶  ddl/       CREATE, DROP  ──▶ cluster/             ──▶ meta store
+//!                   engine.rs: everything sessions share (catalog view, oracle, runtime, memory, statistics)
+//! ```
+//!
+//! Nothing here touches rows on disk; `shard-node` is never seen, only `tessera_proto::service::ShardService`.
+
+pub mod cluster;
+pub mod copy;
+pub mod ddl;
+pub mod engine;
+pub mod error;
+pub mod execute;
+pub mod explain;
+pub mod http;
+pub mod ingest;
+pub mod outcome;
+pub mod pg;
+pub mod session;
+pub mod settings;
+pub mod txn;
+pub mod views;
+
+pub use engine::{Engine, RouterOptions};
+pub use ingest::CopyIn;
+pub use outcome::{Described, Outcome, RowsTag};
+pub use session::{Session, SessionParams};

@@ -1,0 +1,184 @@
+//! One client's state and the dispatch of its statements. One session per connection; statements run one at a time.
+//!
+//! ```text
+//!   parse (tessera_parser)  ──▶  describe: types of parameters and columns       extended protocol only
+//!                           ──▶  execute:  Outcome { Rows | Done | CopyIn }
+//! ```
+//!
+//! Every statement is its own transaction: explicit ones are refused by the parser until they are real.
+
+use crate::engine::Engine;
+use crate::error::from_unsupported;
+use crate::outcome::{Described, Outcome, RowsTag};
+use crate::settings::Settings;
+use crate::{ddl, execute, explain, ingest};
+use datafusion::scalar::ScalarValue;
+use std::sync::Arc;
+use tessera_parser::{CopySource, ParsedStatement, Statement};
+use tessera_proto::sql_type::SqlType;
+use tessera_proto::{Error, Result};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Who connects.
+#[derive(Debug, Clone, Default)]
+pub struct SessionParams {
+    /// User name; shown, not yet checked.
+    pub user: String,
+    /// Database name; there is one database, whatever it is called.
+    pub database: String,
+    /// `application_name` of the startup message.
+    pub application_name: String,
+}
+
+/// One client's session.
+#[derive(Debug)]
+pub struct Session {
+    engine: Arc<Engine>,
+    params: SessionParams,
+    settings: Settings,
+}
+
+/// What one statement runs with.
+#[derive(Debug, Clone)]
+pub(crate) struct StatementContext {
+    /// Everything shared.
+    pub engine: Arc<Engine>,
+    /// The session's settings when the statement began.
+    pub settings: Settings,
+    /// User, database, application.
+    pub params: SessionParams,
+    /// Fires when the user cancels.
+    pub cancel: CancellationToken,
+    /// When the statement must have ended.
+    pub deadline: Instant,
+}
+
+impl StatementContext {
+    /// Milliseconds left, at least 1.
+    pub fn deadline_ms(&self) -> u64 {
+        (self.deadline.saturating_duration_since(Instant::now()).as_millis() as u64).max(1)
+    }
+
+    /// Runs `work` until it ends, the user cancels, or time is over. For work that leaves nothing behind when dropped.
+    ///
+    /// # Errors
+    /// 57014, or the work's own.
+    pub async fn bounded<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(crate::error::cancelled_by_user()),
+            result = work => result,
+            () = tokio::time::sleep_until(self.deadline) => Err(crate::error::timed_out()),
+        }
+    }
+}
+
+impl Session {
+    pub(crate) fn new(engine: Arc<Engine>, params: SessionParams) -> Self {
+        let mut settings = Settings::default();
+        // A name that is too long for a setting is no reason to refuse the client.
+        let _ = settings.set_initial("application_name", &params.application_name);
+        Self { engine, params, settings }
+    }
+
+    /// Everything shared by sessions.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Who is connected.
+    pub fn params(&self) -> &SessionParams {
+        &self.params
+    }
+
+    /// A setting's value; `None` when there is no such setting. Names ignore case.
+    pub fn setting(&self, name: &str) -> Option<String> {
+        self.settings.get(name)
+    }
+
+    /// Sets a value that the client's startup message carries (`options`, `TimeZone`, ...); RESET comes back to it.
+    ///
+    /// # Errors
+    /// 42704 for an unknown name, 22023 for a bad value.
+    pub fn set_initial(&mut self, name: &str, value: &str) -> Result<()> {
+        self.settings.set_initial(name, value)
+    }
+
+    /// Types of a statement's parameters and columns, without running it. `hints[i]` is the type that the client
+    /// declared for `$i+1`.
+    ///
+    /// # Errors
+    /// What binding finds: unknown names, wrong types, parameters whose type cannot be told (42P18).
+    pub async fn describe(&self, statement: &ParsedStatement, hints: &[Option<SqlType>]) -> Result<Described> {
+        let context = self.context(CancellationToken::new());
+        context.bounded(execute::describe::describe(&context, &statement.statement, hints)).await
+    }
+
+    /// Runs a statement. `params` are the values of `$1`, `$2`, ..., of the types that `describe` told (NULLs typed).
+    ///
+    /// Dropping the future abandons the statement: reads stop, definitions and commits already sent may still happen.
+    ///
+    /// # Errors
+    /// Anything a statement can fail with; nothing of it remains, except for 40003 (nobody knows).
+    pub async fn execute(&mut self, statement: &ParsedStatement, params: Vec<ScalarValue>, cancel: CancellationToken) -> Result<Outcome> {
+        let context = self.context(cancel);
+        let result = match &statement.statement {
+            Statement::Set { local, name, value } => self.set(*local, name, value.as_deref()),
+            Statement::Reset { name } => self.reset(name.as_deref()),
+            other => run(&context, other, params).await,
+        };
+        result.map_err(crate::error::give_up)
+    }
+
+    fn context(&self, cancel: CancellationToken) -> StatementContext {
+        let deadline = Instant::now() + self.settings.time_limit();
+        StatementContext { engine: self.engine.clone(), settings: self.settings.clone(), params: self.params.clone(), cancel, deadline }
+    }
+
+    fn set(&mut self, local: bool, name: &str, value: Option<&str>) -> Result<Outcome> {
+        if local {
+            return Err(Error::unsupported("SET LOCAL is not supported", "use SET; every statement is its own transaction"));
+        }
+        match value {
+            Some(value) => self.settings.set(name, value)?,
+            None => self.settings.reset(name)?,
+        }
+        Ok(Outcome::done("SET"))
+    }
+
+    fn reset(&mut self, name: Option<&str>) -> Result<Outcome> {
+        match name {
+            Some(name) => self.settings.reset(name)?,
+            None => self.settings.reset_all(),
+        }
+        Ok(Outcome::done("RESET"))
+    }
+}
+
+/// Every statement that does not change the session itself.
+async fn run(context: &StatementContext, statement: &Statement, params: Vec<ScalarValue>) -> Result<Outcome> {
+    match statement {
+        Statement::Query(query) => execute::query::run(context, query, params, RowsTag::Select).await,
+        Statement::Explain { analyze, verbose, format, query } => {
+            let what = explain::Explain { analyze: *analyze, verbose: *verbose, format: *format };
+            explain::run(context, what, query, params).await
+        }
+        Statement::Insert(insert) => ingest::insert::run(context, insert, params).await,
+        Statement::CopyFrom(copy) => match &copy.source {
+            CopySource::Stdin => ingest::copy_in::start(context, copy).await,
+            CopySource::File(path) => ingest::copy_in::from_file(context, copy, path).await,
+        },
+        Statement::Show { name } => execute::show::run(context, name).await,
+        Statement::VerifyTable { name } => execute::verify::run(context, name).await,
+        Statement::AlterShard { shard, table, action } => ddl::alter_shard::run(context, *shard, table, *action).await,
+        Statement::CreateSchema { .. }
+        | Statement::CreateTable(_)
+        | Statement::CreateView { .. }
+        | Statement::DropTable { .. }
+        | Statement::DropView { .. }
+        | Statement::DropSchema { .. } => ddl::run(context, statement).await,
+        Statement::Unsupported(unsupported) => Err(from_unsupported(unsupported)),
+        Statement::Set { .. } | Statement::Reset { .. } => Err(Error::internal("SET and RESET belong to the session")),
+    }
+}
