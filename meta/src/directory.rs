@@ -34,7 +34,11 @@ struct Remote {
 impl ClusterDirectory {
     /// Knows nobody but the nodes of the keeper's view.
     pub fn new(views: Arc<ViewKeeper>) -> Self {
-        Self { views, local: RwLock::default(), remote: Mutex::default() }
+        Self {
+            views,
+            local: RwLock::default(),
+            remote: Mutex::default(),
+        }
     }
 
     /// Makes a node of this process known. It is forgotten when the last `Arc` of it is dropped.
@@ -65,7 +69,13 @@ impl ClusterDirectory {
             return Ok(known.shard.clone());
         }
         let shard = Arc::new(GrpcShard::new(node, &info.address)?);
-        remote.insert(node, Remote { address: info.address.clone(), shard: shard.clone() });
+        remote.insert(
+            node,
+            Remote {
+                address: info.address.clone(),
+                shard: shard.clone(),
+            },
+        );
         Ok(shard)
     }
 }
@@ -83,11 +93,18 @@ impl std::fmt::Debug for ClusterDirectory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let local: Vec<NodeId> = self.local.read().keys().copied().collect();
         let remote: Vec<NodeId> = self.remote.lock().keys().copied().collect();
-        f.debug_struct("ClusterDirectory").field("local", &local).field("remote", &remote).finish_non_exhaustive()
+        f.debug_struct("ClusterDirectory")
+            .field("local", &local)
+            .field("remote", &remote)
+            .finish_non_exhaustive()
     }
 }
 
 fn unknown(node: NodeId, registered: bool) -> Error {
-    let why = if registered { "does not run at the moment" } else { "is not registered in the cluster" };
+    let why = if registered {
+        "does not run at the moment"
+    } else {
+        "is not registered in the cluster"
+    };
     Error::unavailable(format!("node {node} {why}"))
 }

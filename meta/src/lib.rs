@@ -15,6 +15,7 @@ pub mod local;
 pub mod remote;
 pub mod server;
 pub mod view;
+mod wire;
 
 use std::time::Duration;
 use tessera_proto::Result;

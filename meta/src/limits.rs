@@ -39,14 +39,23 @@ pub fn check_prefix(prefix: &str) -> Result<()> {
 /// 54000 when something is too large, 22023 when a key is malformed or appears twice.
 pub fn check_ops(ops: &[Op]) -> Result<()> {
     if ops.len() > OPS_MAX {
-        return Err(Error::new("54000", format!("compare-and-swap of {} operations exceeds the limit of {OPS_MAX}", ops.len())));
+        return Err(Error::new(
+            "54000",
+            format!(
+                "compare-and-swap of {} operations exceeds the limit of {OPS_MAX}",
+                ops.len()
+            ),
+        ));
     }
     let mut keys = HashSet::with_capacity(ops.len());
     for op in ops {
         check_key(&op.key)?;
         check_op(op)?;
         if !keys.insert(op.key.as_str()) {
-            return Err(Error::new("22023", format!("key \"{}\" appears twice in a compare-and-swap", op.key)));
+            return Err(Error::new(
+                "22023",
+                format!("key \"{}\" appears twice in a compare-and-swap", op.key),
+            ));
         }
     }
     let bytes = ops.iter().map(op_bytes).sum::<usize>();
@@ -58,7 +67,12 @@ pub fn check_ops(ops: &[Op]) -> Result<()> {
 
 /// Size of an operation's key and value.
 pub(crate) fn op_bytes(op: &Op) -> usize {
-    op.key.len() + if let Change::Put(value) = &op.change { value.len() } else { 0 }
+    op.key.len()
+        + if let Change::Put(value) = &op.change {
+            value.len()
+        } else {
+            0
+        }
 }
 
 fn check_key(key: &str) -> Result<()> {
@@ -66,23 +80,33 @@ fn check_key(key: &str) -> Result<()> {
         return Err(too_large(format!("key of {} bytes", key.len()), KEY_BYTES_MAX));
     }
     if !key.starts_with('/') || key.contains('\0') {
-        return Err(Error::new("22023", format!("key {key:?} of the meta store must begin with / and contain no NUL")));
+        return Err(Error::new(
+            "22023",
+            format!("key {key:?} of the meta store must begin with / and contain no NUL"),
+        ));
     }
     Ok(())
 }
 
 fn check_op(op: &Op) -> Result<()> {
     if op.expect == Expect::Revision(0) {
-        return Err(Error::new("22023", format!("key \"{}\" cannot have revision 0", op.key)).with_hint("expect it to be absent"));
+        return Err(
+            Error::new("22023", format!("key \"{}\" cannot have revision 0", op.key))
+                .with_hint("expect it to be absent"),
+        );
     }
     match &op.change {
-        Change::Put(value) if value.len() > VALUE_BYTES_MAX => {
-            Err(too_large(format!("value of {} bytes for key \"{}\"", value.len(), op.key), VALUE_BYTES_MAX))
-        }
+        Change::Put(value) if value.len() > VALUE_BYTES_MAX => Err(too_large(
+            format!("value of {} bytes for key \"{}\"", value.len(), op.key),
+            VALUE_BYTES_MAX,
+        )),
         _ => Ok(()),
     }
 }
 
 fn too_large(what: String, limit: usize) -> Error {
-    Error::new("54000", format!("{what} exceeds the limit of {limit} bytes in the meta store"))
+    Error::new(
+        "54000",
+        format!("{what} exceeds the limit of {limit} bytes in the meta store"),
+    )
 }

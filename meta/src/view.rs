@@ -69,7 +69,9 @@ impl ClusterView {
     /// The shards of a group, ascending by index.
     pub fn group_shards(&self, group: GroupId) -> impl Iterator<Item = (ShardId, &ShardEntry)> {
         let shard = |index| ShardId { group, index };
-        self.shards.range(shard(0)..=shard(u32::MAX)).map(|(id, entry)| (*id, entry))
+        self.shards
+            .range(shard(0)..=shard(u32::MAX))
+            .map(|(id, entry)| (*id, entry))
     }
 
     fn relation(&self, schema: &str, name: &str) -> Option<&TableId> {

@@ -21,7 +21,10 @@ use tessera_proto::{Error, GroupId, NodeId, Result, TableId, keys};
 /// # Errors
 /// XX001 naming the first key whose name or value is malformed.
 pub(super) fn decode(previous: &ClusterView, entries: &[Entry], revision: u64) -> Result<ClusterView> {
-    let mut view = ClusterView { revision, ..ClusterView::default() };
+    let mut view = ClusterView {
+        revision,
+        ..ClusterView::default()
+    };
     for entry in entries {
         add(&mut view, previous, entry)?;
     }
@@ -30,7 +33,11 @@ pub(super) fn decode(previous: &ClusterView, entries: &[Entry], revision: u64) -
 
 /// Adds one entry under the rule of its first path element.
 fn add(view: &mut ClusterView, previous: &ClusterView, entry: &Entry) -> Result<()> {
-    let Some((kind, rest)) = entry.key.strip_prefix('/').map(|k| k.split_once('/').unwrap_or((k, ""))) else {
+    let Some((kind, rest)) = entry
+        .key
+        .strip_prefix('/')
+        .map(|k| k.split_once('/').unwrap_or((k, "")))
+    else {
         return Ok(());
     };
     let known = entry.revision <= previous.revision;
@@ -47,7 +54,8 @@ fn add(view: &mut ClusterView, previous: &ClusterView, entry: &Entry) -> Result<
         "table" => {
             let id = TableId(number(entry, rest)?);
             let old = previous.tables.get(&id).filter(|_| known).cloned();
-            view.tables.insert(id, shared(entry, old, |table| keys::table(table.id))?);
+            view.tables
+                .insert(id, shared(entry, old, |table| keys::table(table.id))?);
         }
         "view" => {
             let id = TableId(number(entry, rest)?);
@@ -57,18 +65,26 @@ fn add(view: &mut ClusterView, previous: &ClusterView, entry: &Entry) -> Result<
         "group" => {
             let id = GroupId(number(entry, rest)?);
             let old = previous.groups.get(&id).filter(|_| known).cloned();
-            view.groups.insert(id, shared(entry, old, |group| keys::group(group.id))?);
+            view.groups
+                .insert(id, shared(entry, old, |group| keys::group(group.id))?);
         }
         "shard" => {
-            let id = keys::parse_shard(&entry.key).filter(|id| keys::shard(*id) == entry.key).ok_or_else(|| bad_key(entry))?;
+            let id = keys::parse_shard(&entry.key)
+                .filter(|id| keys::shard(*id) == entry.key)
+                .ok_or_else(|| bad_key(entry))?;
             let shard = match previous.shards.get(&id).filter(|_| known) {
                 Some(old) => old.clone(),
-                None => ShardEntry { config: json(entry)?, revision: entry.revision },
+                None => ShardEntry {
+                    config: json(entry)?,
+                    revision: entry.revision,
+                },
             };
             view.shards.insert(id, shard);
         }
         "node" => {
-            let id = u32::try_from(number(entry, rest)?).map(NodeId).map_err(|_| bad_key(entry))?;
+            let id = u32::try_from(number(entry, rest)?)
+                .map(NodeId)
+                .map_err(|_| bad_key(entry))?;
             let info: tessera_proto::shard_map::NodeInfo = json(entry)?;
             same_key(entry, &keys::node(info.id))?;
             view.nodes.insert(id, info);
@@ -89,8 +105,10 @@ fn shared<T: DeserializeOwned>(entry: &Entry, old: Option<Arc<T>>, key: impl Fn(
 }
 
 fn json<T: DeserializeOwned>(entry: &Entry) -> Result<T> {
-    serde_json::from_slice(&entry.value)
-        .map_err(|e| Error::corrupt(format!("value of key \"{}\" in the meta store is malformed", entry.key)).with_detail(e.to_string()))
+    serde_json::from_slice(&entry.value).map_err(|e| {
+        Error::corrupt(format!("value of key \"{}\" in the meta store is malformed", entry.key))
+            .with_detail(e.to_string())
+    })
 }
 
 fn number(entry: &Entry, text: &str) -> Result<u64> {
@@ -101,7 +119,10 @@ fn same_key(entry: &Entry, own: &str) -> Result<()> {
     if own == entry.key {
         return Ok(());
     }
-    Err(Error::corrupt(format!("value of key \"{}\" in the meta store belongs to key \"{own}\"", entry.key)))
+    Err(Error::corrupt(format!(
+        "value of key \"{}\" in the meta store belongs to key \"{own}\"",
+        entry.key
+    )))
 }
 
 fn bad_key(entry: &Entry) -> Error {
@@ -113,7 +134,10 @@ fn unescape(text: &str) -> Option<String> {
     let mut parts = text.split('%');
     let mut name = parts.next()?.to_owned();
     for part in parts {
-        let (plain, rest) = part.strip_prefix("2F").map(|rest| ('/', rest)).or_else(|| Some(('%', part.strip_prefix("25")?)))?;
+        let (plain, rest) = part
+            .strip_prefix("2F")
+            .map(|rest| ('/', rest))
+            .or_else(|| Some(('%', part.strip_prefix("25")?)))?;
         name.push(plain);
         name.push_str(rest);
     }

@@ -61,7 +61,11 @@ impl ViewKeeper {
         });
         let (stop, stopped) = watch::channel(false);
         let watcher = tokio::spawn(watch_store(shared.clone(), stopped));
-        Ok(Arc::new(Self { shared, stop, watcher: Mutex::new(Some(watcher)) }))
+        Ok(Arc::new(Self {
+            shared,
+            stop,
+            watcher: Mutex::new(Some(watcher)),
+        }))
     }
 
     /// The newest view this process has; no I/O.
@@ -145,13 +149,20 @@ impl Shared {
 
     /// Reads, decodes and publishes; the caller holds `loading`.
     async fn load(&self) -> Result<Arc<ClusterView>, Failure> {
-        let (entries, revision) = self.store.range(EVERYTHING).await.map_err(|error| Failure { error, revision: None })?;
+        let (entries, revision) = self
+            .store
+            .range(EVERYTHING)
+            .await
+            .map_err(|error| Failure { error, revision: None })?;
         let previous = self.view.read().clone();
         if revision <= previous.revision {
             // Equal: nothing changed. Lower: a store that went backwards is not to be believed.
             return Ok(previous);
         }
-        let view = decode(&previous, &entries, revision).map_err(|error| Failure { error, revision: Some(revision) })?;
+        let view = decode(&previous, &entries, revision).map_err(|error| Failure {
+            error,
+            revision: Some(revision),
+        })?;
         let view = Arc::new(view);
         *self.view.write() = view.clone();
         self.revision.send_replace(revision);
@@ -160,7 +171,9 @@ impl Shared {
 }
 
 fn late(wanted: u64, have: u64) -> Error {
-    Error::unavailable(format!("the meta store did not reach revision {wanted} in time, it is at {have}"))
+    Error::unavailable(format!(
+        "the meta store did not reach revision {wanted} in time, it is at {have}"
+    ))
 }
 
 /// The watcher task: ends when told to or when the keeper is gone.
@@ -203,7 +216,11 @@ async fn follow(shared: &Shared) {
 
 /// Waits until the store is above `seen` and loads it. Returns the revision up to which there is nothing left to do.
 async fn next(shared: &Shared, seen: u64) -> Result<u64, Failure> {
-    let revision = shared.store.wait(seen, POLL).await.map_err(|error| Failure { error, revision: None })?;
+    let revision = shared
+        .store
+        .wait(seen, POLL)
+        .await
+        .map_err(|error| Failure { error, revision: None })?;
     if revision <= seen {
         return Ok(seen);
     }
