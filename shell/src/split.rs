@@ -74,27 +74,9 @@ impl Splitter {
         self.state = State::Plain;
     }
 
-    /// Forgets the unfinished statement, after `\r` or an interrupt.
-    pub fn reset(&mut self) {
-        *self = Self::default();
-    }
-
     /// Whether nothing is unfinished: blanks and comments do not count.
     pub fn is_between_statements(&self) -> bool {
         self.state == State::Plain && !self.has_content
-    }
-
-    /// The character psql shows in its prompt for what is unfinished: `=`, `-`, `'`, `"`, `$`, `*` or `(`.
-    pub fn prompt_mark(&self) -> char {
-        match self.state {
-            State::Single { .. } => '\'',
-            State::Double => '"',
-            State::Dollar(_) => '$',
-            State::Comment(_) => '*',
-            State::Plain if self.depth > 0 => '(',
-            State::Plain if self.has_content => '-',
-            State::Plain => '=',
-        }
     }
 
     /// Consumes at least one character of a non-empty `rest` and returns what remains.
@@ -304,17 +286,18 @@ mod tests {
     }
 
     #[test]
-    fn prompts_show_what_is_open() {
-        let check = |text: &str, mark| {
+    fn what_is_open_is_unfinished() {
+        let check = |text: &str, finished| {
             let mut splitter = Splitter::default();
             splitter.push_line(text);
-            assert_eq!(splitter.prompt_mark(), mark, "{text}");
+            assert_eq!(splitter.is_between_statements(), finished, "{text}");
         };
-        check("", '=');
-        check("select 1", '-');
-        check("select 'a", '\'');
-        check("select (1", '(');
-        check("/* a", '*');
-        check("do $x$", '$');
+        check("", true);
+        check("select 1;", true);
+        check("-- note", true);
+        check("select 1", false);
+        check("select 1; select 'a", false);
+        check("/* a", false);
+        check("do $x$", false);
     }
 }

@@ -11,8 +11,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use datafusion::arrow::array::{
-    Array, AsArray, Date32Array, Decimal128Array, Int32Array, Int64Array, RecordBatch,
-    StringViewArray,
+    Array, AsArray, Date32Array, Decimal128Array, Int32Array, Int64Array, RecordBatch, StringViewArray,
 };
 use datafusion::arrow::datatypes::{DataType, Date32Type, Decimal128Type, Int32Type, Int64Type};
 use datafusion::arrow::error::ArrowError;
@@ -25,11 +24,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// `NotYetImplemented` for a column of any other type than int4, int8, numeric, text and date.
 pub fn encode(batch: &RecordBatch, out: &mut String) -> Result<(), ArrowError> {
-    let columns = batch
-        .columns()
-        .iter()
-        .map(Column::new)
-        .collect::<Result<Vec<_>, _>>()?;
+    let columns = batch.columns().iter().map(Column::new).collect::<Result<Vec<_>, _>>()?;
     for row in 0..batch.num_rows() {
         for (index, column) in columns.iter().enumerate() {
             if index > 0 {
@@ -56,29 +51,22 @@ impl<'a> Column<'a> {
         Ok(match array.data_type() {
             DataType::Int32 => Column::Int32(array.as_primitive::<Int32Type>()),
             DataType::Int64 => Column::Int64(array.as_primitive::<Int64Type>()),
-            DataType::Decimal128(_, scale) if (0..=18).contains(scale) => Column::Decimal(
-                array.as_primitive::<Decimal128Type>(),
-                scale.unsigned_abs().into(),
-            ),
+            DataType::Decimal128(_, scale) if (0..=18).contains(scale) => {
+                Column::Decimal(array.as_primitive::<Decimal128Type>(), scale.unsigned_abs().into())
+            }
             DataType::Utf8View => Column::Text(array.as_string_view()),
             DataType::Date32 => Column::Date(array.as_primitive::<Date32Type>()),
             other => {
-                return Err(ArrowError::NotYetImplemented(format!(
-                    "csv of type {other}"
-                )));
+                return Err(ArrowError::NotYetImplemented(format!("csv of type {other}")));
             }
         })
     }
 
     fn write(&self, row: usize, out: &mut String) {
         match self {
-            Column::Int32(array) if array.is_valid(row) => {
-                write_integer(array.value(row).into(), out)
-            }
+            Column::Int32(array) if array.is_valid(row) => write_integer(array.value(row).into(), out),
             Column::Int64(array) if array.is_valid(row) => write_integer(array.value(row), out),
-            Column::Decimal(array, scale) if array.is_valid(row) => {
-                write_decimal(array.value(row), *scale, out)
-            }
+            Column::Decimal(array, scale) if array.is_valid(row) => write_decimal(array.value(row), *scale, out),
             Column::Text(array) if array.is_valid(row) => write_text(array.value(row), out),
             Column::Date(array) if array.is_valid(row) => write_date(array.value(row), out),
             _ => {}
@@ -105,11 +93,7 @@ fn write_decimal(value: i128, scale: u32, out: &mut String) {
 }
 
 fn write_text(text: &str, out: &mut String) {
-    let plain = !text.is_empty()
-        && !text
-            .bytes()
-            .any(|b| matches!(b, b',' | b'"' | b'\n' | b'\r'))
-        && text != "\\.";
+    let plain = !text.is_empty() && !text.bytes().any(|b| matches!(b, b',' | b'"' | b'\n' | b'\r')) && text != "\\.";
     if plain {
         out.push_str(text);
         return;
@@ -125,8 +109,7 @@ fn write_date(days: i32, out: &mut String) {
     let shifted = i64::from(days) + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
@@ -169,10 +152,7 @@ pub(crate) fn parse(text: &str) -> Result<Answer, (usize, &'static str)> {
             '"' => quoted = !quoted,
             ',' if !quoted => fields.push(String::new()),
             '\r' if !quoted => {}
-            '\n' if !quoted => records.push((
-                line - 1,
-                std::mem::replace(&mut fields, vec![String::new()]),
-            )),
+            '\n' if !quoted => records.push((line - 1, std::mem::replace(&mut fields, vec![String::new()]))),
             other => field.push(other),
         }
     }
@@ -226,19 +206,13 @@ mod tests {
             out.push_str(",1\n");
         }
         let rows = parse(&out).expect("own output");
-        let texts: Vec<_> = rows
-            .iter()
-            .map(|row| row[0].clone().expect("not null"))
-            .collect();
+        let texts: Vec<_> = rows.iter().map(|row| row[0].clone().expect("not null")).collect();
         assert_eq!(texts, ["plain", "a,b", "say \"x\"", "two\nlines"]);
     }
 
     #[test]
     fn bad_answers_name_their_line() {
-        assert_eq!(
-            parse("a,b\n1,2\n3\n"),
-            Err((3, "not as many fields as the header"))
-        );
+        assert_eq!(parse("a,b\n1,2\n3\n"), Err((3, "not as many fields as the header")));
         assert_eq!(parse("a\n\"x\n"), Err((3, "quote is not closed")));
     }
 }

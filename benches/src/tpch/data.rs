@@ -18,12 +18,11 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use tpchgen::generators::{
-    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator,
-    PartSuppGenerator, RegionGenerator, SupplierGenerator,
+    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator, PartSuppGenerator,
+    RegionGenerator, SupplierGenerator,
 };
 use tpchgen_arrow::{
-    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RegionArrow,
-    SupplierArrow,
+    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RegionArrow, SupplierArrow,
 };
 
 use super::schema::{TABLES, Table};
@@ -68,20 +67,12 @@ pub fn part_batches(table: Table, scale: f64, part: i32, parts: i32) -> Batches 
             inner: NationArrow::new(NationGenerator::new(scale, 1, 1)),
             part,
         }),
-        Table::Supplier => Box::new(SupplierArrow::new(SupplierGenerator::new(
-            scale, part, parts,
-        ))),
+        Table::Supplier => Box::new(SupplierArrow::new(SupplierGenerator::new(scale, part, parts))),
         Table::Part => Box::new(PartArrow::new(PartGenerator::new(scale, part, parts))),
-        Table::PartSupp => Box::new(PartSuppArrow::new(PartSuppGenerator::new(
-            scale, part, parts,
-        ))),
-        Table::Customer => Box::new(CustomerArrow::new(CustomerGenerator::new(
-            scale, part, parts,
-        ))),
+        Table::PartSupp => Box::new(PartSuppArrow::new(PartSuppGenerator::new(scale, part, parts))),
+        Table::Customer => Box::new(CustomerArrow::new(CustomerGenerator::new(scale, part, parts))),
         Table::Orders => Box::new(OrderArrow::new(OrderGenerator::new(scale, part, parts))),
-        Table::LineItem => Box::new(LineItemArrow::new(LineItemGenerator::new(
-            scale, part, parts,
-        ))),
+        Table::LineItem => Box::new(LineItemArrow::new(LineItemGenerator::new(scale, part, parts))),
     }
 }
 
@@ -153,11 +144,7 @@ impl<R: RecordBatchReader> Iterator for OnlyFirst<R> {
     type Item = R::Item;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.part == 1 {
-            self.inner.next()
-        } else {
-            None
-        }
+        if self.part == 1 { self.inner.next() } else { None }
     }
 }
 

@@ -33,8 +33,7 @@ mod tests {
         let answers = Path::new(env!("CARGO_MANIFEST_DIR")).join("answers/sf0.01");
         let mut wrong = Vec::new();
         for query in &QUERIES {
-            let expected = csv::read_answer(&answers.join(format!("q{}.csv", query.number)))
-                .expect("answer file");
+            let expected = csv::read_answer(&answers.join(format!("q{}.csv", query.number))).expect("answer file");
             for (name, oracle) in [("memory", &in_memory), ("parquet", &parquet)] {
                 let ours = oracle.answer(query).await.expect("query runs");
                 if let Err(difference) = verify::compare(query, &ours, &expected) {

@@ -62,11 +62,7 @@ impl Oracle {
         for table in TABLES {
             let path = data::parquet_path(dir, table);
             session
-                .register_parquet(
-                    table.name(),
-                    path.to_string_lossy(),
-                    ParquetReadOptions::default(),
-                )
+                .register_parquet(table.name(), path.to_string_lossy(), ParquetReadOptions::default())
                 .await
                 .map_err(Error::oracle(format!("table \"{table}\"")))?;
         }
@@ -133,11 +129,7 @@ fn to_text(batches: &[RecordBatch]) -> Result<Answer> {
         rows.extend((0..batch.num_rows()).map(|row| {
             columns
                 .iter()
-                .map(|(array, formatter)| {
-                    array
-                        .is_valid(row)
-                        .then(|| formatter.value(row).to_string())
-                })
+                .map(|(array, formatter)| array.is_valid(row).then(|| formatter.value(row).to_string()))
                 .collect::<Vec<_>>()
         }));
     }

@@ -118,10 +118,7 @@ impl Report {
 
     /// Queries whose answer was checked and right.
     pub fn matches(&self) -> usize {
-        self.queries
-            .iter()
-            .filter(|query| query.matched == Some(true))
-            .count()
+        self.queries.iter().filter(|query| query.matched == Some(true)).count()
     }
 
     /// Sum of our medians, in milliseconds.
@@ -225,31 +222,16 @@ impl fmt::Display for Report {
         )?;
         write!(f, "{:>5}  {:<20} {:<7}", "nodes", "strategy", "match")?;
         let baseline = self.baseline_ratio();
-        writeln!(
-            f,
-            "{}",
-            if baseline.is_some() {
-                " datafusion  ratio"
-            } else {
-                ""
-            }
-        )?;
+        writeln!(f, "{}", if baseline.is_some() { " datafusion  ratio" } else { "" })?;
         for query in &self.queries {
             self.write_query(f, query)?;
         }
         writeln!(f, "{:>7} {:>26.1} ms", "total", self.total_ms())?;
         writeln!(f, "{:>7} {:>26.1} ms", "geomean", self.geometric_mean_ms())?;
         if let Some(ratio) = baseline {
-            writeln!(
-                f,
-                "{ratio:.2} x single-process DataFusion on Parquet (geometric mean)"
-            )?;
+            writeln!(f, "{ratio:.2} x single-process DataFusion on Parquet (geometric mean)")?;
         }
-        let checked = self
-            .queries
-            .iter()
-            .filter(|query| query.matched.is_some())
-            .count();
+        let checked = self.queries.iter().filter(|query| query.matched.is_some()).count();
         if checked > 0 {
             writeln!(f, "{}/{checked} match", self.matches())?;
         }
@@ -258,11 +240,7 @@ impl fmt::Display for Report {
                 writeln!(f, "query {}: {difference}", query.query)?;
             }
         }
-        writeln!(
-            f,
-            "scale {}, {} cores; {}",
-            self.scale, self.cores, self.workload
-        )
+        writeln!(f, "scale {}, {} cores; {}", self.scale, self.cores, self.workload)
     }
 }
 
@@ -288,12 +266,7 @@ mod tests {
 
     #[test]
     fn spread_and_means() {
-        let ms = |values: &[u64]| {
-            values
-                .iter()
-                .map(|v| Duration::from_millis(*v))
-                .collect::<Vec<_>>()
-        };
+        let ms = |values: &[u64]| values.iter().map(|v| Duration::from_millis(*v)).collect::<Vec<_>>();
         assert_eq!(
             Spread::of(&ms(&[9, 1, 2])),
             Spread {

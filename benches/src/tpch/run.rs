@@ -103,10 +103,7 @@ pub async fn run_tpch(options: TpchOptions) -> Result<Report> {
     data::check_scale(options.scale)?;
     let queries = select(options.queries.as_deref())?;
     if !(1..=RUNS_MAX).contains(&options.runs) {
-        return Err(Error::Usage(format!(
-            "{} runs are not 1 to {RUNS_MAX}",
-            options.runs
-        )));
+        return Err(Error::Usage(format!("{} runs are not 1 to {RUNS_MAX}", options.runs)));
     }
     let mut client = connect(&options.url).await?;
     let loaded = fill(&client, &options).await?;
@@ -158,9 +155,7 @@ fn select(numbers: Option<&[u8]>) -> Result<Vec<&'static Query>> {
     let Some(numbers) = numbers else {
         return Ok(QUERIES.iter().collect());
     };
-    let known = |number: &u8| {
-        query(*number).ok_or_else(|| Error::Usage(format!("query {number} is not 1 to 22")))
-    };
+    let known = |number: &u8| query(*number).ok_or_else(|| Error::Usage(format!("query {number} is not 1 to 22")));
     numbers.iter().map(known).collect()
 }
 
@@ -208,8 +203,8 @@ struct Bench {
 impl Bench {
     async fn prepare(options: &TpchOptions) -> Result<Self> {
         let mut temporary = Vec::new();
-        let needs_files = options.compare
-            || (options.verify == Some(Verify::Oracle) && options.scale > IN_MEMORY_SCALE_MAX);
+        let needs_files =
+            options.compare || (options.verify == Some(Verify::Oracle) && options.scale > IN_MEMORY_SCALE_MAX);
         let dir = match (&options.parquet_dir, needs_files) {
             (Some(dir), _) => Some(dir.clone()),
             (None, true) => {
@@ -227,9 +222,7 @@ impl Bench {
             (None, _) => Expected::Unchecked,
             (Some(Verify::Answers(dir)), _) => Expected::Files(dir.clone()),
             (Some(Verify::Oracle), Some(dir)) => Expected::Computed(Oracle::parquet(dir).await?),
-            (Some(Verify::Oracle), None) => {
-                Expected::Computed(Oracle::in_memory(options.scale).await?)
-            }
+            (Some(Verify::Oracle), None) => Expected::Computed(Oracle::in_memory(options.scale).await?),
         };
         let baseline = match (&dir, options.compare) {
             (Some(dir), true) => Some(Oracle::parquet(dir).await?),
@@ -306,11 +299,7 @@ async fn answer(client: &Client, query: &Query) -> Result<(Answer, Duration)> {
         .map_err(Error::server(format!("query {}", query.number)))?;
     let time = start.elapsed();
     let rows = messages.iter().filter_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(
-            (0..row.len())
-                .map(|i| row.get(i).map(str::to_owned))
-                .collect(),
-        ),
+        SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect()),
         _ => None,
     });
     Ok((rows.collect(), time))
@@ -333,8 +322,6 @@ async fn explain(client: &Client, query: &Query) -> (Option<String>, Option<Stri
 }
 
 fn labelled(text: &str, label: &str) -> Option<String> {
-    let rest = text
-        .lines()
-        .find_map(|line| line.trim_start().strip_prefix(label))?;
+    let rest = text.lines().find_map(|line| line.trim_start().strip_prefix(label))?;
     Some(rest.trim().to_owned()).filter(|value| !value.is_empty())
 }

@@ -75,11 +75,7 @@ impl Table {
             Table::Orders => format!(" SHARD BY HASH (o_orderkey) SHARDS {shards}"),
             Table::LineItem => " SHARD BY HASH (l_orderkey) COLOCATE WITH orders".to_owned(),
         };
-        format!(
-            "CREATE {kind} {} ({}){sharding}",
-            self.name(),
-            self.columns()
-        )
+        format!("CREATE {kind} {} ({}){sharding}", self.name(), self.columns())
     }
 
     /// The same table in plain PostgreSQL, to run the workload against another server.

@@ -61,17 +61,11 @@ fn count_difference(ours: &Answer, expected: &Answer) -> String {
         true => (ours, expected, "unexpected"),
         false => (expected, ours, "missing"),
     };
-    let same_row =
-        |a: &[Option<String>], b: &[Option<String>]| a.iter().zip(b).all(|(a, b)| same_cell(a, b));
+    let same_row = |a: &[Option<String>], b: &[Option<String>]| a.iter().zip(b).all(|(a, b)| same_cell(a, b));
     let example = longer
         .iter()
         .find(|row| !shorter.iter().any(|other| same_row(row, other)));
-    let example = example.map(|row| {
-        format!(
-            ", {verb}: ({})",
-            row.iter().map(show).collect::<Vec<_>>().join(", ")
-        )
-    });
+    let example = example.map(|row| format!(", {verb}: ({})", row.iter().map(show).collect::<Vec<_>>().join(", ")));
     format!(
         "{} rows instead of {}{}",
         ours.len(),
@@ -83,10 +77,7 @@ fn count_difference(ours: &Answer, expected: &Answer) -> String {
 /// Columns by which both sides sort alike: exact ones first, those with decimals after them.
 fn sort_columns(ours: &Answer, expected: &Answer, width: usize) -> Vec<usize> {
     let inexact = |column: usize| {
-        let mut cells = ours
-            .iter()
-            .chain(expected)
-            .filter_map(|row| row[column].as_deref());
+        let mut cells = ours.iter().chain(expected).filter_map(|row| row[column].as_deref());
         cells.any(|cell| number(cell).is_some() && cell.contains(['.', 'e', 'E']))
     };
     let (last, mut first): (Vec<_>, Vec<_>) = (0..width).partition(|column| inexact(*column));
@@ -136,8 +127,7 @@ pub fn same_cell(ours: &Option<String>, expected: &Option<String>) -> bool {
         (Some(ours), Some(expected)) => {
             let (ours, expected) = (ours.trim_end(), expected.trim_end());
             let numbers = number(ours).zip(number(expected));
-            ours == expected
-                || numbers.is_some_and(|pair| same_number(pair, decimals(ours), decimals(expected)))
+            ours == expected || numbers.is_some_and(|pair| same_number(pair, decimals(ours), decimals(expected)))
         }
         _ => false,
     }
@@ -195,19 +185,13 @@ mod tests {
 
     fn answer(rows: &[&str]) -> Answer {
         let cell = |cell: &str| (cell != "NULL").then(|| cell.to_owned());
-        rows.iter()
-            .map(|row| row.split('|').map(cell).collect())
-            .collect()
+        rows.iter().map(|row| row.split('|').map(cell).collect()).collect()
     }
 
     #[test]
     fn cells_compare_by_value() {
         let check = |a: &str, b: &str, same| {
-            assert_eq!(
-                same_cell(&Some(a.to_owned()), &Some(b.to_owned())),
-                same,
-                "{a} and {b}"
-            );
+            assert_eq!(same_cell(&Some(a.to_owned()), &Some(b.to_owned())), same, "{a} and {b}");
         };
         check("ABC  ", "ABC", true);
         check("ABC", "abc", false);
@@ -226,10 +210,7 @@ mod tests {
     #[test]
     fn a_difference_is_named() {
         let expected = answer(&["a|1.50", "b|2.50"]);
-        assert_eq!(
-            compare_rows(&answer(&["b|2.5", "a|1.500000"]), &expected),
-            Ok(())
-        );
+        assert_eq!(compare_rows(&answer(&["b|2.5", "a|1.500000"]), &expected), Ok(()));
         let message = compare_rows(&answer(&["a|1.50", "b|2.60"]), &expected).expect_err("differs");
         assert_eq!(message, "column 2: 2.60 instead of 2.50, in row (b, 2.50)");
         let message = compare_rows(&answer(&["a|1.50"]), &expected).expect_err("differs");
@@ -242,10 +223,7 @@ mod tests {
     fn the_promised_order_is_checked() {
         // Query 13 orders by the second column, then the first, both descending.
         let query = query(13).expect("exists");
-        assert_eq!(
-            check_order(query, &answer(&["0|500", "11|68", "10|68"])),
-            Ok(())
-        );
+        assert_eq!(check_order(query, &answer(&["0|500", "11|68", "10|68"])), Ok(()));
         assert!(check_order(query, &answer(&["0|500", "10|68", "11|68"])).is_err());
         assert!(check_order(query, &answer(&["0|68", "1|500"])).is_err());
     }
