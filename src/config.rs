@@ -83,7 +83,8 @@ fn loopback(port: u16) -> SocketAddr {
 /// # Errors
 /// The file is missing, is not TOML, has an unknown key or a value of the wrong type; the message names file and place.
 pub fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|e| ConfigError(format!("config file {}: {e}", path.display())))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|e| ConfigError(format!("config file {}: {e}", path.display())))?;
     toml::from_str(&text).map_err(|e| ConfigError(format!("config file {}: {e}", path.display())))
 }
 
@@ -106,7 +107,9 @@ pub fn check_listen(address: SocketAddr, insecure: bool) -> Result<(), ConfigErr
 
 /// Query memory in bytes: what was asked for, else half of the machine's, at least 256 MiB.
 pub fn memory_bytes(asked_mib: Option<usize>) -> usize {
-    asked_mib.map_or_else(|| machine_memory() / 2, |mib| mib << 20).max(256 << 20)
+    asked_mib
+        .map_or_else(|| machine_memory() / 2, |mib| mib << 20)
+        .max(256 << 20)
 }
 
 /// Total memory of the machine as Linux tells it; 4 GiB where it does not.

@@ -123,14 +123,18 @@ impl Embedded {
 
     async fn serve(&mut self, options: &EmbeddedOptions) -> Result<()> {
         let listener = bind(options.pg).await?;
-        self.pg = listener.local_addr().map_err(|e| Error::io("reading the listening address", &e))?;
+        self.pg = listener
+            .local_addr()
+            .map_err(|e| Error::io("reading the listening address", &e))?;
         let (engine, stop) = (self.engine.clone(), self.stop.clone());
-        self.servers.spawn(async move { pg::serve(listener, engine, pg::PgLimits::default(), stop).await });
+        self.servers
+            .spawn(async move { pg::serve(listener, engine, pg::PgLimits::default(), stop).await });
         if let Some(http) = options.http {
             let listener = bind(http).await?;
             self.http = listener.local_addr().ok();
             let (engine, stop) = (self.engine.clone(), self.stop.clone());
-            self.servers.spawn(async move { tessera_router::http::serve(listener, engine, stop).await });
+            self.servers
+                .spawn(async move { tessera_router::http::serve(listener, engine, stop).await });
         }
         Ok(())
     }
@@ -199,14 +203,22 @@ pub fn cores() -> usize {
 /// # Errors
 /// The address is in use or not ours.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|e| Error::new("58030", format!("cannot listen on {address}: {e}")).with_hint("stop the other process or choose another address"))
+    TcpListener::bind(address).await.map_err(|e| {
+        Error::new("58030", format!("cannot listen on {address}: {e}"))
+            .with_hint("stop the other process or choose another address")
+    })
 }
 
 fn check(options: &EmbeddedOptions) -> Result<()> {
     if options.nodes == 0 || options.nodes > config::NODES_MAX {
-        return Err(Error::new("22023", format!("{} shard nodes asked for: 1 to {} are possible in one process", options.nodes, config::NODES_MAX)));
+        return Err(Error::new(
+            "22023",
+            format!(
+                "{} shard nodes asked for: 1 to {} are possible in one process",
+                options.nodes,
+                config::NODES_MAX
+            ),
+        ));
     }
     let invalid = |ConfigError(message)| Error::new("22023", message);
     config::check_listen(options.pg, options.insecure).map_err(invalid)?;
@@ -219,7 +231,10 @@ fn check(options: &EmbeddedOptions) -> Result<()> {
 /// Nodes asked for, and those that the folder already has: their rows must be served.
 fn node_ids(options: &EmbeddedOptions) -> Vec<NodeId> {
     let exists = |id: &u32| options.dir.join(format!("node-{id}")).is_dir();
-    (1..=config::NODES_MAX).filter(|id| *id <= options.nodes || exists(id)).map(NodeId).collect()
+    (1..=config::NODES_MAX)
+        .filter(|id| *id <= options.nodes || exists(id))
+        .map(NodeId)
+        .collect()
 }
 
 /// Takes the data folder for this process.
@@ -230,9 +245,18 @@ pub fn lock(dir: &Path) -> Result<File> {
     use fs2::FileExt;
     std::fs::create_dir_all(dir).map_err(|e| Error::io(&format!("creating {}", dir.display()), &e))?;
     let path = dir.join("LOCK");
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| Error::io(&format!("opening {}", path.display()), &e))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| Error::io(&format!("opening {}", path.display()), &e))?;
     file.try_lock_exclusive().map_err(|_| {
-        Error::new("55006", format!("data folder {} is in use by another tessera process", dir.display())).with_hint("stop it first, or use another --data folder")
+        Error::new(
+            "55006",
+            format!("data folder {} is in use by another tessera process", dir.display()),
+        )
+        .with_hint("stop it first, or use another --data folder")
     })?;
     Ok(file)
 }

@@ -145,7 +145,10 @@ impl TpchArgs {
         options.ddl = Ddl::Sharded(self.shards);
         options.queries = self.queries;
         options.runs = self.runs;
-        options.verify = self.answers.map(Verify::Answers).or(self.verify.then_some(Verify::Oracle));
+        options.verify = self
+            .answers
+            .map(Verify::Answers)
+            .or(self.verify.then_some(Verify::Oracle));
         options.compare = self.compare;
         options.json = self.json;
         options
@@ -174,16 +177,26 @@ async fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Start(args) => start(args).await,
         Command::Router(arg) => {
             let config = config::read(&arg.config).map_err(|e| Error::new("22023", e.0))?;
-            processes::run_router(config, stop_on_signal()).await.map(|()| ExitCode::SUCCESS)
+            processes::run_router(config, stop_on_signal())
+                .await
+                .map(|()| ExitCode::SUCCESS)
         }
         Command::ShardNode(arg) => {
             let config = config::read(&arg.config).map_err(|e| Error::new("22023", e.0))?;
-            processes::run_shard_node(config, stop_on_signal()).await.map(|()| ExitCode::SUCCESS)
+            processes::run_shard_node(config, stop_on_signal())
+                .await
+                .map(|()| ExitCode::SUCCESS)
         }
         Command::Sql(options) => Ok(exit_code(tessera_shell::run(options).await)),
         Command::Bench(Bench::Tpch(args)) => {
-            let report = run::run_tpch(args.options()).await.map_err(|e| Error::new("58000", e.to_string()))?;
-            Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            let report = run::run_tpch(args.options())
+                .await
+                .map_err(|e| Error::new("58000", e.to_string()))?;
+            Ok(if report.ok() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            })
         }
     }
 }
@@ -198,7 +211,8 @@ async fn demo(args: DemoArgs) -> Result<ExitCode, Error> {
         Ok(report) => report.ok(),
         Err(_) => false,
     };
-    if ok && std::io::IsTerminal::is_terminal(&std::io::stdin()) && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+    if ok && std::io::IsTerminal::is_terminal(&std::io::stdin()) && std::io::IsTerminal::is_terminal(&std::io::stdout())
+    {
         println!("the cluster is running; type SQL, \\? for help, \\q to end");
         tessera_shell::run(tessera_shell::ShellOptions::connect(&cluster.url())).await;
     }
@@ -209,7 +223,10 @@ async fn demo(args: DemoArgs) -> Result<ExitCode, Error> {
 
 async fn start(args: StartArgs) -> Result<ExitCode, Error> {
     if args.flight.is_some() {
-        return Err(Error::unsupported("--flight: Flight SQL is not available yet", "connect by the PostgreSQL wire (--pg)"));
+        return Err(Error::unsupported(
+            "--flight: Flight SQL is not available yet",
+            "connect by the PostgreSQL wire (--pg)",
+        ));
     }
     let stop = stop_on_signal();
     let options = EmbeddedOptions {
@@ -222,8 +239,16 @@ async fn start(args: StartArgs) -> Result<ExitCode, Error> {
         insecure: args.insecure,
     };
     let mut cluster = Embedded::start(options).await?;
-    println!("tessera: {} shard nodes, data in {}", cluster.nodes().len(), args.data.display());
-    println!("  SQL     {}   (psql '{}' or: tessera sql)", cluster.pg_address(), cluster.url());
+    println!(
+        "tessera: {} shard nodes, data in {}",
+        cluster.nodes().len(),
+        args.data.display()
+    );
+    println!(
+        "  SQL     {}   (psql '{}' or: tessera sql)",
+        cluster.pg_address(),
+        cluster.url()
+    );
     if let Some(http) = cluster.http_address() {
         println!("  health  http://{http}/healthz   metrics http://{http}/metrics");
     }
@@ -251,7 +276,9 @@ fn stop_on_signal() -> CancellationToken {
 
 async fn signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}

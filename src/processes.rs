@@ -51,8 +51,15 @@ pub async fn run_router(config: RouterConfig, stop: CancellationToken) -> Result
         query_threads: cores(),
     })
     .await?;
-    let (sql, rpc, web) = (bind(config.pg).await?, bind(config.grpc).await?, bind(config.http).await?);
-    println!("tessera router: SQL on {}, shard nodes on {}, http on {}", config.pg, config.grpc, config.http);
+    let (sql, rpc, web) = (
+        bind(config.pg).await?,
+        bind(config.grpc).await?,
+        bind(config.http).await?,
+    );
+    println!(
+        "tessera router: SQL on {}, shard nodes on {}, http on {}",
+        config.pg, config.grpc, config.http
+    );
     let mut servers: JoinSet<Result<()>> = JoinSet::new();
     servers.spawn(pg::serve(sql, engine.clone(), pg::PgLimits::default(), stop.clone()));
     servers.spawn(tessera_router::http::serve(web, engine.clone(), stop.clone()));
@@ -62,7 +69,9 @@ pub async fn run_router(config: RouterConfig, stop: CancellationToken) -> Result
         .add_service(OracleGrpc::new(OracleServer::new(engine.oracle())));
     let until = stop.clone();
     servers.spawn(async move {
-        let served = services.serve_with_incoming_shutdown(TcpListenerStream::new(rpc), until.cancelled_owned()).await;
+        let served = services
+            .serve_with_incoming_shutdown(TcpListenerStream::new(rpc), until.cancelled_owned())
+            .await;
         served.map_err(|e| Error::internal(format!("the gRPC server ended: {e}")))
     });
     let result = join(servers, &stop).await;

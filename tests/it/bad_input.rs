@@ -11,7 +11,10 @@ async fn errors_have_the_right_sqlstate() {
         .simple_query("CREATE TABLE orders (id bigint PRIMARY KEY, item varchar(5) NOT NULL, price numeric(6,2))")
         .await
         .expect("created");
-    client.simple_query("INSERT INTO orders VALUES (1, 'a', 1.50)").await.expect("inserted");
+    client
+        .simple_query("INSERT INTO orders VALUES (1, 'a', 1.50)")
+        .await
+        .expect("inserted");
     for (sql, expected) in [
         ("SELEC 1", "42601"),
         ("SELECT * FROM nowhere", "42P01"),
@@ -50,20 +53,36 @@ async fn errors_have_the_right_sqlstate() {
 async fn one_of_two_racing_inserts_wins() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let cluster = cluster::embedded(dir.path(), 3).await;
-    let (a, b) = (cluster::connect(&cluster.url()).await, cluster::connect(&cluster.url()).await);
-    a.simple_query("CREATE TABLE r (k bigint PRIMARY KEY, who text)").await.expect("created");
+    let (a, b) = (
+        cluster::connect(&cluster.url()).await,
+        cluster::connect(&cluster.url()).await,
+    );
+    a.simple_query("CREATE TABLE r (k bigint PRIMARY KEY, who text)")
+        .await
+        .expect("created");
     for k in 0..30 {
         // Many-shard statements that overlap in one key, so that the race goes through prepare.
         let (left, right) = (
-            format!("INSERT INTO r VALUES ({k}, 'a'), ({}, 'a'), ({}, 'a')", 1000 + k, 2000 + k),
-            format!("INSERT INTO r VALUES ({}, 'b'), ({k}, 'b'), ({}, 'b')", 3000 + k, 4000 + k),
+            format!(
+                "INSERT INTO r VALUES ({k}, 'a'), ({}, 'a'), ({}, 'a')",
+                1000 + k,
+                2000 + k
+            ),
+            format!(
+                "INSERT INTO r VALUES ({}, 'b'), ({k}, 'b'), ({}, 'b')",
+                3000 + k,
+                4000 + k
+            ),
         );
         let (left, right) = tokio::join!(a.simple_query(&left), b.simple_query(&right));
         assert!(left.is_ok() != right.is_ok(), "key {k}: {left:?} {right:?}");
         let error = left.err().or(right.err()).expect("one failed");
         assert_eq!(error.code().map(|c| c.code()), Some("23505"));
     }
-    assert_eq!(value(&a, "SELECT count(*) || ' ' || count(DISTINCT k) FROM r").await, "90 90");
+    assert_eq!(
+        value(&a, "SELECT count(*) || ' ' || count(DISTINCT k) FROM r").await,
+        "90 90"
+    );
     drop((a, b));
     cluster.shutdown().await.expect("stops");
 }

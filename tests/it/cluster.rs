@@ -50,7 +50,11 @@ pub async fn value(client: &Client, sql: &str) -> String {
 pub async fn code(client: &Client, sql: &str) -> String {
     match client.simple_query(sql).await {
         Ok(_) => panic!("{sql}: succeeded"),
-        Err(e) => e.code().unwrap_or_else(|| panic!("{sql}: no SQLSTATE: {e}")).code().to_owned(),
+        Err(e) => e
+            .code()
+            .unwrap_or_else(|| panic!("{sql}: no SQLSTATE: {e}"))
+            .code()
+            .to_owned(),
     }
 }
 
@@ -62,7 +66,16 @@ impl Process {
     pub async fn start(dir: &Path, nodes: u32) -> (Self, String) {
         let (pg, http) = (free_address(), free_address());
         let child = Command::new(env!("CARGO_BIN_EXE_tessera"))
-            .args(["start", "--nodes", &nodes.to_string(), "--pg", &pg.to_string(), "--http", &http.to_string(), "--data"])
+            .args([
+                "start",
+                "--nodes",
+                &nodes.to_string(),
+                "--pg",
+                &pg.to_string(),
+                "--http",
+                &http.to_string(),
+                "--data",
+            ])
             .arg(dir)
             .stdout(Stdio::null())
             .spawn()
@@ -86,7 +99,10 @@ impl Process {
                     return;
                 }
             }
-            assert!(self.0.try_wait().expect("child").is_none(), "the process ended while starting");
+            assert!(
+                self.0.try_wait().expect("child").is_none(),
+                "the process ended while starting"
+            );
             assert!(start.elapsed() < PATIENCE, "not ready in {PATIENCE:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

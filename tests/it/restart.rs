@@ -11,14 +11,20 @@ async fn a_clean_restart_keeps_everything() {
     let first = cluster::embedded(dir.path(), 3).await;
     let client = cluster::connect(&first.url()).await;
     client.simple_query(TABLE).await.expect("created");
-    client.simple_query("INSERT INTO t SELECT value, 1, 'row ' || value FROM generate_series(1, 5000)").await.expect("inserted");
+    client
+        .simple_query("INSERT INTO t SELECT value, 1, 'row ' || value FROM generate_series(1, 5000)")
+        .await
+        .expect("inserted");
     let digests = verified(&client).await;
     drop(client);
     first.shutdown().await.expect("stops");
 
     let second = cluster::embedded(dir.path(), 3).await;
     let client = cluster::connect(&second.url()).await;
-    assert_eq!(value(&client, "SELECT count(*) || ' ' || sum(k) FROM t").await, "5000 12502500");
+    assert_eq!(
+        value(&client, "SELECT count(*) || ' ' || sum(k) FROM t").await,
+        "5000 12502500"
+    );
     assert_eq!(verified(&client).await, digests);
     drop(client);
     second.shutdown().await.expect("stops");
@@ -80,18 +86,25 @@ async fn insert_batches(url: &str, from: i64, quota: i64) -> (i64, i64) {
 }
 
 fn insert(batch: i64) -> String {
-    let rows: Vec<_> = (0..40).map(|i| format!("({}, {batch}, 'x')", batch * 1000 + i)).collect();
+    let rows: Vec<_> = (0..40)
+        .map(|i| format!("({}, {batch}, 'x')", batch * 1000 + i))
+        .collect();
     format!("INSERT INTO t VALUES {}", rows.join(","))
 }
 
 async fn check(client: &tokio_postgres::Client, acknowledged: i64, attempted: i64) {
-    let found = rows(client, "SELECT batch, count(*) FROM t GROUP BY batch ORDER BY batch").await.expect("reads");
+    let found = rows(client, "SELECT batch, count(*) FROM t GROUP BY batch ORDER BY batch")
+        .await
+        .expect("reads");
     for row in &found {
         assert_eq!(row[1].as_deref(), Some("40"), "batch {:?} is there in part", row[0]);
     }
     let batches: Vec<i64> = found.iter().filter_map(|r| r[0].as_ref()?.parse().ok()).collect();
     let last = batches.last().copied().unwrap_or(0);
-    assert!(last >= acknowledged && last <= attempted, "acknowledged up to {acknowledged}, attempted {attempted}, found {last}");
+    assert!(
+        last >= acknowledged && last <= attempted,
+        "acknowledged up to {acknowledged}, attempted {attempted}, found {last}"
+    );
     verified(client).await;
 }
 
@@ -99,13 +112,19 @@ async fn check(client: &tokio_postgres::Client, acknowledged: i64, attempted: i6
 async fn verified(client: &tokio_postgres::Client) -> Vec<Vec<Option<String>>> {
     let rows = rows(client, "VERIFY TABLE t").await.expect("verifies");
     assert!(!rows.is_empty());
-    assert!(rows.iter().all(|r| r.last().cloned().flatten().as_deref() == Some("t")), "copies differ: {rows:?}");
+    assert!(
+        rows.iter().all(|r| r.last().cloned().flatten().as_deref() == Some("t")),
+        "copies differ: {rows:?}"
+    );
     rows
 }
 
 /// Kill cycles: few in the everyday test, as many as `TESSERA_KILL_CYCLES` says in acceptance runs.
 fn cycles() -> i64 {
-    std::env::var("TESSERA_KILL_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(4)
+    std::env::var("TESSERA_KILL_CYCLES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(4)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,15 +134,26 @@ async fn a_failed_copy_leaves_nothing() {
     let cluster = cluster::embedded(dir.path(), 3).await;
     let client = cluster::connect(&cluster.url()).await;
     client.simple_query(TABLE).await.expect("created");
-    let sink = client.copy_in::<_, bytes::Bytes>("COPY t FROM STDIN (FORMAT csv)").await.expect("copy starts");
+    let sink = client
+        .copy_in::<_, bytes::Bytes>("COPY t FROM STDIN (FORMAT csv)")
+        .await
+        .expect("copy starts");
     let mut sink = std::pin::pin!(sink);
     let good: String = (0..10_000).map(|i| format!("{i},1,x\n")).collect();
     sink.send(good.into()).await.expect("sent");
-    sink.send(bytes::Bytes::from_static(b"not a number,1,x\n")).await.expect("sent");
+    sink.send(bytes::Bytes::from_static(b"not a number,1,x\n"))
+        .await
+        .expect("sent");
     let error = sink.finish().await.expect_err("the line is refused");
     let db = error.as_db_error().expect("a server error");
     assert_eq!(db.code().code(), "22P02");
-    assert!(db.where_().or(db.detail()).unwrap_or_else(|| db.message()).contains("10001"), "{db:?}");
+    assert!(
+        db.where_()
+            .or(db.detail())
+            .unwrap_or_else(|| db.message())
+            .contains("10001"),
+        "{db:?}"
+    );
     assert_eq!(value(&client, "SELECT count(*) FROM t").await, "0");
     drop(client);
     cluster.shutdown().await.expect("stops");

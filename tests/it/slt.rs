@@ -30,7 +30,10 @@ impl AsyncDB for Connection {
             }
         }
         Ok(match columns {
-            Some(n) => DBOutput::Rows { types: vec![DefaultColumnType::Any; n], rows: output },
+            Some(n) => DBOutput::Rows {
+                types: vec![DefaultColumnType::Any; n],
+                rows: output,
+            },
             None => DBOutput::StatementComplete(affected),
         })
     }
@@ -52,7 +55,10 @@ fn show(value: Option<&str>) -> String {
 
 async fn run_all(nodes: u32, before: &'static str) {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/slt");
-    let mut files: Vec<_> = std::fs::read_dir(folder).expect("slt folder").map(|f| f.expect("entry").path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .expect("slt folder")
+        .map(|f| f.expect("entry").path())
+        .collect();
     files.sort();
     let mut failures = vec![];
     for file in files {
@@ -75,7 +81,11 @@ async fn run_all(nodes: u32, before: &'static str) {
         drop(runner);
         cluster.shutdown().await.expect("stops");
     }
-    assert!(failures.is_empty(), "on {nodes} nodes {before}:\n{}", failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "on {nodes} nodes {before}:\n{}",
+        failures.join("\n")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,7 +26,9 @@ static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
 /// Installs the metrics recorder once; later calls give the same handle. `None` if somebody else installed another.
 pub fn recorder() -> Option<&'static PrometheusHandle> {
-    RECORDER.get_or_init(|| PrometheusBuilder::new().install_recorder().ok()).as_ref()
+    RECORDER
+        .get_or_init(|| PrometheusBuilder::new().install_recorder().ok())
+        .as_ref()
 }
 
 /// Serves until `stop` fires.
@@ -40,18 +42,30 @@ pub async fn serve(listener: TcpListener, engine: Arc<Engine>, stop: Cancellatio
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(engine);
-    let served = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
+    let served = axum::serve(listener, app)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await;
     served.map_err(|e| Error::io("serving http", &e))
 }
 
 async fn ready(State(engine): State<Arc<Engine>>) -> impl IntoResponse {
     let view = engine.view();
     if view.cluster.is_none() || view.nodes.is_empty() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "no shard node has joined\n".to_string());
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no shard node has joined\n".to_string(),
+        );
     }
-    let orphans = view.shards.values().filter(|s| !view.nodes.contains_key(&s.config.leader.node)).count();
+    let orphans = view
+        .shards
+        .values()
+        .filter(|s| !view.nodes.contains_key(&s.config.leader.node))
+        .count();
     if orphans > 0 {
-        return (StatusCode::SERVICE_UNAVAILABLE, format!("{orphans} shards are led by unknown nodes\n"));
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{orphans} shards are led by unknown nodes\n"),
+        );
     }
     (StatusCode::OK, "ok\n".to_string())
 }
@@ -63,7 +77,15 @@ async fn metrics(State(engine): State<Arc<Engine>>) -> impl IntoResponse {
     let degraded = view.shards.values().filter(|s| s.config.in_sync.len() < 2).count();
     metrics::gauge!("tessera_shards_degraded").set(degraded as f64);
     let Some(recorder) = recorder() else {
-        return (StatusCode::INTERNAL_SERVER_ERROR, [(CONTENT_TYPE, "text/plain")], "no recorder\n".to_string());
+        return (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(CONTENT_TYPE, "text/plain")],
+            "no recorder\n".to_string(),
+        );
     };
-    (StatusCode::OK, [(CONTENT_TYPE, "text/plain; version=0.0.4")], recorder.render())
+    (
+        StatusCode::OK,
+        [(CONTENT_TYPE, "text/plain; version=0.0.4")],
+        recorder.render(),
+    )
 }
