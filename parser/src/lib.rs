@@ -32,6 +32,7 @@ mod copy;
 mod create_table;
 mod cursor;
 mod define;
+mod dialect;
 mod error;
 mod query;
 mod split;

@@ -13,11 +13,11 @@ use std::ops::ControlFlow;
 use sqlparser::ast::{
     Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement, TableFactor, Visit, Visitor,
 };
-use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
 use crate::cursor::{Cursor, is_word, starts_with};
+use crate::dialect::BoundedDialect;
 use crate::error::{ParseError, Stop, did_you_mean, unsupported};
 use crate::split::{Tok, check_depth, syntax_error_near};
 use crate::statement::Unsupported;
@@ -26,6 +26,11 @@ use crate::statement::Unsupported;
 /// stack by itself, but later walks over the tree do not: 150 nested queries overflow 2 MiB when a debug build copies
 /// them, so we stay close to sqlparser's own default of 50.
 const RECURSION_MAX: usize = 64;
+
+/// Stack that must be left when sqlparser calls itself; with less it moves to a new one. Its own default of 128 KiB is
+/// less than the frames between two such calls can take in a debug build (`INTERVAL (INTERVAL (...`). The setting is
+/// the process's, and the engine's recursive functions obey it too.
+const STACK_BYTES_MIN: usize = 512 << 10;
 
 /// Row locks: what and advice.
 const ROW_LOCKS: (&str, &str) = (
@@ -123,7 +128,8 @@ fn read<T>(
     rule: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>,
 ) -> Result<T, Stop> {
     check_depth(cursor.sql(), toks)?;
-    let dialect = PostgreSqlDialect {};
+    recursive::set_minimum_stack_size(STACK_BYTES_MIN);
+    let dialect = BoundedDialect::new(toks.len());
     let tokens: Vec<TokenWithSpan> = toks.iter().map(|tok| tok.token.clone()).collect();
     let mut parser = Parser::new(&dialect)
         .with_recursion_limit(RECURSION_MAX)

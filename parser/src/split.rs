@@ -136,17 +136,22 @@ pub(crate) fn syntax_error_near(sql: &str, start: usize, end: usize) -> ParseErr
 pub(crate) fn check_depth(sql: &str, toks: &[Tok]) -> Result<(), ParseError> {
     let mut outer: Vec<Level> = Vec::new();
     let mut level = Level::default();
-    for tok in toks {
+    for (at, tok) in toks.iter().enumerate() {
+        if at > 0 && nests_without_bound(&toks[at - 1].token.token, &tok.token.token) {
+            return Err(syntax_error_near(sql, tok.start, tok.end));
+        }
         match &tok.token.token {
             Token::LParen | Token::LBracket => {
                 outer.push(level);
                 level = Level::default();
             }
             Token::RParen | Token::RBracket => {
+                // A subscript nests what stands before it, like an operator; a call or a group does not.
+                let subscript = usize::from(tok.token.token == Token::RBracket);
                 let inner = level.depth();
                 level = outer.pop().unwrap_or_default();
                 // One level for the parentheses, one for the operator they stand under.
-                level.run = level.run.max(inner + 2);
+                level.run = (level.run + subscript).max(inner + 2);
                 level.after_operand = true;
             }
             token => level.read(token),
@@ -164,6 +169,12 @@ pub(crate) fn check_depth(sql: &str, toks: &[Tok]) -> Result<(), ParseError> {
         }
     }
     Ok(())
+}
+
+/// `INTERVAL INTERVAL` and `ARRAY <`: wrong in PostgreSQL, and read by sqlparser with a recursion it does not bound.
+fn nests_without_bound(before: &Token, token: &Token) -> bool {
+    let is = |token: &Token, name: &str| matches!(token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(name));
+    (is(before, "INTERVAL") && is(token, "INTERVAL")) || (is(before, "ARRAY") && *token == Token::Lt)
 }
 
 /// How deep the tree of one pair of parentheses can be, so far.
