@@ -10,6 +10,7 @@ use tessera::processes;
 use tessera_benches::tpch::run::{self, Load, TpchOptions, Verify};
 use tessera_benches::tpch::schema::Ddl;
 use tessera_proto::Error;
+use tessera_shell::{Action, Format, ShellOptions};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -34,7 +35,7 @@ enum Command {
     /// Start one shard node
     ShardNode(ConfigArg),
     /// Open the shell
-    Sql(tessera_shell::ShellOptions),
+    Sql(SqlArgs),
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
@@ -95,6 +96,48 @@ struct ConfigArg {
 enum Bench {
     /// The 22 queries derived from TPC-H
     Tpch(TpchArgs),
+}
+
+#[derive(Debug, Args)]
+struct SqlArgs {
+    /// Server, postgres://user@host:port/database
+    url: Option<String>,
+    /// Run this command and end; may be given several times
+    #[arg(short = 'c', long = "command")]
+    commands: Vec<String>,
+    /// Run the statements of this file and end; may be given several times, after the commands
+    #[arg(short = 'f', long = "file")]
+    files: Vec<PathBuf>,
+    /// Print rows as CSV
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+    /// Print rows as JSON, one object a line
+    #[arg(long)]
+    json: bool,
+    /// No greeting
+    #[arg(short, long)]
+    quiet: bool,
+    /// End at the first error, with exit code 3
+    #[arg(long)]
+    stop_on_error: bool,
+}
+
+impl SqlArgs {
+    fn options(self) -> ShellOptions {
+        let commands = self.commands.into_iter().map(Action::Command);
+        let format = match (self.csv, self.json) {
+            (true, _) => Format::Csv,
+            (_, true) => Format::Json,
+            _ => Format::Aligned,
+        };
+        ShellOptions {
+            url: self.url,
+            actions: commands.chain(self.files.into_iter().map(Action::File)).collect(),
+            format,
+            quiet: self.quiet,
+            stop_on_error: self.stop_on_error,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -187,7 +230,7 @@ async fn run(command: Command) -> Result<ExitCode, Error> {
                 .await
                 .map(|()| ExitCode::SUCCESS)
         }
-        Command::Sql(options) => Ok(exit_code(tessera_shell::run(options).await)),
+        Command::Sql(args) => Ok(exit_code(tessera_shell::run(args.options()).await)),
         Command::Bench(Bench::Tpch(args)) => {
             let report = run::run_tpch(args.options())
                 .await
@@ -214,7 +257,8 @@ async fn demo(args: DemoArgs) -> Result<ExitCode, Error> {
     if ok && std::io::IsTerminal::is_terminal(&std::io::stdin()) && std::io::IsTerminal::is_terminal(&std::io::stdout())
     {
         println!("the cluster is running; type SQL, \\? for help, \\q to end");
-        tessera_shell::run(tessera_shell::ShellOptions::connect(&cluster.url())).await;
+        let options = ShellOptions { url: Some(cluster.url()), ..ShellOptions::default() };
+        tessera_shell::run(options).await;
     }
     cluster.shutdown().await?;
     report.map_err(|e| Error::new("58000", e.to_string()))?;

@@ -35,7 +35,7 @@ use session::{Session, Settings, warn};
 use split::Piece;
 
 /// Where to connect when no URL is given.
-pub const DEFAULT_URL: &str = "postgres://tessera@127.0.0.1:5432/tessera";
+pub const DEFAULT_URL: &str = "postgres://tessera@127.0.0.1:5433/tessera";
 
 /// What the command line asks for.
 #[derive(Debug, Clone, Default)]

@@ -234,13 +234,14 @@ fn parse_numeric(text: &str, sql_type: SqlType) -> Result<i128> {
     let mut value: i128 = 0;
     let mut all = whole.bytes().chain(fraction.bytes());
     for _ in 0..keep.max(0) {
-        let digit = all.next().map_or(0, |b| i128::from(b - b'0'));
+        let next = all.next();
+        let digit = next.map_or(0, |b| i128::from(b - b'0'));
         value = value
             .checked_mul(10)
             .and_then(|v| v.checked_add(digit))
             .ok_or_else(too_big)?;
         // Nothing but zeros can follow for ever: 0e999999999 must not spin.
-        if value == 0 && all.len() == 0 {
+        if value == 0 && next.is_none() {
             break;
         }
     }
