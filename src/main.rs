@@ -107,7 +107,7 @@ struct SqlArgs {
     commands: Vec<String>,
     /// Run the statements of this file and end; may be given several times, after the commands
     #[arg(short = 'f', long = "file")]
-    files: Vec<PathBuf>,
+    files: Vec<String>,
     /// Print rows as CSV
     #[arg(long, conflicts_with = "json")]
     csv: bool,
