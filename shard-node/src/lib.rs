@@ -1,4 +1,5 @@
 //! Owns rows: a node's shards, their logs, their copies, and the transactions that write them.
 
+pub mod replication;
 pub mod scan;
 pub mod storage;
