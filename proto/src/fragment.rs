@@ -18,12 +18,16 @@ use crate::table::TableDef;
 use crate::v1::ExecuteRequest;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchemaRef, Result, Statistics, TableReference, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec, SymmetricHashJoinExec};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::statistics::StatisticsArgs;
@@ -339,4 +343,31 @@ impl PhysicalExtensionCodec for LeafCodec {
 /// The schema a leaf's batches have: a logical plan's output as plain Arrow.
 pub fn leaf_schema(schema: &DFSchemaRef) -> SchemaRef {
     Arc::new(schema.as_arrow().clone())
+}
+
+/// Physical rule that lets every join yield. A join makes many batches out of one without ever waiting, so that a cancelled
+/// one would keep its core for seconds; `CooperativeExec` gives the runtime a turn.
+#[derive(Debug)]
+pub struct YieldInJoins;
+
+impl PhysicalOptimizerRule for YieldInJoins {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        let wrap = |node: Arc<dyn ExecutionPlan>| {
+            let is_join = node.is::<HashJoinExec>()
+                || node.is::<SortMergeJoinExec>()
+                || node.is::<NestedLoopJoinExec>()
+                || node.is::<CrossJoinExec>()
+                || node.is::<SymmetricHashJoinExec>();
+            Ok(if is_join { Transformed::yes(Arc::new(CooperativeExec::new(node)) as _) } else { Transformed::no(node) })
+        };
+        Ok(plan.transform_up(wrap)?.data)
+    }
+
+    fn name(&self) -> &str {
+        "yield_in_joins"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
 }

@@ -1,0 +1,268 @@
+//! Names and types of a query resolved against the catalog.
+//!
+//! ```text
+//!   Query ── tables named anywhere in it ──catalog──> Table -> StubTable, View -> its query bound in place, System -> itself
+//!         ── DataFusion's SQL planner, with these and nothing else to find ──> LogicalPlan
+//! ```
+//!
+//! All relations are looked up before planning starts, so that a missing one is reported as PostgreSQL does, with the
+//! nearest name. Views expand at every use, at most [`VIEW_DEPTH_MAX`] deep.
+
+use crate::catalog::{Catalog, Relation};
+use crate::error::{bind_error, suggestion};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
+use datafusion::catalog::cte_worktable::CteWorkTable;
+use datafusion::catalog::{TableFunctionArgs, TableProvider};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DataFusionError, Result as DfResult, TableReference, plan_datafusion_err};
+use datafusion::config::ConfigOptions;
+use datafusion::datasource::{ViewTable, provider_as_source};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
+use datafusion::logical_expr::{
+    AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF,
+};
+use datafusion::sql::parser::Statement as DfStatement;
+use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
+use datafusion::sql::resolve::resolve_table_references;
+use sqlparser::ast::{Query, Statement};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tessera_proto::fragment::StubTable;
+use tessera_proto::table::{TableDef, ViewDef};
+use tessera_proto::{Error, Result};
+
+/// Views inside views.
+const VIEW_DEPTH_MAX: usize = 32;
+/// Parameters of one statement, as PostgreSQL's wire protocol allows.
+const PARAMETERS_MAX: usize = 65_535;
+
+/// Binds `query`; see [`crate::bind`].
+pub(crate) fn bind_query(
+    state: &SessionState,
+    query: &Query,
+    catalog: &dyn Catalog,
+    parameters: &[Option<DataType>],
+    depth: usize,
+) -> Result<LogicalPlan> {
+    let statement = Statement::Query(Box::new(query.clone()));
+    let normalize = state.config().options().sql_parser.enable_ident_normalization;
+    let (references, _) = resolve_table_references(&DfStatement::Statement(Box::new(statement.clone())), normalize)?;
+    let mut tables = HashMap::with_capacity(references.len());
+    for reference in references {
+        let source = source_of(state, &reference, catalog, depth)?;
+        tables.insert(reference, source);
+    }
+    let names = Names { state, tables };
+    let options = ParserOptions::from(&state.config().options().sql_parser);
+    let fields = parameters.iter().map(|t| t.clone().map(parameter_field)).collect();
+    let mut context = PlannerContext::new().with_prepare_param_data_types(fields);
+    SqlToRel::new_with_options(&names, options)
+        .sql_statement_to_plan_with_context(statement, &mut context)
+        .map_err(bind_error)
+}
+
+fn parameter_field(data_type: DataType) -> FieldRef {
+    Arc::new(Field::new("", data_type, true))
+}
+
+/// Types of `$1`, `$2`, ... as far as their use or the client tells; `None` where nothing does (PostgreSQL takes text).
+///
+/// # Errors
+/// 42P02 for a number beyond the limit, 42P08 for one parameter used as two types.
+pub fn parameter_types(plan: &LogicalPlan) -> Result<Vec<Option<DataType>>> {
+    let mut types: Vec<Option<DataType>> = vec![];
+    let mut failed = None;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|e| {
+                let Expr::Placeholder(placeholder) = e else { return Ok(TreeNodeRecursion::Continue) };
+                let number = placeholder.id.strip_prefix('$').and_then(|n| n.parse::<usize>().ok());
+                match number.filter(|n| (1..=PARAMETERS_MAX).contains(n)) {
+                    Some(number) => {
+                        types.resize(types.len().max(number), None);
+                        let found = placeholder.field.as_ref().map(|f| f.data_type().clone());
+                        failed = failed.take().or(note_type(&mut types[number - 1], found, number).err());
+                    }
+                    None => failed = Some(Error::new("42P02", format!("there is no parameter {}", placeholder.id))),
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(types),
+    }
+}
+
+fn note_type(known: &mut Option<DataType>, found: Option<DataType>, number: usize) -> Result<()> {
+    match (known.as_ref(), found) {
+        (Some(a), Some(b)) if *a != b => {
+            let message = format!("parameter ${number} is used both as {a} and as {b}");
+            Err(Error::new("42P08", message).with_hint("cast it where it is used: $1::type"))
+        }
+        (None, found) => {
+            *known = found;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a name in FROM stands for, as the SQL planner wants it.
+fn source_of(
+    state: &SessionState,
+    reference: &TableReference,
+    catalog: &dyn Catalog,
+    depth: usize,
+) -> Result<Arc<dyn TableSource>> {
+    let database = &state.config().options().catalog.default_catalog;
+    if reference.catalog().is_some_and(|named| named != database) {
+        let what = format!("cross-database references are not supported: {reference}");
+        return Err(Error::unsupported(what, "one connection sees one database; leave its name out"));
+    }
+    let provider: Arc<dyn TableProvider> = match catalog.resolve(reference.schema(), reference.table()) {
+        Some(Relation::Table(def, _)) => stub(def, catalog),
+        Some(Relation::View(view)) => Arc::new(expand(state, &view, catalog, depth)?),
+        Some(Relation::System(provider)) => provider,
+        None => return Err(no_relation(reference, catalog)),
+    };
+    Ok(provider_as_source(provider))
+}
+
+fn stub(def: Arc<TableDef>, catalog: &dyn Catalog) -> Arc<dyn TableProvider> {
+    let statistics = catalog.statistics(def.id);
+    Arc::new(StubTable { schema: def.visible_schema(), statistics, def })
+}
+
+fn no_relation(reference: &TableReference, catalog: &dyn Catalog) -> Error {
+    let error = Error::new("42P01", format!("relation \"{reference}\" does not exist"));
+    match suggestion(reference.table(), &catalog.names()) {
+        Some(name) => error.with_hint(format!("did you mean \"{name}\"?")),
+        None => error,
+    }
+}
+
+/// A view's query, bound, with the view's own column names.
+fn expand(state: &SessionState, view: &ViewDef, catalog: &dyn Catalog, depth: usize) -> Result<ViewTable> {
+    if depth >= VIEW_DEPTH_MAX {
+        let message = format!("view \"{}\" is nested more than {VIEW_DEPTH_MAX} deep", view.name);
+        return Err(Error::new("54001", message).with_hint("a view may not, through others, read itself"));
+    }
+    let inside = |error: Error| error.with_detail(format!("in the query of view \"{}\"", view.name));
+    let mut statements = tessera_parser::parse(&view.query)
+        .map_err(|e| Error::internal(format!("the stored query of view \"{}\" cannot be read: {e}", view.name)))?;
+    let Some(tessera_parser::Statement::Query(query)) = statements.pop().map(|parsed| parsed.statement) else {
+        return Err(Error::internal(format!("view \"{}\" does not store a query", view.name)));
+    };
+    let plan = bind_query(state, &query, catalog, &[], depth + 1).map_err(inside)?;
+    let names = view_columns(view, &query, &plan);
+    let plan = renamed(plan, &names).map_err(bind_error).map_err(inside)?;
+    Ok(ViewTable::new(plan, Some(view.query.clone())))
+}
+
+/// The names in CREATE VIEW come first, the query's own after them.
+fn view_columns(view: &ViewDef, query: &Query, plan: &LogicalPlan) -> Vec<String> {
+    let own = crate::names::result_names(query, plan.schema().as_arrow());
+    own.into_iter().enumerate().map(|(i, name)| view.columns.get(i).cloned().unwrap_or(name)).collect()
+}
+
+fn renamed(plan: LogicalPlan, names: &[String]) -> DfResult<LogicalPlan> {
+    let columns = plan.schema().columns();
+    if columns.iter().zip(names).all(|(column, name)| column.name == *name && column.relation.is_none()) {
+        return Ok(plan);
+    }
+    let exprs: Vec<Expr> = columns.into_iter().zip(names).map(|(c, name)| Expr::Column(c).alias(name)).collect();
+    LogicalPlanBuilder::from(plan).project(exprs)?.build()
+}
+
+/// What the SQL planner may look up: the resolved tables, and the session's functions.
+struct Names<'a> {
+    state: &'a SessionState,
+    tables: HashMap<TableReference, Arc<dyn TableSource>>,
+}
+
+impl ContextProvider for Names<'_> {
+    fn get_table_source(&self, name: TableReference) -> DfResult<Arc<dyn TableSource>> {
+        let found = self.tables.get(&name).cloned();
+        found.ok_or_else(|| Error::new("42P01", format!("relation \"{name}\" does not exist")).into())
+    }
+
+    fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> DfResult<Arc<dyn TableSource>> {
+        let unknown = || Error::new("42883", format!("function {name} does not exist as a table function"));
+        let function = self.state.table_functions().get(name).cloned().ok_or_else(unknown)?;
+        let args = args.into_iter().map(constant).collect::<DfResult<Vec<_>>>()?;
+        let provider = function.create_table_provider_with_args(TableFunctionArgs::new(&args, self.state))?;
+        Ok(provider_as_source(provider))
+    }
+
+    fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> DfResult<Arc<dyn TableSource>> {
+        Ok(provider_as_source(Arc::new(CteWorkTable::new(name, schema))))
+    }
+
+    fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
+        self.state.expr_planners()
+    }
+
+    fn get_relation_planners(&self) -> &[Arc<dyn RelationPlanner>] {
+        self.state.relation_planners()
+    }
+
+    fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
+        Some(Arc::new(crate::types::SqlTypes))
+    }
+
+    fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        self.state.scalar_functions().get(name).cloned()
+    }
+
+    fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {
+        self.state.higher_order_functions().get(name).cloned()
+    }
+
+    fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        self.state.aggregate_functions().get(name).cloned()
+    }
+
+    fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        self.state.window_functions().get(name).cloned()
+    }
+
+    fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
+        None
+    }
+
+    fn options(&self) -> &ConfigOptions {
+        self.state.config_options()
+    }
+
+    fn udf_names(&self) -> Vec<String> {
+        self.state.scalar_functions().keys().cloned().collect()
+    }
+
+    fn higher_order_function_names(&self) -> Vec<String> {
+        self.state.higher_order_functions().keys().cloned().collect()
+    }
+
+    fn udaf_names(&self) -> Vec<String> {
+        self.state.aggregate_functions().keys().cloned().collect()
+    }
+
+    fn udwf_names(&self) -> Vec<String> {
+        self.state.window_functions().keys().cloned().collect()
+    }
+}
+
+/// Arguments of table functions must be constants.
+fn constant(expr: Expr) -> DfResult<Expr> {
+    use datafusion::common::DFSchema;
+    use datafusion::logical_expr::simplify::SimplifyContext;
+    use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+    let simplifier = ExprSimplifier::new(SimplifyContext::builder().build());
+    let simplified = simplifier.simplify(simplifier.coerce(expr, &DFSchema::empty())?)?;
+    match simplified {
+        Expr::Literal(..) => Ok(simplified),
+        other => Err(DataFusionError::from(plan_datafusion_err!("argument {other} of a table function is not constant"))),
+    }
+}

@@ -1,0 +1,131 @@
+//! What DataFusion's SQL planner says, as PostgreSQL would: SQLSTATE, wording, and the nearest name.
+//!
+//! ```text
+//!   SchemaError::FieldNotFound{nam, [name, ..]}      42703 column "nam" does not exist      hint: did you mean "name"?
+//!   Plan("Invalid function 'lenght'. ..")            42883 function lenght does not exist   hint: did you mean "length"?
+//! ```
+//!
+//! DataFusion tells most planning errors apart by their text only; the table below is what we recognise of it. Anything else
+//! passes through `From<DataFusionError>` of the protocol crate.
+
+use datafusion::common::utils::datafusion_strsim::levenshtein;
+use datafusion::common::{Column, DataFusionError, SchemaError};
+use tessera_proto::Error;
+
+/// Beginnings of planning errors and their SQLSTATE.
+const PLAN_ERRORS: &[(&str, &str)] = &[
+    ("Column in SELECT must be in GROUP BY", "42803"),
+    ("Column in HAVING must be in GROUP BY", "42803"),
+    ("Column in ORDER BY must be in GROUP BY", "42803"),
+    ("Column in DISTINCT ON must be in GROUP BY", "42803"),
+    ("HAVING clause references", "42803"),
+    ("Aggregate functions are not allowed", "42803"),
+    ("No function matches the given name", "42883"),
+    ("Failed to coerce arguments", "42883"),
+    ("Function '", "42883"),
+    ("Cannot infer common", "42883"),
+    ("Cannot coerce arithmetic expression", "42883"),
+    ("There isn't a common type to coerce", "42883"),
+    ("Failed to coerce", "42804"),
+    ("Cannot create filter with non-boolean predicate", "42804"),
+    ("Cannot automatically convert", "42804"),
+    ("Incompatible inputs for Union", "42804"),
+    ("UNION queries have different number of columns", "42601"),
+    ("Union queries must have the same number of columns", "42601"),
+    ("Inconsistent data length across values list", "42601"),
+    ("Projections require unique expression names", "42712"),
+    ("table name \"", "42712"),
+    ("Source table contains", "42P10"),
+    ("ORDER BY position", "42P10"),
+    ("Order by column out of bounds", "42P10"),
+    ("Can't cast value", "22P02"),
+    ("Unsupported CAST", "42846"),
+    ("Unsupported", "0A000"),
+];
+
+/// An error of binding or optimising, for the user.
+pub fn bind_error(error: DataFusionError) -> Error {
+    let known = match error.find_root() {
+        DataFusionError::SchemaError(schema, _) => Some(schema_error(schema)),
+        DataFusionError::Plan(message) => plan_error(message),
+        _ => None,
+    };
+    known.unwrap_or_else(|| Error::from(error))
+}
+
+fn schema_error(error: &SchemaError) -> Error {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => no_column(field, valid_fields),
+        SchemaError::AmbiguousReference { field } => {
+            Error::new("42702", format!("column reference \"{}\" is ambiguous", field.name))
+                .with_hint("put the table's name or alias before it")
+        }
+        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+            Error::new("42701", format!("column \"{name}\" appears more than once"))
+                .with_hint("give one of them another name with AS")
+        }
+    }
+}
+
+fn no_column(field: &Column, valid: &[Column]) -> Error {
+    if let Some(relation) = &field.relation
+        && !valid.iter().any(|c| c.relation.as_ref().is_some_and(|r| r.resolved_eq(relation)))
+    {
+        let error = Error::new("42P01", format!("missing FROM-clause entry for table \"{relation}\""));
+        let relations: Vec<String> = valid.iter().filter_map(|c| c.relation.as_ref().map(ToString::to_string)).collect();
+        return match suggestion(relation.table(), &relations) {
+            Some(name) => error.with_hint(format!("did you mean \"{name}\"?")),
+            None => error,
+        };
+    }
+    let error = Error::new("42703", format!("column \"{}\" does not exist", field.flat_name()));
+    let names: Vec<String> = valid.iter().map(|c| c.name.clone()).collect();
+    match suggestion(&field.name, &names) {
+        Some(name) => error.with_hint(format!("did you mean \"{name}\"?")),
+        None => error,
+    }
+}
+
+fn plan_error(message: &str) -> Option<Error> {
+    if let Some(rest) = message.strip_prefix("Invalid function '") {
+        let (name, rest) = rest.split_once('\'')?;
+        let error = Error::new("42883", format!("function {name} does not exist"));
+        let near = rest.split_once("Did you mean '").and_then(|(_, near)| near.split_once('\'')).map(|(near, _)| near);
+        return Some(match near.and_then(|near| suggestion(name, &[near.to_owned()])) {
+            Some(near) => error.with_hint(format!("did you mean \"{near}\"?")),
+            None => error,
+        });
+    }
+    let (_, code) = PLAN_ERRORS.iter().find(|(start, _)| message.starts_with(start))?;
+    let (first, more) = message.split_once('\n').unwrap_or((message, ""));
+    let mut chars = first.chars();
+    let lower: String = chars.next().into_iter().flat_map(char::to_lowercase).chain(chars).collect();
+    let error = Error::new(code, lower.trim_end_matches('.'));
+    Some(if more.is_empty() { error } else { error.with_detail(more.trim().to_owned()) })
+}
+
+/// The candidate that `name` is likely a typing error of.
+pub fn suggestion(name: &str, candidates: &[String]) -> Option<String> {
+    let wanted = name.to_lowercase();
+    // A third of the letters may be wrong; two names without a common letter are never near.
+    let limit = (wanted.chars().count() / 3).max(1);
+    candidates
+        .iter()
+        .map(|candidate| (levenshtein(&wanted, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|(_, candidate)| candidate.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::suggestion;
+
+    #[test]
+    fn near_names_only() {
+        let names = ["orders".to_owned(), "lineitem".to_owned()];
+        assert_eq!(suggestion("order", &names).as_deref(), Some("orders"));
+        assert_eq!(suggestion("Lineitems", &names).as_deref(), Some("lineitem"));
+        assert_eq!(suggestion("nation", &names), None);
+    }
+}

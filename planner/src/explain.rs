@@ -1,0 +1,63 @@
+//! The plan as EXPLAIN and the golden files print it: what the router does, and below it what each leaf does.
+//!
+//! ```text
+//!   Strategy: gather
+//!   Sort: sum DESC
+//!     ShardLocal nodes=3 shards=16/16
+//!       Aggregate: groupBy=[[t.k]], aggr=[[sum(t.v)]]
+//!         TableScan: t projection=[k, v]
+//! ```
+//!
+//! No addresses, times or node-dependent order: the same query over the same catalog prints the same lines.
+
+use crate::leaf::{ShardLocalNode, as_leaf};
+use crate::{FragmentInfo, Strategy};
+use datafusion::logical_expr::LogicalPlan;
+
+/// Lines of the whole tree.
+pub fn lines(strategy: Strategy, plan: &LogicalPlan) -> Vec<String> {
+    let mut lines = vec![format!("Strategy: {}", strategy.name())];
+    append(plan, 0, &mut lines);
+    lines
+}
+
+/// Leaves in the order in which the tree shows them.
+pub fn leaves(plan: &LogicalPlan) -> Vec<&ShardLocalNode> {
+    let mut found = vec![];
+    let mut open = vec![plan];
+    while let Some(node) = open.pop() {
+        if let LogicalPlan::Extension(extension) = node
+            && let Some(leaf) = as_leaf(extension.node.as_ref())
+        {
+            found.push(leaf);
+        }
+        open.extend(node.inputs().into_iter().rev());
+    }
+    found
+}
+
+/// What the outside may know of a leaf.
+pub fn fragment(leaf: &ShardLocalNode) -> FragmentInfo {
+    FragmentInfo {
+        nodes: leaf.owners.iter().map(|owner| owner.node).collect(),
+        shards: leaf.shards(),
+        shards_total: leaf.shards_total,
+        plan: leaf.plan.display_indent().to_string(),
+    }
+}
+
+fn append(root: &LogicalPlan, depth: usize, lines: &mut Vec<String>) {
+    // A stack of our own: plans may be deeper than a thread's stack bears.
+    let mut open = vec![(root, depth)];
+    while let Some((node, depth)) = open.pop() {
+        lines.push(format!("{:indent$}{}", "", node.display(), indent = depth * 2));
+        let leaf = match node {
+            LogicalPlan::Extension(extension) => as_leaf(extension.node.as_ref()),
+            _ => None,
+        };
+        match leaf {
+            Some(leaf) => open.push((leaf.plan.as_ref(), depth + 1)),
+            None => open.extend(node.inputs().into_iter().rev().map(|input| (input, depth + 1))),
+        }
+    }
+}

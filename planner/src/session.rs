@@ -1,0 +1,78 @@
+//! The sessions that queries are planned in.
+//!
+//! ```text
+//!   template (functions, rules, memory: once a process) ──clone──> statement session (partitions, time zone, start time)
+//! ```
+//!
+//! Some options are not the user's to choose, because leaves depend on them: see [`template_builder`].
+
+use crate::PlanOptions;
+use crate::leaf::LeafQueryPlanner;
+use datafusion::common::Result as DfResult;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::prelude::SessionConfig;
+use std::sync::Arc;
+use tessera_proto::fragment::{LeafRuntime, YieldInJoins};
+use tessera_proto::{Error, Result};
+
+/// Fewest partitions above the leaves. With one, every distribution counts as satisfied and no exchange is ever planned.
+pub const PARTITIONS_MIN: usize = 2;
+
+/// The session that all sessions of a process are cloned from; costs about a millisecond, make one.
+pub fn template(runtime: Arc<RuntimeEnv>, leaves: Arc<LeafRuntime>) -> SessionState {
+    template_builder(runtime, leaves).build()
+}
+
+/// The same, for a router that adds functions or wraps the query planner before building.
+pub fn template_builder(runtime: Arc<RuntimeEnv>, leaves: Arc<LeafRuntime>) -> SessionStateBuilder {
+    let bare = SessionStateBuilder::new()
+        .with_config(config())
+        .with_runtime_env(runtime.clone())
+        .with_default_features()
+        .with_physical_optimizer_rules(vec![])
+        .build();
+    SessionStateBuilder::new()
+        .with_config(config().with_extension(leaves))
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_query_planner(Arc::new(LeafQueryPlanner { bare: Arc::new(bare) }))
+        // Last: it must see the joins that the other rules leave.
+        .with_physical_optimizer_rule(Arc::new(YieldInJoins))
+}
+
+fn config() -> SessionConfig {
+    let mut config = SessionConfig::new().with_target_partitions(PARTITIONS_MIN).with_information_schema(false);
+    let options = config.options_mut();
+    // 0.1 is numeric, as in PostgreSQL; as a float, 0.06 + 0.01 would not be 0.07.
+    options.sql_parser.parse_float_as_decimal = true;
+    // Subqueries become joins, which the shard-local rule understands; a subquery expression would cut.
+    options.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+    // A leaf that sorts streams from one partition, in order; spreading it at random would lose the order.
+    options.optimizer.enable_round_robin_repartition = false;
+    config
+}
+
+/// The session of one statement: cheap.
+///
+/// # Errors
+/// 22023 for a setting with an impossible value.
+pub fn session_state(template: &SessionState, options: &PlanOptions) -> Result<SessionState> {
+    let mut state = template.clone();
+    let set = |state: &mut SessionState| -> DfResult<()> {
+        let config = state.config_mut().options_mut();
+        config.execution.target_partitions = options.target_partitions.max(PARTITIONS_MIN);
+        match options.settings.get("timezone") {
+            Some(zone) => config.set("datafusion.execution.time_zone", zone),
+            None => Ok(()),
+        }
+    };
+    set(&mut state).map_err(|e| Error::new("22023", format!("invalid setting: {}", e.strip_backtrace())))?;
+    // now() is the time of the snapshot: the same on every node, and in every row.
+    let millis = i64::try_from(options.snapshot.millis()).ok();
+    match millis.and_then(chrono::DateTime::from_timestamp_millis) {
+        Some(start) => state.execution_props_mut().query_execution_start_time = Some(start),
+        None => state.mark_start_execution(),
+    }
+    Ok(state)
+}
