@@ -90,3 +90,6 @@ pub trait MetaStore: Send + Sync + std::fmt::Debug {
     /// Returns the revision as soon as it is above `after`, or the current one at the timeout (at most 30 s).
     async fn wait(&self, after: u64, timeout: Duration) -> Result<u64>;
 }
+
+#[cfg(test)]
+mod tests;
