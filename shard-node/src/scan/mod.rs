@@ -1,5 +1,9 @@
-//! From shards to a DataFusion table.
+//! From shards to a DataFusion table: [`shard_table`] is what a leaf's plan scans on a node.
 
+mod interval;
+mod segment_file;
 pub mod table_provider;
+#[cfg(test)]
+mod tests;
 
-pub use table_provider::shard_table;
+pub use table_provider::{ShardTable, shard_table};

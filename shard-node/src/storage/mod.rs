@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   DIR/identity.json                 cluster, node, disk            identity.rs
-//!   DIR/wal/00000001.wal ...          one log for all shards         wal.rs
+//!   DIR/wal/0000000000000001.wal ...  one log for all shards         wal.rs
 //!   DIR/shards/7-3/MANIFEST-12.json   which segments, up to where    manifest.rs
 //!   DIR/shards/7-3/seg/*.parquet|pk   rows, and hashes of their keys segment.rs, sidecar.rs
 //!
@@ -13,9 +13,34 @@
 //! A row has one commit timestamp and is visible at a snapshot S when it is not above S. Readers take an immutable
 //! [`version::Version`]; nothing they hold ever changes. Not here: who may write (replication, transactions), and deletes.
 
+pub mod cache;
+pub mod delta;
+mod digest;
+mod durable;
 pub mod identity;
+mod keys;
+pub mod manifest;
+mod point_read;
+mod seal;
+pub mod segment;
+mod segment_reader;
 pub mod shard_store;
+mod sidecar;
+mod sketch;
+mod snapshot;
+pub mod staging;
+pub(crate) mod statistics;
+#[cfg(test)]
+pub(crate) mod test_tables;
+#[cfg(test)]
+mod tests;
+mod unique;
+mod values;
+pub mod version;
 pub mod wal;
 
+pub use cache::MetadataCache;
 pub use identity::Identity;
-pub use shard_store::{MetadataCache, ShardStore, SnapshotManifest, StageWriter, Write};
+pub use shard_store::{ShardStore, Write};
+pub use snapshot::SnapshotManifest;
+pub use staging::StageWriter;

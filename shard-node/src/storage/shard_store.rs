@@ -1,25 +1,37 @@
-//! The rows of one shard, of all its tables.
+//! The rows of one shard, of all its tables: where log entries are applied and where readers begin.
+//!
+//! ```text
+//!   apply(41, ts, rows) ──▶ Version 41 ──▶ readers take an Arc       one writer at a time; readers never wait
+//!   seal ──▶ segments, manifest (checkpoint 41) ──▶ Version 41', the same rows elsewhere
+//! ```
+//!
+//! Two locks: `manifest` serialises what changes files (seal, drop, snapshots; held for long), `apply` what publishes a
+//! version (held for microseconds), taken in this order. Work is in the neighbours: seal.rs, snapshot.rs, unique.rs,
+//! point_read.rs, digest.rs, statistics.rs. Not here: deletes and updates, they need delete vectors.
 
-use crate::storage::Identity;
+use crate::storage::cache::MetadataCache;
+use crate::storage::delta::{self, KEY_BYTES};
+use crate::storage::keys::{DeltaKeys, for_each_key, key_columns};
+use crate::storage::manifest::Manifest;
+use crate::storage::seal::Tables;
+use crate::storage::segment::{HashingFile, write_sidecar};
+use crate::storage::snapshot::open_version;
+use crate::storage::staging::{StageWriter, conform};
+use crate::storage::statistics::TableSummary;
+use crate::storage::version::{Segment, SegmentMeta, TableVersion, Version, remove_segment_files};
+use crate::storage::{Identity, SnapshotManifest, digest, durable, point_read, segment_reader, unique};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
-use std::collections::HashSet;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tessera_proto::table::TableDef;
-use tessera_proto::{LogIndex, Result, ShardId, TableId, Timestamp, v1};
-
-/// Parquet footers of a node's segments, bounded in bytes; shared by all shards.
-#[derive(Debug)]
-pub struct MetadataCache {}
-
-impl MetadataCache {
-    /// An empty cache of at most so many bytes.
-    pub fn new(bytes_max: usize) -> Arc<Self> {
-        let _ = bytes_max;
-        Arc::new(Self {})
-    }
-}
+use tessera_proto::token::canonical_keys;
+use tessera_proto::{Error, LogIndex, Result, ShardId, TableId, Timestamp, v1};
 
 /// Rows that one transaction adds to one table in one shard.
 #[derive(Debug, Clone)]
@@ -40,21 +52,27 @@ pub enum Write {
     },
 }
 
-/// State a far-behind copy starts from. The files stay on disk while this lives, even if the shard drops them.
-#[derive(Debug)]
-pub struct SnapshotManifest {
-    /// For [`ShardStore::install_snapshot`]; opaque.
-    pub manifest: Bytes,
-    /// Everything up to here is in it.
-    pub checkpoint: LogIndex,
-    /// Files to fetch with [`ShardStore::install_segment`] first.
-    pub files: Vec<v1::SegmentRef>,
-}
-
 /// Rows of one shard. Cheap to clone; all clones are the same store. Thread-safe; `apply` calls come from one task.
 #[derive(Debug, Clone)]
 pub struct ShardStore {
-    _inner: Arc<()>,
+    pub(super) inner: Arc<Inner>,
+}
+
+/// What all clones share.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub shard: ShardId,
+    /// The shard's folder and its segment folder.
+    pub dir: PathBuf,
+    pub segments: PathBuf,
+    pub cache: Arc<MetadataCache>,
+    pub version: ArcSwap<Version>,
+    /// Held while a new version is made and published.
+    pub apply: Mutex<()>,
+    /// Keys of rows in memory.
+    pub keys: RwLock<HashMap<TableId, DeltaKeys>>,
+    /// The newest manifest on disk; held while files change.
+    pub manifest: Mutex<Manifest>,
 }
 
 impl ShardStore {
@@ -63,28 +81,48 @@ impl ShardStore {
     /// # Errors
     /// XX001 when the manifest or a segment it names is damaged or missing, or belongs to another data directory.
     pub fn open(dir: &Path, shard: ShardId, identity: &Identity, cache: Arc<MetadataCache>) -> Result<ShardStore> {
-        let _ = (dir, shard, identity, cache);
-        todo!()
+        let dir = dir.join(format!("{}-{}", shard.group, shard.index));
+        let segments = dir.join("seg");
+        durable::create_dir(&segments)?;
+        durable::sync_dir(&dir)?;
+        let manifest = Manifest::load(&dir, shard, identity)?;
+        let version = ArcSwap::from_pointee(open_version(&segments, &manifest, &cache)?);
+        let inner = Inner {
+            shard,
+            dir,
+            segments,
+            cache,
+            version,
+            apply: Mutex::new(()),
+            keys: RwLock::default(),
+            manifest: Mutex::new(manifest),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The shard.
     pub fn shard(&self) -> ShardId {
-        todo!()
+        self.inner.shard
     }
 
-    /// Entries up to here are in durable segments; replay starts after it.
+    /// The present state; readers work on it for as long as they like.
+    pub fn version(&self) -> Arc<Version> {
+        self.inner.version.load_full()
+    }
+
+    /// Entries up to here are in durable segments; replay starts after it. Waits for a seal under way.
     pub fn checkpoint(&self) -> LogIndex {
-        todo!()
+        self.inner.manifest.lock().checkpoint
     }
 
     /// Last entry applied or passed over with [`Self::advance`].
     pub fn applied(&self) -> LogIndex {
-        todo!()
+        self.inner.version.load().applied
     }
 
     /// Greatest commit timestamp applied.
     pub fn max_timestamp(&self) -> Timestamp {
-        todo!()
+        self.inner.version.load().max_timestamp
     }
 
     /// Makes rows visible at `ts`; nothing happens when `index` is not above [`Self::applied`].
@@ -92,14 +130,53 @@ impl ShardStore {
     /// # Errors
     /// XX001 when a staged segment is missing or not the one that was staged; then nothing was applied.
     pub fn apply(&self, index: LogIndex, ts: Timestamp, writes: &[Write]) -> Result<()> {
-        let _ = (index, ts, writes);
-        todo!()
+        let _apply = self.inner.apply.lock();
+        let mut next = Version::clone(&self.inner.version.load());
+        if index <= next.applied {
+            return Ok(());
+        }
+        let mut added = Vec::new();
+        for write in writes {
+            let table = Arc::make_mut(next.tables.entry(write.table().id).or_default());
+            match write {
+                Write::Rows { table: def, batch } => {
+                    let batch = conform(def, batch)?;
+                    if batch.num_rows() == 0 {
+                        continue;
+                    }
+                    added.push((def, table.next_position, key_columns(def, &batch)?));
+                    add_rows(table, batch, ts)?;
+                }
+                Write::Staged { table: def, segments } => {
+                    for segment in segments {
+                        table.segments.push(self.open_staged(def.id, segment, ts)?);
+                    }
+                }
+            }
+        }
+        let mut keys = self.inner.keys.write();
+        for (def, first, columns) in added {
+            let keys = keys.entry(def.id).or_default();
+            for_each_key(&columns, |row, key| keys.insert(key, first + row as u64))?;
+        }
+        next.applied = index;
+        next.max_timestamp = next.max_timestamp.max(ts);
+        self.inner.version.store(Arc::new(next));
+        Ok(())
+    }
+
+    fn open_staged(&self, table: TableId, segment: &v1::SegmentRef, ts: Timestamp) -> Result<Arc<Segment>> {
+        check_file_name(&segment.file)?;
+        Segment::open(&self.inner.segments, SegmentMeta::new(table, segment, ts), &self.inner.cache)
     }
 
     /// Passes over an entry without rows.
     pub fn advance(&self, index: LogIndex) {
-        let _ = index;
-        todo!()
+        let _apply = self.inner.apply.lock();
+        let version = self.inner.version.load();
+        if index > version.applied {
+            self.inner.version.store(Arc::new(Version { applied: index, ..Version::clone(&version) }));
+        }
     }
 
     /// Detail of the first key that exists already, in this shard (any version) or twice in the write itself. Blocking:
@@ -108,8 +185,18 @@ impl ShardStore {
     /// # Errors
     /// 23502 for NULL in a NOT NULL column; XX001 or 58030 when segments cannot be read.
     pub fn unique_conflict(&self, write: &Write) -> Result<Option<String>> {
-        let _ = write;
-        todo!()
+        let table = write.table();
+        // Keys first, then the version: what a seal moves in between is then in both.
+        let keys = self.inner.keys.read();
+        let version = self.version();
+        let existing = version.tables.get(&table.id).map_or(&[][..], |t| &t.segments);
+        match write {
+            Write::Rows { table: def, batch } => unique::inline_conflict(def, &conform(def, batch)?, keys.get(&def.id), existing),
+            Write::Staged { table: def, segments } => {
+                let staged = segments.iter().map(|s| self.open_staged(def.id, s, Timestamp(0))).collect::<Result<Vec<_>>>()?;
+                unique::staged_conflict(def, &staged, keys.get(&def.id), existing)
+            }
+        }
     }
 
     /// Canonical row keys of an inline write, for the lock table; empty for staged writes.
@@ -117,14 +204,15 @@ impl ShardStore {
     /// # Errors
     /// A column type that cannot be a key.
     pub fn keys(&self, write: &Write) -> Result<Vec<Box<[u8]>>> {
-        let _ = write;
-        todo!()
+        match write {
+            Write::Rows { table, batch } => canonical_keys(&key_columns(table, batch)?),
+            Write::Staged { .. } => Ok(vec![]),
+        }
     }
 
     /// Writes rows to durable, invisible segments.
     pub fn stage(&self, table: &Arc<TableDef>) -> StageWriter {
-        let _ = table;
-        todo!()
+        StageWriter::new(&self.inner.segments, table.clone())
     }
 
     /// Path of a segment file.
@@ -132,8 +220,8 @@ impl ShardStore {
     /// # Errors
     /// 08P01 when `file` is not a segment's name.
     pub fn segment_path(&self, file: &str) -> Result<PathBuf> {
-        let _ = file;
-        todo!()
+        check_file_name(file)?;
+        Ok(self.inner.segments.join(file))
     }
 
     /// Writes a file fetched from another copy durably, checks it, and builds its key sidecar. Blocking. A file that is
@@ -142,31 +230,58 @@ impl ShardStore {
     /// # Errors
     /// XX001 when the contents do not have the checksum; the error of `chunks`; 53100.
     pub fn install_segment(&self, segment: &v1::SegmentRef, chunks: &mut dyn Iterator<Item = Result<Bytes>>) -> Result<()> {
-        let _ = (segment, chunks);
-        todo!()
+        let path = self.segment_path(&segment.file)?;
+        if self.has_segment(segment) {
+            return Ok(());
+        }
+        let tmp = path.with_extension("parquet.tmp");
+        let result = fetch(&tmp, segment, chunks)
+            .and_then(|()| write_sidecar(&path, segment_reader::read_keys(&tmp)?))
+            .and_then(|()| std::fs::rename(&tmp, &path).map_err(|e| Error::io("renaming a segment", &e)))
+            .and_then(|()| durable::sync_dir(&self.inner.segments));
+        result.inspect_err(|_| {
+            let _ = std::fs::remove_file(&tmp);
+        })
     }
 
     /// Whether a file is here, durable and complete.
-    pub fn has_segment(&self, file: &str) -> bool {
-        let _ = file;
-        todo!()
+    pub fn has_segment(&self, segment: &v1::SegmentRef) -> bool {
+        let path = self.segment_path(&segment.file);
+        path.is_ok_and(|p| std::fs::metadata(&p).is_ok_and(|m| m.len() == segment.bytes) && p.with_extension("pk").exists())
     }
 
     /// Removes staged files of an aborted transaction; files that became visible stay.
     pub fn discard(&self, files: &[String]) {
-        let _ = files;
-        todo!()
+        let version = self.version();
+        let visible: HashSet<&str> = version.files().collect();
+        for path in files.iter().filter(|f| !visible.contains(f.as_str())).filter_map(|f| self.segment_path(f).ok()) {
+            self.inner.cache.remove(&path);
+            remove_segment_files(&path);
+        }
     }
 
-    /// After replay: removes all files that are neither visible nor in `keep` (segment files of prepared transactions).
+    /// After replay and before anything is staged: removes all files that are neither visible nor in `keep` (segment files
+    /// of prepared transactions). Blocking.
     pub fn sweep(&self, keep: &HashSet<String>) {
-        let _ = keep;
-        todo!()
+        let version = self.version();
+        let visible: HashSet<&str> = version.files().collect();
+        let needed = |name: &str| visible.contains(name) || keep.contains(name);
+        let Ok(entries) = std::fs::read_dir(&self.inner.segments) else { return };
+        for path in entries.flatten().map(|e| e.path()) {
+            let segment = path.with_extension("parquet");
+            let name = segment.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            let finished = matches!(path.extension().and_then(|e| e.to_str()), Some("parquet" | "pk"));
+            if (!finished || !needed(name)) && let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "unused file not removed");
+            }
+        }
     }
 
     /// Rows and bytes in memory only: seal above 128 Ki rows or 32 MiB.
     pub fn delta_size(&self) -> (usize, usize) {
-        todo!()
+        let version = self.inner.version.load();
+        let chunks = version.tables.values().flat_map(|t| &t.chunks);
+        chunks.fold((0, 0), |(rows, bytes), c| (rows + c.rows(), bytes + c.bytes() + c.rows() * KEY_BYTES))
     }
 
     /// Moves the delta to durable segments and writes a manifest; returns the new checkpoint, `None` if there was nothing
@@ -174,18 +289,18 @@ impl ShardStore {
     ///
     /// # Errors
     /// 53100 or 58030: nothing changed, try again later.
-    pub fn seal(&self, tables: &dyn Fn(TableId) -> Option<Arc<TableDef>>) -> Result<Option<LogIndex>> {
-        let _ = tables;
-        todo!()
+    pub fn seal(&self, tables: &Tables<'_>) -> Result<Option<LogIndex>> {
+        self.inner.seal(&mut self.inner.manifest.lock(), tables)
     }
 
     /// Seals, then returns what another copy needs. Blocking.
     ///
     /// # Errors
     /// As [`Self::seal`].
-    pub fn snapshot(&self, tables: &dyn Fn(TableId) -> Option<Arc<TableDef>>) -> Result<SnapshotManifest> {
-        let _ = tables;
-        todo!()
+    pub fn snapshot(&self, tables: &Tables<'_>) -> Result<SnapshotManifest> {
+        let mut manifest = self.inner.manifest.lock();
+        self.inner.seal(&mut manifest, tables)?;
+        self.inner.snapshot_of(&manifest)
     }
 
     /// Replaces everything by a snapshot whose files were installed. Durable on return. Blocking.
@@ -193,8 +308,7 @@ impl ShardStore {
     /// # Errors
     /// XX001 when a file is missing, 08P01 when the manifest is malformed; nothing changed then.
     pub fn install_snapshot(&self, manifest: &[u8]) -> Result<LogIndex> {
-        let _ = manifest;
-        todo!()
+        self.inner.install(&mut self.inner.manifest.lock(), manifest)
     }
 
     /// Order-independent digest of the rows visible at `ts`, and their number. Blocking.
@@ -202,14 +316,19 @@ impl ShardStore {
     /// # Errors
     /// XX001 or 58030 when segments cannot be read.
     pub fn digest(&self, table: &TableDef, ts: Timestamp) -> Result<(u128, u64)> {
-        let _ = (table, ts);
-        todo!()
+        match self.version().tables.get(&table.id) {
+            Some(version) => digest::digest(table, version, ts),
+            None => Ok((0, 0)),
+        }
     }
 
     /// Estimates for the planner. Blocking at the first call for a segment.
     pub fn statistics(&self, table: &TableDef) -> v1::TableStatistics {
-        let _ = table;
-        todo!()
+        let mut summary = TableSummary::empty(table);
+        if let Some(version) = self.version().tables.get(&table.id) {
+            summary.add(table, version);
+        }
+        summary.to_wire(table)
     }
 
     /// Rows visible at `ts` by row key (`keys` = the row key columns in key order), at most one per key, in the keys' order.
@@ -218,44 +337,70 @@ impl ShardStore {
     /// # Errors
     /// 08P01 when keys or projection do not fit the table; XX001 or 58030 when segments cannot be read.
     pub fn point_read(&self, table: &TableDef, ts: Timestamp, keys: &RecordBatch, projection: &[usize]) -> Result<RecordBatch> {
-        let _ = (table, ts, keys, projection);
-        todo!()
+        if keys.num_columns() != table.row_key().len() {
+            return Err(Error::protocol(format!("point read of table \"{}\" has {} key columns", table.name, keys.num_columns())));
+        }
+        let located = point_read::locate(keys.columns(), self.inner.keys.read().get(&table.id))?;
+        let version = self.version();
+        let empty = Arc::default();
+        point_read::read(table, version.tables.get(&table.id).unwrap_or(&empty), ts, &located, projection)
     }
 
     /// Tables that have rows here.
     pub fn tables(&self) -> Vec<TableId> {
-        todo!()
+        self.inner.version.load().tables.keys().copied().collect()
     }
 
-    /// Removes a table's rows; durable on return. Files go when the last scan of them ends.
+    /// Removes a table's rows; durable on return. Files go when the last scan of them ends. Entries of the table that are
+    /// replayed later must not be applied.
     ///
     /// # Errors
     /// 53100 or 58030 when the manifest cannot be written.
     pub fn drop_table(&self, table: TableId) -> Result<()> {
-        let _ = table;
-        todo!()
+        let mut manifest = self.inner.manifest.lock();
+        if manifest.segments.iter().any(|s| s.table == table) {
+            let mut next = Manifest { sequence: manifest.sequence + 1, ..manifest.clone() };
+            next.segments.retain(|s| s.table != table);
+            next.store(&self.inner.dir)?;
+            *manifest = next;
+        }
+        self.inner.forget_table(table);
+        Ok(())
     }
 }
 
-/// Writes rows to segments. Dropping it unfinished removes what it wrote.
-#[derive(Debug)]
-pub struct StageWriter {}
-
-impl StageWriter {
-    /// Adds rows (all columns of the table, in its order). Blocking.
-    ///
-    /// # Errors
-    /// 23502 for NULL in a NOT NULL column, 53100 when the disk is full; drop the writer then.
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        let _ = batch;
-        todo!()
+impl Write {
+    /// The table written to.
+    pub fn table(&self) -> &Arc<TableDef> {
+        match self {
+            Self::Rows { table, .. } | Self::Staged { table, .. } => table,
+        }
     }
+}
 
-    /// Makes everything durable. Blocking.
-    ///
-    /// # Errors
-    /// 53100 or 58030; nothing stays then.
-    pub fn finish(self) -> Result<Vec<v1::SegmentRef>> {
-        todo!()
+fn add_rows(table: &mut TableVersion, batch: RecordBatch, ts: Timestamp) -> Result<()> {
+    let first = table.next_position;
+    table.next_position += batch.num_rows() as u64;
+    delta::push(&mut table.chunks, table.frozen, first, batch, ts)
+}
+
+/// Segment names come from other nodes: they must stay inside the folder.
+pub(super) fn check_file_name(file: &str) -> Result<()> {
+    let stem = file.strip_suffix(".parquet").unwrap_or_default();
+    let sound = !stem.is_empty() && stem.len() <= 100 && stem.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if sound { Ok(()) } else { Err(Error::protocol(format!("\"{}\" is not a segment's name", file.escape_debug()))) }
+}
+
+/// Writes the chunks durably to `tmp` and compares size and checksum.
+fn fetch(tmp: &Path, segment: &v1::SegmentRef, chunks: &mut dyn Iterator<Item = Result<Bytes>>) -> Result<()> {
+    let io = |e: std::io::Error| Error::io("writing a fetched segment", &e);
+    let mut file = HashingFile::new(File::create(tmp).map_err(io)?);
+    for chunk in chunks {
+        file.write_all(&chunk?).map_err(io)?;
     }
+    let (bytes, checksum) = file.finish().map_err(io)?;
+    if bytes != segment.bytes || checksum.to_be_bytes() != segment.checksum[..] {
+        return Err(Error::corrupt(format!("fetched segment \"{}\" does not have its checksum", segment.file)));
+    }
+    Ok(())
 }

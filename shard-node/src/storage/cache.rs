@@ -1,0 +1,90 @@
+//! Parquet footers of a node's segments in memory, so that a repeated query reads only data pages.
+//!
+//! Bounded in bytes; the least recently used go first. A footer with page index is about 20 to 200 KB per million rows.
+
+use parking_lot::Mutex;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tessera_proto::{Error, Result};
+
+/// The cache; shared by all shards of a node.
+#[derive(Debug)]
+pub struct MetadataCache {
+    bytes_max: usize,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    by_path: HashMap<PathBuf, Slot>,
+    bytes: usize,
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    metadata: Arc<ParquetMetaData>,
+    bytes: usize,
+    used: u64,
+}
+
+impl MetadataCache {
+    /// An empty cache of at most so many bytes.
+    pub fn new(bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self { bytes_max, entries: Mutex::default() })
+    }
+
+    /// A segment's footer with page index; reads it if it is not here. Blocking.
+    ///
+    /// # Errors
+    /// XX001 when the footer is damaged, 58030 when it cannot be read.
+    pub fn get(&self, path: &Path) -> Result<Arc<ParquetMetaData>> {
+        if let Some(metadata) = self.lookup(path) {
+            return Ok(metadata);
+        }
+        let file = File::open(path).map_err(|e| Error::io(&format!("opening segment \"{}\"", path.display()), &e))?;
+        let read = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional).parse_and_finish(&file);
+        let metadata = read.map_err(|e| Error::corrupt(format!("footer of segment \"{}\" is damaged: {e}", path.display())))?;
+        Ok(self.insert(path, Arc::new(metadata)))
+    }
+
+    /// The footer if it is here.
+    pub fn lookup(&self, path: &Path) -> Option<Arc<ParquetMetaData>> {
+        let mut entries = self.entries.lock();
+        entries.clock += 1;
+        let clock = entries.clock;
+        let slot = entries.by_path.get_mut(path)?;
+        slot.used = clock;
+        Some(slot.metadata.clone())
+    }
+
+    /// Forgets a removed file.
+    pub fn remove(&self, path: &Path) {
+        let mut entries = self.entries.lock();
+        if let Some(slot) = entries.by_path.remove(path) {
+            entries.bytes -= slot.bytes;
+        }
+    }
+
+    fn insert(&self, path: &Path, metadata: Arc<ParquetMetaData>) -> Arc<ParquetMetaData> {
+        let bytes = metadata.memory_size();
+        let mut entries = self.entries.lock();
+        entries.clock += 1;
+        let slot = Slot { metadata: metadata.clone(), bytes, used: entries.clock };
+        entries.bytes += bytes;
+        if let Some(old) = entries.by_path.insert(path.to_path_buf(), slot) {
+            entries.bytes -= old.bytes;
+        }
+        while entries.bytes > self.bytes_max {
+            // Linear, but only when full: a full cache of 100 MB has some thousand entries.
+            let Some(oldest) = entries.by_path.iter().min_by_key(|(_, s)| s.used).map(|(p, _)| p.clone()) else { break };
+            if let Some(slot) = entries.by_path.remove(&oldest) {
+                entries.bytes -= slot.bytes;
+            }
+        }
+        metadata
+    }
+}

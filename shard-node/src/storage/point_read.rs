@@ -1,0 +1,121 @@
+//! Rows by key without DataFusion: the delta's key index, then the sidecars.
+//!
+//! ```text
+//!   keys ──▶ delta index ──▶ chunk, row          found: gather
+//!        └─▶ sidecar of each segment ──▶ rows ──▶ one page per column, key compared     found: gather
+//! ```
+
+use crate::storage::digest::columns_by_name;
+use crate::storage::keys::{DeltaKeys, for_each_key, hash_key};
+use crate::storage::version::{Segment, TableVersion};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array};
+use datafusion::arrow::compute::{concat_batches, take_record_batch};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tessera_proto::table::TableDef;
+use tessera_proto::token::canonical_keys;
+use tessera_proto::{Error, Result, Timestamp};
+
+/// Position in the delta of every key that is there.
+///
+/// # Errors
+/// A column type that cannot be a key.
+pub(crate) fn locate(keys: &[ArrayRef], delta: Option<&DeltaKeys>) -> Result<Vec<(Box<[u8]>, Option<u64>)>> {
+    let mut found = Vec::new();
+    for_each_key(keys, |_, key| found.push((key.into(), delta.and_then(|d| d.get(key)))))?;
+    Ok(found)
+}
+
+/// The rows of `version` (taken after [`locate`], so that what moved to a segment meanwhile is found there).
+///
+/// # Errors
+/// 08P01 for columns that do not exist; XX001 or 58030 when segments cannot be read.
+pub(crate) fn read(
+    def: &TableDef,
+    version: &TableVersion,
+    ts: Timestamp,
+    keys: &[(Box<[u8]>, Option<u64>)],
+    projection: &[usize],
+) -> Result<RecordBatch> {
+    let schema = result_schema(def, projection)?;
+    let mut search = Search { def, ts, keys, projection, schema, missing: vec![], pieces: BTreeMap::new() };
+    for (at, (key, position)) in keys.iter().enumerate() {
+        match position.and_then(|p| chunk_row(version, p)) {
+            Some((chunk, row)) if chunk.is_visible(row, ts) => {
+                let columns = columns_by_name(def, projection, &chunk.batch.slice(row, 1));
+                search.pieces.insert(at, reshape(&search.schema, columns)?);
+            }
+            Some(_) => {}
+            None => search.missing.push((hash_key(key), at)),
+        }
+    }
+    search.missing.sort_unstable();
+    for segment in version.segments.iter().filter(|s| s.meta.min_cts <= ts) {
+        search.read_segment(segment)?;
+    }
+    concat_batches(&search.schema, search.pieces.values()).map_err(|e| Error::internal(e.to_string()))
+}
+
+/// A point read under way.
+struct Search<'a> {
+    def: &'a TableDef,
+    ts: Timestamp,
+    keys: &'a [(Box<[u8]>, Option<u64>)],
+    projection: &'a [usize],
+    schema: SchemaRef,
+    /// Keys not found yet: hash and position in `keys`, sorted.
+    missing: Vec<(u64, usize)>,
+    /// Rows found, one each, by position in `keys`.
+    pieces: BTreeMap<usize, RecordBatch>,
+}
+
+impl Search<'_> {
+    fn read_segment(&mut self, segment: &Segment) -> Result<()> {
+        let hashes: Vec<u64> = self.missing.iter().map(|(hash, _)| *hash).collect();
+        let candidates = segment.sidecar()?.find(&hashes)?;
+        let mut found: Vec<(u32, usize)> = candidates.into_iter().map(|(at, row)| (row, self.missing[at].1)).collect();
+        if found.is_empty() {
+            return Ok(());
+        }
+        found.sort_unstable();
+        let mut rows: Vec<u32> = found.iter().map(|(row, _)| *row).collect();
+        rows.dedup();
+        let mut columns = self.def.row_key();
+        let key_columns = columns.len();
+        columns.extend(self.projection);
+        let batch = segment.rows_at(self.def, &columns, &rows)?;
+        let times = segment.cts_at(&rows)?;
+        let stored = canonical_keys(&batch.columns()[..key_columns])?;
+        for (row, at) in found {
+            let Ok(place) = rows.binary_search(&row) else { continue };
+            if stored[place] != self.keys[at].0 {
+                continue;
+            }
+            self.missing.retain(|(_, m)| *m != at);
+            if times[place] <= self.ts {
+                let one = take_record_batch(&batch, &UInt64Array::from(vec![place as u64])).map_err(|e| Error::internal(e.to_string()))?;
+                self.pieces.insert(at, reshape(&self.schema, one.columns()[key_columns..].to_vec())?);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn result_schema(def: &TableDef, projection: &[usize]) -> Result<SchemaRef> {
+    let schema = def.arrow_schema().project(projection).map_err(|e| Error::protocol(format!("point read: {e}")))?;
+    Ok(Arc::new(Schema::new(schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>())))
+}
+
+/// One row under the result's schema.
+fn reshape(schema: &SchemaRef, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(1));
+    RecordBatch::try_new_with_options(schema.clone(), columns, &options).map_err(|e| Error::internal(e.to_string()))
+}
+
+fn chunk_row(version: &TableVersion, position: u64) -> Option<(&crate::storage::delta::Chunk, usize)> {
+    let at = version.chunks.partition_point(|c| c.first <= position).checked_sub(1)?;
+    let chunk = &version.chunks[at];
+    let row = (position - chunk.first) as usize;
+    (row < chunk.rows()).then_some((chunk.as_ref(), row))
+}

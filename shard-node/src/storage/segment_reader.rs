@@ -1,0 +1,186 @@
+//! Reads rows of one segment without DataFusion: for digests, point reads, key checks and rebuilding sidecars.
+//!
+//! Columns are matched by name; a column that the file does not have (added to the table later) is NULL. Blocking.
+
+use crate::storage::keys::{for_each_key, hash_key};
+use crate::storage::segment::{self, CTS_COLUMN, KEY_ENTRY};
+use crate::storage::sidecar;
+use crate::storage::version::Segment;
+use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
+use datafusion::arrow::compute::{concat_batches, filter_record_batch};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef, UInt64Type};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use tessera_proto::table::TableDef;
+use tessera_proto::{Error, Result, Timestamp};
+
+/// Rows decoded at a time.
+const BATCH_ROWS: usize = 8_192;
+
+impl Segment {
+    /// The rows visible at `ts`, with these columns of the table, in file order.
+    ///
+    /// # Errors
+    /// XX001 or 58030; also items may fail so.
+    pub(crate) fn visible_rows(
+        &self,
+        def: &TableDef,
+        columns: &[usize],
+        ts: Timestamp,
+    ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch>> + '_>> {
+        if self.meta.min_cts > ts {
+            return Ok(Box::new(std::iter::empty()));
+        }
+        let wanted = self.wanted(def, columns, self.meta.max_cts > ts)?;
+        let builder = self.builder()?;
+        let reader = build(builder, &wanted.names, None, &self.path)?;
+        Ok(Box::new(reader.map(move |batch| {
+            let batch = batch.map_err(|e| damaged(&self.path, &e.to_string()))?;
+            wanted.assemble(&batch, ts)
+        })))
+    }
+
+    /// Rows at these positions (ascending, no doubles), with these columns of the table. All of them, visible or not.
+    ///
+    /// # Errors
+    /// XX001 or 58030.
+    pub(crate) fn rows_at(&self, def: &TableDef, columns: &[usize], rows: &[u32]) -> Result<RecordBatch> {
+        let wanted = self.wanted(def, columns, false)?;
+        let mut selectors = Vec::with_capacity(rows.len() * 2);
+        let mut next = 0usize;
+        for row in rows.iter().map(|r| *r as usize) {
+            let skipped = row.checked_sub(next).filter(|_| (row as u64) < self.meta.rows);
+            let skipped = skipped.ok_or_else(|| damaged(&self.path, "its key sidecar names rows it does not have"))?;
+            selectors.extend([RowSelector::skip(skipped), RowSelector::select(1)]);
+            next = row + 1;
+        }
+        let reader = build(self.builder()?, &wanted.names, Some(RowSelection::from(selectors)), &self.path)?;
+        let batches = reader
+            .map(|batch| wanted.assemble(&batch.map_err(|e| damaged(&self.path, &e.to_string()))?, Timestamp::MAX))
+            .collect::<Result<Vec<_>>>()?;
+        let batch = concat_batches(&wanted.schema, &batches).map_err(|e| damaged(&self.path, &e.to_string()))?;
+        if batch.num_rows() != rows.len() {
+            return Err(damaged(&self.path, "it has fewer rows than its footer says"));
+        }
+        Ok(batch)
+    }
+
+    /// The commit timestamp of the rows at these positions (ascending, no doubles).
+    ///
+    /// # Errors
+    /// XX001 or 58030.
+    pub(crate) fn cts_at(&self, rows: &[u32]) -> Result<Vec<Timestamp>> {
+        if self.meta.min_cts == self.meta.max_cts {
+            return Ok(vec![self.meta.min_cts; rows.len()]);
+        }
+        let mut selectors = Vec::with_capacity(rows.len() * 2);
+        let mut next = 0u32;
+        for row in rows {
+            selectors.extend([RowSelector::skip(row.saturating_sub(next) as usize), RowSelector::select(1)]);
+            next = row + 1;
+        }
+        let reader = build(self.builder()?, &[CTS_COLUMN.to_string()], Some(RowSelection::from(selectors)), &self.path)?;
+        let mut times = Vec::with_capacity(rows.len());
+        for batch in reader {
+            let batch = batch.map_err(|e| damaged(&self.path, &e.to_string()))?;
+            let column = batch.columns().first().and_then(|c| c.as_primitive_opt::<UInt64Type>());
+            times.extend(column.ok_or_else(|| damaged(&self.path, "no commit timestamps"))?.values().iter().map(|t| Timestamp(*t)));
+        }
+        if times.len() != rows.len() {
+            return Err(damaged(&self.path, "it has fewer rows than its footer says"));
+        }
+        Ok(times)
+    }
+
+    fn builder(&self) -> Result<ParquetRecordBatchReaderBuilder<File>> {
+        let metadata = self.cache().get(&self.path)?;
+        let metadata =
+            ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new()).map_err(|e| damaged(&self.path, &e.to_string()))?;
+        let file = File::open(&self.path).map_err(|e| Error::io(&format!("opening segment \"{}\"", self.path.display()), &e))?;
+        Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata))
+    }
+
+    fn wanted(&self, def: &TableDef, columns: &[usize], filter: bool) -> Result<Wanted> {
+        let schema = def.arrow_schema().project(columns).map_err(|e| Error::protocol(e.to_string()))?;
+        // A column added later is NULL in old rows, whatever the definition says now.
+        let fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
+        let mut names: Vec<String> = fields.iter().map(|f| f.name().clone()).collect();
+        names.extend(filter.then(|| CTS_COLUMN.to_string()));
+        Ok(Wanted { schema: Arc::new(Schema::new(fields)), names })
+    }
+}
+
+/// The columns a caller wants.
+struct Wanted {
+    schema: SchemaRef,
+    names: Vec<String>,
+}
+
+impl Wanted {
+    /// A batch as read from the file in the wanted shape, and only its rows visible at `ts`.
+    fn assemble(&self, batch: &RecordBatch, ts: Timestamp) -> Result<RecordBatch> {
+        let columns = self.schema.fields().iter().map(|f| match batch.column_by_name(f.name()) {
+            Some(column) => segment::from_stored(column.clone(), f.data_type()),
+            None => Ok(new_null_array(f.data_type(), batch.num_rows())),
+        });
+        let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let shaped = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
+            .map_err(|e| Error::internal(e.to_string()))?;
+        let Some(times) = batch.column_by_name(CTS_COLUMN).and_then(|c| c.as_primitive_opt::<UInt64Type>()) else {
+            return Ok(shaped);
+        };
+        let mask: BooleanArray = times.values().iter().map(|t| Some(*t <= ts.0)).collect();
+        filter_record_batch(&shaped, &mask).map_err(|e| Error::internal(e.to_string()))
+    }
+}
+
+fn build(
+    builder: ParquetRecordBatchReaderBuilder<File>,
+    names: &[String],
+    selection: Option<RowSelection>,
+    path: &Path,
+) -> Result<ParquetRecordBatchReader> {
+    let found = names.iter().filter_map(|name| builder.schema().index_of(name).ok());
+    let mask = ProjectionMask::roots(builder.parquet_schema(), found);
+    let mut builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
+    if let Some(selection) = selection {
+        builder = builder.with_row_selection(selection);
+    }
+    builder.build().map_err(|e| damaged(path, &e.to_string()))
+}
+
+fn damaged(path: &Path, reason: &str) -> Error {
+    Error::corrupt(format!("segment \"{}\" is damaged: {reason}", path.display()))
+        .with_hint("this copy cannot be trusted; rebuild it from another copy")
+}
+
+/// Hashes of the keys of a segment that was fetched from another copy, read from the file itself.
+///
+/// # Errors
+/// XX001 when it is not a segment, 58030.
+pub(crate) fn read_keys(path: &Path) -> Result<Vec<sidecar::Entry>> {
+    let file = File::open(path).map_err(|e| Error::io(&format!("opening segment \"{}\"", path.display()), &e))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(path, &e.to_string()))?;
+    let entries = builder.metadata().file_metadata().key_value_metadata();
+    let text = entries.and_then(|e| e.iter().find(|kv| kv.key == KEY_ENTRY)).and_then(|kv| kv.value.as_deref());
+    let columns: Vec<usize> = text.and_then(|t| serde_json::from_str(t).ok()).ok_or_else(|| damaged(path, "no key columns"))?;
+    let fields = builder.schema().fields();
+    let names: Option<Vec<String>> = columns.iter().map(|c| fields.get(*c).map(|f| f.name().clone())).collect();
+    let names = names.ok_or_else(|| damaged(path, "key columns do not exist"))?;
+    let mut keys = Vec::with_capacity(builder.metadata().file_metadata().num_rows().clamp(0, 1 << 21) as usize);
+    let mut base = 0;
+    for batch in build(builder, &names, None, path)? {
+        let batch = batch.map_err(|e| damaged(path, &e.to_string()))?;
+        let columns: Option<Vec<ArrayRef>> = names.iter().map(|n| batch.column_by_name(n).cloned()).collect();
+        let columns = columns.ok_or_else(|| damaged(path, "key columns do not exist"))?;
+        for_each_key(&columns, |row, key| keys.push((hash_key(key), base + row as u32)))?;
+        base += batch.num_rows() as u32;
+    }
+    Ok(keys)
+}

@@ -1,0 +1,175 @@
+//! Estimates for the planner: rows, bytes, and per column least, greatest, NULLs and distinct values.
+//!
+//! A segment's come from its Parquet footer, read once and kept; the delta's are computed when asked for. Rows that a
+//! snapshot does not see yet are counted too, and a footer that cannot be read gives no estimate: queries meet the error.
+
+use crate::storage::delta::Chunk;
+use crate::storage::segment::{KEY_RANGE_ENTRY, SKETCHES_ENTRY};
+use crate::storage::sketch::Sketch;
+use crate::storage::version::{Segment, TableVersion};
+use datafusion::arrow::array::ArrayRef;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::functions_aggregate::min_max::{MaxAccumulator, MinAccumulator};
+use datafusion::logical_expr::Accumulator;
+use datafusion::scalar::ScalarValue;
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::arrow::parquet_to_arrow_schema;
+use parquet::file::metadata::ParquetMetaData;
+use prost::Message;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tessera_proto::table::TableDef;
+use tessera_proto::v1;
+
+/// What the footer of a segment says about its rows.
+#[derive(Debug, Default)]
+pub(crate) struct SegmentStatistics {
+    /// Range of an integer first key column.
+    pub key_range: Option<(i64, i64)>,
+    columns: HashMap<String, ColumnSummary>,
+}
+
+/// What is known of a column in some rows.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ColumnSummary {
+    pub nulls: u64,
+    pub min: Option<ScalarValue>,
+    pub max: Option<ScalarValue>,
+    pub sketch: Option<Sketch>,
+}
+
+/// Estimates of one table in one or more shards.
+#[derive(Debug, Clone)]
+pub(crate) struct TableSummary {
+    pub rows: u64,
+    pub bytes: u64,
+    /// One per column of the table.
+    pub columns: Vec<ColumnSummary>,
+}
+
+impl TableSummary {
+    /// Of no rows.
+    pub fn empty(def: &TableDef) -> Self {
+        Self { rows: 0, bytes: 0, columns: vec![ColumnSummary::default(); def.columns.len()] }
+    }
+
+    /// Adds a shard's rows. Blocking at the first call for a segment.
+    pub fn add(&mut self, def: &TableDef, version: &TableVersion) {
+        for segment in &version.segments {
+            self.rows += segment.meta.rows;
+            self.bytes += segment.meta.bytes;
+            let known = segment.statistics();
+            for (column, summary) in def.columns.iter().zip(&mut self.columns) {
+                match known.columns.get(&column.name) {
+                    Some(found) => summary.merge(found),
+                    None => summary.nulls += segment.meta.rows,
+                }
+            }
+        }
+        for chunk in &version.chunks {
+            self.rows += chunk.rows() as u64;
+            self.bytes += chunk.bytes() as u64;
+            self.add_chunk(def, chunk);
+        }
+    }
+
+    fn add_chunk(&mut self, def: &TableDef, chunk: &Chunk) {
+        for (column, summary) in def.columns.iter().zip(&mut self.columns) {
+            match chunk.batch.column_by_name(&column.name) {
+                Some(array) => summary.merge(&ColumnSummary::of(array)),
+                None => summary.nulls += chunk.rows() as u64,
+            }
+        }
+    }
+
+    /// For the wire.
+    pub fn to_wire(&self, def: &TableDef) -> v1::TableStatistics {
+        let columns = self.columns.iter().map(|c| v1::ColumnStatistics {
+            distinct: c.sketch.as_ref().map_or(0, Sketch::count),
+            nulls: c.nulls,
+            min: encode(c.min.as_ref()),
+            max: encode(c.max.as_ref()),
+        });
+        v1::TableStatistics { table: def.id.0, rows: self.rows, bytes: self.bytes, columns: columns.collect() }
+    }
+}
+
+fn encode(value: Option<&ScalarValue>) -> bytes::Bytes {
+    let message = value.filter(|v| !v.is_null()).and_then(|v| datafusion_proto::protobuf::ScalarValue::try_from(v).ok());
+    message.map(|m| m.encode_to_vec().into()).unwrap_or_default()
+}
+
+impl ColumnSummary {
+    /// Of values in memory.
+    fn of(array: &ArrayRef) -> Self {
+        let mut sketch = Sketch::default();
+        let sketched = sketch.add(array).is_ok();
+        let (min, max) = bounds(array, array);
+        Self { nulls: array.null_count() as u64, min, max, sketch: sketched.then_some(sketch) }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.nulls += other.nulls;
+        self.min = pick(self.min.take(), other.min.clone(), std::cmp::Ordering::Less);
+        self.max = pick(self.max.take(), other.max.clone(), std::cmp::Ordering::Greater);
+        match (&mut self.sketch, &other.sketch) {
+            (Some(mine), Some(theirs)) => mine.merge(theirs),
+            (mine @ None, Some(theirs)) => *mine = Some(theirs.clone()),
+            (_, None) => {}
+        }
+    }
+}
+
+fn pick(left: Option<ScalarValue>, right: Option<ScalarValue>, keep: std::cmp::Ordering) -> Option<ScalarValue> {
+    match (left, right) {
+        (Some(l), Some(r)) => Some(if r.partial_cmp(&l) == Some(keep) { r } else { l }),
+        (l, r) => l.or(r),
+    }
+}
+
+/// Least of `mins` and greatest of `maxes`; nothing for types without an order.
+fn bounds(mins: &ArrayRef, maxes: &ArrayRef) -> (Option<ScalarValue>, Option<ScalarValue>) {
+    if matches!(mins.data_type(), DataType::Interval(_)) {
+        return (None, None);
+    }
+    let min = MinAccumulator::try_new(mins.data_type()).and_then(|mut a| a.update_batch(std::slice::from_ref(mins)).and_then(|()| a.evaluate()));
+    let max = MaxAccumulator::try_new(maxes.data_type()).and_then(|mut a| a.update_batch(std::slice::from_ref(maxes)).and_then(|()| a.evaluate()));
+    (min.ok().filter(|v| !v.is_null()), max.ok().filter(|v| !v.is_null()))
+}
+
+impl Segment {
+    /// What the footer says; nothing if it cannot be read. Blocking at first use.
+    pub(crate) fn statistics(&self) -> &SegmentStatistics {
+        self.statistics.get_or_init(|| match self.cache().get(&self.path) {
+            Ok(metadata) => Arc::new(from_footer(&metadata)),
+            Err(error) => {
+                tracing::error!(%error, "no statistics");
+                Arc::default()
+            }
+        })
+    }
+}
+
+fn from_footer(metadata: &ParquetMetaData) -> SegmentStatistics {
+    let entries = metadata.file_metadata().key_value_metadata();
+    let entry = |name: &str| entries.and_then(|e| e.iter().find(|kv| kv.key == name)).and_then(|kv| kv.value.as_deref());
+    let range = entry(KEY_RANGE_ENTRY).and_then(|t| t.split_once(','));
+    let key_range = range.and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
+    let sketches: Vec<String> = entry(SKETCHES_ENTRY).and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default();
+    let parquet_schema = metadata.file_metadata().schema_descr();
+    let Ok(schema) = parquet_to_arrow_schema(parquet_schema, entries) else {
+        return SegmentStatistics { key_range, ..Default::default() };
+    };
+    let columns = schema.fields().iter().enumerate().map(|(at, field)| {
+        let mut summary = ColumnSummary { sketch: sketches.get(at).and_then(|t| Sketch::from_text(t)), ..Default::default() };
+        if let Ok(converter) = StatisticsConverter::try_new(field.name(), &schema, parquet_schema) {
+            if let (Ok(mins), Ok(maxes)) = (converter.row_group_mins(metadata.row_groups()), converter.row_group_maxes(metadata.row_groups())) {
+                (summary.min, summary.max) = bounds(&mins, &maxes);
+            }
+            let nulls = converter.row_group_null_counts(metadata.row_groups());
+            summary.nulls = nulls.map(|n| n.iter().flatten().sum()).unwrap_or(0);
+        }
+        (field.name().clone(), summary)
+    });
+    SegmentStatistics { key_range, columns: columns.collect() }
+}

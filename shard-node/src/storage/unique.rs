@@ -1,0 +1,182 @@
+//! Whether rows to be written have keys that exist already: in memory, in segments, or twice among themselves.
+//!
+//! ```text
+//!   inline rows   keys ──▶ delta's key index;  sorted hashes ──▶ sidecar blocks of each segment ──▶ compare real keys
+//!   staged rows   sidecars of the staged and of the overlapping existing segments, merged by hash ──▶ compare real keys
+//! ```
+//!
+//! The merge reads every sidecar once, front to back: 12 bytes a row, no rows. Equal hashes are only candidates, and nearly
+//! always true duplicates. Segments whose range of the first key column does not meet that of the new rows are skipped, so
+//! appending in key order reads nothing. Every version counts, also rows not yet visible: 23505 is about what is committed.
+
+use crate::storage::keys::{self, DeltaKeys, for_each_key, hash_key, key_columns};
+use crate::storage::sidecar::Entry;
+use crate::storage::version::Segment;
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::compute::{cast, max, min};
+use datafusion::arrow::datatypes::{DataType, Int64Type};
+use std::collections::HashSet;
+use std::sync::Arc;
+use tessera_proto::Result;
+use tessera_proto::table::TableDef;
+use tessera_proto::token::canonical_keys;
+
+/// Detail of the first duplicate among inline rows.
+///
+/// # Errors
+/// XX001 or 58030 when segments cannot be read.
+pub(crate) fn inline_conflict(
+    def: &TableDef,
+    batch: &RecordBatch,
+    delta: Option<&DeltaKeys>,
+    segments: &[Arc<Segment>],
+) -> Result<Option<String>> {
+    let columns = key_columns(def, batch)?;
+    let mut all: Vec<Box<[u8]>> = Vec::with_capacity(batch.num_rows());
+    for_each_key(&columns, |_, key| all.push(key.into()))?;
+    let mut seen = HashSet::with_capacity(all.len());
+    for (row, key) in all.iter().enumerate() {
+        if !seen.insert(key) || delta.is_some_and(|d| d.get(key).is_some()) {
+            return Ok(Some(keys::duplicate_detail(def, &columns, row)));
+        }
+    }
+    let mut hashes: Vec<(u64, usize)> = all.iter().enumerate().map(|(row, key)| (hash_key(key), row)).collect();
+    hashes.sort_unstable();
+    let range = key_range(&columns);
+    for segment in segments.iter().filter(|s| overlaps(s, range)) {
+        let sorted: Vec<u64> = hashes.iter().map(|(hash, _)| *hash).collect();
+        for (at, row) in segment.sidecar()?.find(&sorted)? {
+            let mine = hashes[at].1;
+            if *all[mine] == *key_at(segment, def, row)?.1 {
+                return Ok(Some(keys::duplicate_detail(def, &columns, mine)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Detail of the first duplicate among staged segments.
+///
+/// # Errors
+/// XX001 or 58030 when segments cannot be read.
+pub(crate) fn staged_conflict(
+    def: &TableDef,
+    staged: &[Arc<Segment>],
+    delta: Option<&DeltaKeys>,
+    existing: &[Arc<Segment>],
+) -> Result<Option<String>> {
+    if let Some(delta) = delta
+        && let Some(detail) = staged_against_delta(def, staged, delta)?
+    {
+        return Ok(Some(detail));
+    }
+    let relevant = existing.iter().filter(|e| staged.iter().any(|s| overlaps(e, s.statistics().key_range)));
+    let all: Vec<&Arc<Segment>> = staged.iter().chain(relevant).collect();
+    merge(def, &all, staged.len())
+}
+
+fn staged_against_delta(def: &TableDef, staged: &[Arc<Segment>], delta: &DeltaKeys) -> Result<Option<String>> {
+    let mut known: Vec<(u64, &[u8])> = delta.iter().collect();
+    known.sort_unstable();
+    let hashes: Vec<u64> = known.iter().map(|(hash, _)| *hash).collect();
+    for segment in staged {
+        for (at, row) in segment.sidecar()?.find(&hashes)? {
+            let (columns, key) = key_at(segment, def, row)?;
+            if *key == *known[at].1 {
+                return Ok(Some(keys::duplicate_detail(def, &columns, 0)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// One sidecar read front to back.
+struct Cursor<'a> {
+    segment: &'a Segment,
+    next_block: usize,
+    block: Vec<Entry>,
+    at: usize,
+}
+
+impl Cursor<'_> {
+    /// Greatest hash in memory; `None` at the end.
+    fn fill(&mut self) -> Result<Option<u64>> {
+        let sidecar = self.segment.sidecar()?;
+        if self.at == self.block.len() {
+            if self.next_block == sidecar.blocks() {
+                return Ok(None);
+            }
+            self.block = sidecar.block(self.next_block)?;
+            (self.at, self.next_block) = (0, self.next_block + 1);
+        }
+        Ok(self.block.last().map(|(hash, _)| *hash))
+    }
+}
+
+/// Walks all sidecars by hash; two equal hashes count when at least one is of the first `staged` segments.
+fn merge(def: &TableDef, segments: &[&Arc<Segment>], staged: usize) -> Result<Option<String>> {
+    let mut cursors: Vec<Cursor> =
+        segments.iter().map(|s| Cursor { segment: s.as_ref(), next_block: 0, block: vec![], at: 0 }).collect();
+    let mut window: Vec<(u64, usize, u32)> = Vec::new();
+    loop {
+        // Up to the least of the blocks' last hashes everything is in memory.
+        let mut limit = None;
+        for cursor in &mut cursors {
+            if let Some(last) = cursor.fill()? {
+                limit = Some(limit.map_or(last, |l: u64| l.min(last)));
+            }
+        }
+        let Some(limit) = limit else { return Ok(None) };
+        // Entries of the last window's greatest hash stay, in case a next block begins with the same one.
+        let keep_from = window.last().map_or(0, |last| window.partition_point(|w| w.0 < last.0));
+        window.drain(..keep_from);
+        let kept = window.len();
+        for (number, cursor) in cursors.iter_mut().enumerate() {
+            let rest = &cursor.block[cursor.at..];
+            let taken = rest.partition_point(|(hash, _)| *hash <= limit);
+            window.extend(rest[..taken].iter().map(|(hash, row)| (*hash, number, *row)));
+            cursor.at += taken;
+        }
+        window[kept..].sort_unstable();
+        if let Some(detail) = first_duplicate(def, segments, staged, &window)? {
+            return Ok(Some(detail));
+        }
+    }
+}
+
+fn first_duplicate(def: &TableDef, segments: &[&Arc<Segment>], staged: usize, window: &[(u64, usize, u32)]) -> Result<Option<String>> {
+    for group in window.chunk_by(|a, b| a.0 == b.0).filter(|g| g.len() > 1 && g.iter().any(|e| e.1 < staged)) {
+        let mut seen = HashSet::new();
+        // New rows last, so that the first repetition involves one.
+        for (_, number, row) in group.iter().rev() {
+            let (columns, key) = key_at(segments[*number], def, *row)?;
+            if !seen.insert(key) && group.iter().any(|e| e.1 < staged) {
+                return Ok(Some(keys::duplicate_detail(def, &columns, 0)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// A row's key columns (one row) and canonical bytes.
+fn key_at(segment: &Segment, def: &TableDef, row: u32) -> Result<(Vec<ArrayRef>, Box<[u8]>)> {
+    let batch = segment.rows_at(def, &def.row_key(), &[row])?;
+    let key = canonical_keys(batch.columns())?.pop().unwrap_or_default();
+    Ok((batch.columns().to_vec(), key))
+}
+
+/// Least and greatest value of an integer first key column.
+fn key_range(columns: &[ArrayRef]) -> Option<(i64, i64)> {
+    let first = columns.first().filter(|c| c.data_type().is_signed_integer())?;
+    let values = cast(first, &DataType::Int64).ok()?;
+    let values = values.as_primitive::<Int64Type>();
+    Some((min(values)?, max(values)?))
+}
+
+/// Whether a segment may hold keys in a range; unknown ranges may.
+fn overlaps(segment: &Segment, range: Option<(i64, i64)>) -> bool {
+    match (segment.statistics().key_range, range) {
+        (Some((low, high)), Some((from, to))) => low <= to && from <= high,
+        _ => true,
+    }
+}

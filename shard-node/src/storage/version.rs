@@ -1,0 +1,180 @@
+//! One immutable state of a shard's rows. Readers hold one; apply and seal publish the next.
+//!
+//! ```text
+//!   Version { applied 41 }  table 16384: segments [a, b]  chunks [c, d]
+//!        └─ apply 42 ─▶     table 16384: segments [a, b]  chunks [c, d, e]          everything shared but the lists
+//! ```
+
+use crate::storage::cache::MetadataCache;
+use crate::storage::delta::Chunk;
+use crate::storage::sidecar::Sidecar;
+use crate::storage::statistics::SegmentStatistics;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use tessera_proto::{Error, LogIndex, Result, TableId, Timestamp, v1};
+
+/// All tables of a shard after one log entry.
+#[derive(Debug, Clone, Default)]
+pub struct Version {
+    /// The last log entry applied.
+    pub applied: LogIndex,
+    /// Greatest commit timestamp applied.
+    pub max_timestamp: Timestamp,
+    /// Tables with rows.
+    pub tables: BTreeMap<TableId, Arc<TableVersion>>,
+}
+
+impl Version {
+    /// Names of all visible files.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.tables.values().flat_map(|t| &t.segments).map(|s| s.meta.file.as_str())
+    }
+}
+
+/// One table of a shard.
+#[derive(Debug, Clone, Default)]
+pub struct TableVersion {
+    /// Rows in memory, in commit order.
+    pub chunks: Vec<Arc<Chunk>>,
+    /// So many chunks at the front are being sealed.
+    pub frozen: usize,
+    /// Position the next row in memory gets.
+    pub next_position: u64,
+    /// Rows in files.
+    pub segments: Vec<Arc<Segment>>,
+}
+
+/// What the manifest knows of a segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentMeta {
+    /// The table.
+    pub table: TableId,
+    /// File name below `seg/`.
+    pub file: String,
+    /// Rows.
+    pub rows: u64,
+    /// File size.
+    pub bytes: u64,
+    /// xxh3_128 of the file, 32 hexadecimal digits.
+    pub checksum: String,
+    /// Least commit timestamp.
+    pub min_cts: Timestamp,
+    /// Greatest commit timestamp; the file has a column of them if and only if it differs from the least.
+    pub max_cts: Timestamp,
+}
+
+impl SegmentMeta {
+    /// A staged segment that became visible at `ts`.
+    pub fn new(table: TableId, segment: &v1::SegmentRef, ts: Timestamp) -> Self {
+        Self {
+            table,
+            file: segment.file.clone(),
+            rows: segment.rows,
+            bytes: segment.bytes,
+            checksum: hex(&segment.checksum),
+            min_cts: ts,
+            max_cts: ts,
+        }
+    }
+
+    /// As other copies name it.
+    pub fn to_ref(&self) -> v1::SegmentRef {
+        v1::SegmentRef { file: self.file.clone(), rows: self.rows, bytes: self.bytes, checksum: unhex(&self.checksum).into() }
+    }
+}
+
+/// A visible segment file. While any reader holds it, the file stays.
+#[derive(Debug)]
+pub struct Segment {
+    /// What the manifest says.
+    pub meta: SegmentMeta,
+    /// The Parquet file.
+    pub path: PathBuf,
+    cache: Arc<MetadataCache>,
+    sidecar: OnceLock<Sidecar>,
+    pub(crate) statistics: OnceLock<Arc<SegmentStatistics>>,
+    doomed: AtomicBool,
+}
+
+impl Segment {
+    /// A segment in folder `dir` whose file must be there.
+    ///
+    /// # Errors
+    /// XX001 when the file is missing or has another size.
+    pub fn open(dir: &Path, meta: SegmentMeta, cache: &Arc<MetadataCache>) -> Result<Arc<Self>> {
+        let path = dir.join(&meta.file);
+        let size = std::fs::metadata(&path).map(|m| m.len()).unwrap_or(0);
+        if size != meta.bytes {
+            return Err(Error::corrupt(format!("segment \"{}\" has {size} bytes instead of {}", path.display(), meta.bytes)));
+        }
+        let segment = Self {
+            meta,
+            path,
+            cache: cache.clone(),
+            sidecar: OnceLock::new(),
+            statistics: OnceLock::new(),
+            doomed: AtomicBool::new(false),
+        };
+        Ok(Arc::new(segment))
+    }
+
+    /// The footer cache of the node.
+    pub fn cache(&self) -> &Arc<MetadataCache> {
+        &self.cache
+    }
+
+    /// The key sidecar. Blocking at first use.
+    ///
+    /// # Errors
+    /// XX001 or 58030.
+    pub(crate) fn sidecar(&self) -> Result<&Sidecar> {
+        if let Some(sidecar) = self.sidecar.get() {
+            return Ok(sidecar);
+        }
+        let opened = Sidecar::open(&self.path.with_extension("pk"))?;
+        if opened.rows() as u64 != self.meta.rows {
+            return Err(Error::corrupt(format!("key sidecar of segment \"{}\" has {} rows", self.path.display(), opened.rows())));
+        }
+        Ok(self.sidecar.get_or_init(|| opened))
+    }
+
+    /// Removes the files when the last holder lets go.
+    pub fn doom(&self) {
+        self.doomed.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        if self.doomed.load(Ordering::Relaxed) {
+            self.cache.remove(&self.path);
+            remove_segment_files(&self.path);
+        }
+    }
+}
+
+/// Removes a segment and its sidecar. What stays is swept at the next start.
+pub(crate) fn remove_segment_files(path: &Path) {
+    for path in [path.to_path_buf(), path.with_extension("pk")] {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "segment file not removed");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The inverse of [`hex`]; what is not hexadecimal reads as 0 and so never equals a checksum.
+pub(crate) fn unhex(text: &str) -> Vec<u8> {
+    let digit = |b: u8| char::from(b).to_digit(16).unwrap_or(0) as u8;
+    text.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | pair.get(1).map_or(0, |b| digit(*b))).collect()
+}
