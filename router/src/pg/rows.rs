@@ -1,0 +1,112 @@
+//! Rows on their way from a stream to a client, a whole result or a number of rows at a time.
+//!
+//! ```text
+//!   stream ──▶ batch (at most one held) ──▶ rows encoded into the output ──▶ flushed at FLUSH_BYTES
+//! ```
+//!
+//! The stream is asked for its next batch only when the last one is encoded, so a client that reads slowly holds the query
+//! back. Cancelling works at every wait: for the next batch and for the client to read.
+
+use super::channel::{Channel, FLUSH_BYTES};
+use super::connection::{Stop, attend, shutting_down};
+use super::encode::RowEncoder;
+use crate::outcome::RowsTag;
+use datafusion::arrow::array::ArrayRef;
+use datafusion::execution::SendableRecordBatchStream;
+use futures::StreamExt;
+use tessera_proto::{Error, Result};
+use tokio_util::sync::CancellationToken;
+
+/// A result that is being sent.
+pub(super) struct RowSource {
+    stream: SendableRecordBatchStream,
+    encoder: RowEncoder,
+    /// What cancels the statement.
+    pub(super) token: CancellationToken,
+    tag: RowsTag,
+    batch: Vec<ArrayRef>,
+    rows: usize,
+    next: usize,
+}
+
+/// How far sending came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// All of it: so many rows now.
+    All(u64),
+    /// As many as asked for; there may be more.
+    Some,
+}
+
+impl RowSource {
+    /// A result of which nothing is sent yet.
+    pub(super) fn new(stream: SendableRecordBatchStream, encoder: RowEncoder, token: CancellationToken, tag: RowsTag) -> Self {
+        Self { stream, encoder, token, tag, batch: vec![], rows: 0, next: 0 }
+    }
+
+    /// The columns.
+    pub(super) fn encoder(&self) -> &RowEncoder {
+        &self.encoder
+    }
+
+    /// The tag that ends it.
+    pub(super) fn tag(&self, rows: u64) -> String {
+        match self.tag {
+            RowsTag::Select => format!("SELECT {rows}"),
+            RowsTag::Explain => "EXPLAIN".to_owned(),
+            RowsTag::Show => "SHOW".to_owned(),
+        }
+    }
+
+    /// Sends rows: `rows_max` of them at most, or all for 0.
+    pub(super) async fn send(&mut self, channel: &mut Channel, shutdown: &CancellationToken, rows_max: usize) -> Result<Sent, Stop> {
+        let mut sent = 0;
+        loop {
+            while self.next < self.rows {
+                if rows_max != 0 && sent == rows_max {
+                    return Ok(Sent::Some);
+                }
+                self.encoder.encode(&self.batch, self.next, &mut channel.output)?;
+                self.next += 1;
+                sent += 1;
+                if channel.output.len() >= FLUSH_BYTES {
+                    self.flush(channel, shutdown).await?;
+                }
+            }
+            if rows_max != 0 && sent == rows_max {
+                return Ok(Sent::Some);
+            }
+            if !self.fetch(channel, shutdown).await? {
+                return Ok(Sent::All(sent as u64));
+            }
+        }
+    }
+
+    /// Gets the next batch; false at the end.
+    async fn fetch(&mut self, channel: &mut Channel, shutdown: &CancellationToken) -> Result<bool, Stop> {
+        let (stream, token) = (&mut self.stream, &self.token);
+        let next = async {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => Err(crate::error::cancelled_by_user()),
+                batch = stream.next() => batch.transpose().map_err(Error::from),
+            }
+        };
+        let Some(batch) = attend(channel, shutdown, token, next).await? else { return Ok(false) };
+        // Free the last batch before the next one is unpacked.
+        self.batch.clear();
+        (self.rows, self.next) = (0, 0);
+        self.batch = self.encoder.prepare(&batch)?;
+        self.rows = batch.num_rows();
+        Ok(true)
+    }
+
+    async fn flush(&self, channel: &mut Channel, shutdown: &CancellationToken) -> Result<(), Stop> {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => Err(Stop::Fatal(shutting_down())),
+            () = self.token.cancelled() => Err(crate::error::cancelled_by_user().into()),
+            flushed = channel.flush() => Ok(flushed?),
+        }
+    }
+}
