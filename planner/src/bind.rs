@@ -76,7 +76,9 @@ pub fn parameter_types(plan: &LogicalPlan) -> Result<Vec<Option<DataType>>> {
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
             expr.apply(|e| {
-                let Expr::Placeholder(placeholder) = e else { return Ok(TreeNodeRecursion::Continue) };
+                let Expr::Placeholder(placeholder) = e else {
+                    return Ok(TreeNodeRecursion::Continue);
+                };
                 let number = placeholder.id.strip_prefix('$').and_then(|n| n.parse::<usize>().ok());
                 match number.filter(|n| (1..=PARAMETERS_MAX).contains(n)) {
                     Some(number) => {
@@ -120,7 +122,10 @@ fn source_of(
     let database = &state.config().options().catalog.default_catalog;
     if reference.catalog().is_some_and(|named| named != database) {
         let what = format!("cross-database references are not supported: {reference}");
-        return Err(Error::unsupported(what, "one connection sees one database; leave its name out"));
+        return Err(Error::unsupported(
+            what,
+            "one connection sees one database; leave its name out",
+        ));
     }
     let provider: Arc<dyn TableProvider> = match catalog.resolve(reference.schema(), reference.table()) {
         Some(Relation::Table(def, _)) => stub(def, catalog),
@@ -133,7 +138,11 @@ fn source_of(
 
 fn stub(def: Arc<TableDef>, catalog: &dyn Catalog) -> Arc<dyn TableProvider> {
     let statistics = catalog.statistics(def.id);
-    Arc::new(StubTable { schema: def.visible_schema(), statistics, def })
+    Arc::new(StubTable {
+        schema: def.visible_schema(),
+        statistics,
+        def,
+    })
 }
 
 fn no_relation(reference: &TableReference, catalog: &dyn Catalog) -> Error {
@@ -151,10 +160,17 @@ fn expand(state: &SessionState, view: &ViewDef, catalog: &dyn Catalog, depth: us
         return Err(Error::new("54001", message).with_hint("a view may not, through others, read itself"));
     }
     let inside = |error: Error| error.with_detail(format!("in the query of view \"{}\"", view.name));
-    let mut statements = tessera_parser::parse(&view.query)
-        .map_err(|e| Error::internal(format!("the stored query of view \"{}\" cannot be read: {e}", view.name)))?;
+    let mut statements = tessera_parser::parse(&view.query).map_err(|e| {
+        Error::internal(format!(
+            "the stored query of view \"{}\" cannot be read: {e}",
+            view.name
+        ))
+    })?;
     let Some(tessera_parser::Statement::Query(query)) = statements.pop().map(|parsed| parsed.statement) else {
-        return Err(Error::internal(format!("view \"{}\" does not store a query", view.name)));
+        return Err(Error::internal(format!(
+            "view \"{}\" does not store a query",
+            view.name
+        )));
     };
     let plan = bind_query(state, &query, catalog, &[], depth + 1).map_err(inside)?;
     let names = view_columns(view, &query, &plan);
@@ -165,15 +181,26 @@ fn expand(state: &SessionState, view: &ViewDef, catalog: &dyn Catalog, depth: us
 /// The names in CREATE VIEW come first, the query's own after them.
 fn view_columns(view: &ViewDef, query: &Query, plan: &LogicalPlan) -> Vec<String> {
     let own = crate::names::result_names(query, plan.schema().as_arrow());
-    own.into_iter().enumerate().map(|(i, name)| view.columns.get(i).cloned().unwrap_or(name)).collect()
+    own.into_iter()
+        .enumerate()
+        .map(|(i, name)| view.columns.get(i).cloned().unwrap_or(name))
+        .collect()
 }
 
 fn renamed(plan: LogicalPlan, names: &[String]) -> DfResult<LogicalPlan> {
     let columns = plan.schema().columns();
-    if columns.iter().zip(names).all(|(column, name)| column.name == *name && column.relation.is_none()) {
+    if columns
+        .iter()
+        .zip(names)
+        .all(|(column, name)| column.name == *name && column.relation.is_none())
+    {
         return Ok(plan);
     }
-    let exprs: Vec<Expr> = columns.into_iter().zip(names).map(|(c, name)| Expr::Column(c).alias(name)).collect();
+    let exprs: Vec<Expr> = columns
+        .into_iter()
+        .zip(names)
+        .map(|(c, name)| Expr::Column(c).alias(name))
+        .collect();
     LogicalPlanBuilder::from(plan).project(exprs)?.build()
 }
 
@@ -263,6 +290,8 @@ fn constant(expr: Expr) -> DfResult<Expr> {
     let simplified = simplifier.simplify(simplifier.coerce(expr, &DFSchema::empty())?)?;
     match simplified {
         Expr::Literal(..) => Ok(simplified),
-        other => Err(DataFusionError::from(plan_datafusion_err!("argument {other} of a table function is not constant"))),
+        other => Err(DataFusionError::from(plan_datafusion_err!(
+            "argument {other} of a table function is not constant"
+        ))),
     }
 }

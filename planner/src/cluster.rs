@@ -66,10 +66,16 @@ impl Cluster {
             }
         };
         if group.reference {
-            self.references.entry(group.id).or_insert_with(|| catalog.reference_copies(group.id));
+            self.references
+                .entry(group.id)
+                .or_insert_with(|| catalog.reference_copies(group.id));
         } else {
             self.sharded.entry(group.id).or_insert_with(|| Placement {
-                owners: catalog.placement(group.id).into_iter().map(|(s, n)| (s.index, (s, n))).collect(),
+                owners: catalog
+                    .placement(group.id)
+                    .into_iter()
+                    .map(|(s, n)| (s.index, (s, n)))
+                    .collect(),
                 group: group.clone(),
             });
         }
@@ -136,5 +142,7 @@ impl Cluster {
 /// The stub behind a scan, when it is a table of the cluster.
 pub fn table_of(source: &Arc<dyn TableSource>) -> Option<Arc<TableDef>> {
     let provider = source_as_provider(source).ok()?;
-    (provider.as_ref() as &dyn Any).downcast_ref::<StubTable>().map(|stub| stub.def.clone())
+    (provider.as_ref() as &dyn Any)
+        .downcast_ref::<StubTable>()
+        .map(|stub| stub.def.clone())
 }

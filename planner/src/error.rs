@@ -69,10 +69,15 @@ fn schema_error(error: &SchemaError) -> Error {
 
 fn no_column(field: &Column, valid: &[Column]) -> Error {
     if let Some(relation) = &field.relation
-        && !valid.iter().any(|c| c.relation.as_ref().is_some_and(|r| r.resolved_eq(relation)))
+        && !valid
+            .iter()
+            .any(|c| c.relation.as_ref().is_some_and(|r| r.resolved_eq(relation)))
     {
         let error = Error::new("42P01", format!("missing FROM-clause entry for table \"{relation}\""));
-        let relations: Vec<String> = valid.iter().filter_map(|c| c.relation.as_ref().map(ToString::to_string)).collect();
+        let relations: Vec<String> = valid
+            .iter()
+            .filter_map(|c| c.relation.as_ref().map(ToString::to_string))
+            .collect();
         return match suggestion(relation.table(), &relations) {
             Some(name) => error.with_hint(format!("did you mean \"{name}\"?")),
             None => error,
@@ -90,7 +95,10 @@ fn plan_error(message: &str) -> Option<Error> {
     if let Some(rest) = message.strip_prefix("Invalid function '") {
         let (name, rest) = rest.split_once('\'')?;
         let error = Error::new("42883", format!("function {name} does not exist"));
-        let near = rest.split_once("Did you mean '").and_then(|(_, near)| near.split_once('\'')).map(|(near, _)| near);
+        let near = rest
+            .split_once("Did you mean '")
+            .and_then(|(_, near)| near.split_once('\''))
+            .map(|(near, _)| near);
         return Some(match near.and_then(|near| suggestion(name, &[near.to_owned()])) {
             Some(near) => error.with_hint(format!("did you mean \"{near}\"?")),
             None => error,
@@ -99,9 +107,18 @@ fn plan_error(message: &str) -> Option<Error> {
     let (_, code) = PLAN_ERRORS.iter().find(|(start, _)| message.starts_with(start))?;
     let (first, more) = message.split_once('\n').unwrap_or((message, ""));
     let mut chars = first.chars();
-    let lower: String = chars.next().into_iter().flat_map(char::to_lowercase).chain(chars).collect();
+    let lower: String = chars
+        .next()
+        .into_iter()
+        .flat_map(char::to_lowercase)
+        .chain(chars)
+        .collect();
     let error = Error::new(code, lower.trim_end_matches('.'));
-    Some(if more.is_empty() { error } else { error.with_detail(more.trim().to_owned()) })
+    Some(if more.is_empty() {
+        error
+    } else {
+        error.with_detail(more.trim().to_owned())
+    })
 }
 
 /// The candidate that `name` is likely a typing error of.

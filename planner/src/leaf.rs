@@ -120,7 +120,12 @@ pub struct LeafBuilder<'a> {
 impl<'a> LeafBuilder<'a> {
     /// For one plan.
     pub fn new(cluster: &'a Cluster, catalog: &'a dyn Catalog, options: &'a PlanOptions) -> Self {
-        Self { cluster, catalog, options, built: 0 }
+        Self {
+            cluster,
+            catalog,
+            options,
+            built: 0,
+        }
     }
 
     /// `plan` as a leaf.
@@ -143,12 +148,24 @@ impl<'a> LeafBuilder<'a> {
             .into_iter()
             .map(|(node, shards)| {
                 let references = self.references_on(node, &locality.reads)?;
-                Ok(LeafOwner { node, request: ExecuteRequest { shards, references, ..template.clone() } })
+                Ok(LeafOwner {
+                    node,
+                    request: ExecuteRequest {
+                        shards,
+                        references,
+                        ..template.clone()
+                    },
+                })
             })
             .collect::<Result<Vec<_>>>()?;
         let groups = locality.reads.shards.keys();
         let shards_total = groups.map(|group| self.cluster.all_shards(*group).len()).sum();
-        let node = ShardLocalNode { id: self.built, plan: Arc::new(plan), owners, shards_total };
+        let node = ShardLocalNode {
+            id: self.built,
+            plan: Arc::new(plan),
+            owners,
+            shards_total,
+        };
         self.built += 1;
         Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
     }
@@ -166,7 +183,9 @@ impl<'a> LeafBuilder<'a> {
         }
         if nodes.is_empty() {
             let copies = self.cluster.copy_nodes(&reads.references).unwrap_or_default();
-            let node = copies.first().ok_or_else(|| Error::unavailable("no copy of a reference table can be read"))?;
+            let node = copies
+                .first()
+                .ok_or_else(|| Error::unavailable("no copy of a reference table can be read"))?;
             nodes.insert(*node, vec![]);
         }
         Ok(nodes)
@@ -176,7 +195,10 @@ impl<'a> LeafBuilder<'a> {
         let copy = |group: &GroupId| {
             let copy = self.cluster.copies(*group).iter().find(|copy| copy.node == node);
             let copy = copy.ok_or_else(|| Error::internal(format!("node {node} has no copy of group {group}")))?;
-            Ok(ReferenceRead { shard: Some(copy.shard), log_index: copy.log_index.0 })
+            Ok(ReferenceRead {
+                shard: Some(copy.shard),
+                log_index: copy.log_index.0,
+            })
         };
         reads.references.iter().map(copy).collect()
     }
@@ -201,8 +223,12 @@ impl QueryPlanner for LeafQueryPlanner {
         plan: &LogicalPlan,
         session: &dyn Session,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let leaves = Arc::new(LeafPlanner { bare: self.bare.clone() });
-        DefaultPhysicalPlanner::with_extension_planners(vec![leaves]).create_physical_plan(plan, session).await
+        let leaves = Arc::new(LeafPlanner {
+            bare: self.bare.clone(),
+        });
+        DefaultPhysicalPlanner::with_extension_planners(vec![leaves])
+            .create_physical_plan(plan, session)
+            .await
     }
 }
 
@@ -222,7 +248,9 @@ impl LeafPlanner {
     }
 
     async fn estimate(&self, plan: &LogicalPlan) -> DfResult<Statistics> {
-        let physical = DefaultPhysicalPlanner::default().create_physical_plan(plan, self.bare.as_ref()).await?;
+        let physical = DefaultPhysicalPlanner::default()
+            .create_physical_plan(plan, self.bare.as_ref())
+            .await?;
         let statistics = StatisticsContext::new().compute(physical.as_ref(), &StatisticsArgs::new())?;
         Ok(statistics.as_ref().clone().to_inexact())
     }
@@ -242,7 +270,11 @@ impl ExtensionPlanner for LeafPlanner {
         let Some(leaf) = as_leaf(node) else { return Ok(None) };
         let statistics = self.statistics(&leaf.plan).await;
         let schema = leaf_schema(leaf.plan.schema());
-        let partitions = if leaf.owners.len() <= 1 { 1 } else { session.config().target_partitions() };
+        let partitions = if leaf.owners.len() <= 1 {
+            1
+        } else {
+            session.config().target_partitions()
+        };
         let exec = ShardLocalExec::new(leaf.owners.clone(), schema, partitions, leaf.summary(), statistics);
         Ok(Some(Arc::new(exec)))
     }

@@ -26,8 +26,8 @@ pub use bind::parameter_types;
 pub use catalog::{Catalog, ReferenceCopy, Relation};
 pub use session::{session_state, template, template_builder};
 
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use cluster::Cluster;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::SessionState;
@@ -153,7 +153,10 @@ pub async fn bind(
 /// # Errors
 /// 42804, 42883: types that do not go together.
 pub fn analyze(state: &SessionState, plan: LogicalPlan) -> Result<LogicalPlan> {
-    state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {}).map_err(bind_error)
+    state
+        .analyzer()
+        .execute_and_check(plan, state.config_options(), |_, _| {})
+        .map_err(bind_error)
 }
 
 /// Optimised, cut into leaves and planned. `plan` must have no placeholders left.
@@ -172,7 +175,11 @@ pub async fn plan(
         let mut leaves = LeafBuilder::new(&cluster, catalog, options);
         shard_local::rule::cut(optimized, &cluster, &mut leaves, options.shard_local)?
     };
-    let physical = state.query_planner().create_physical_plan(&cut, state).await.map_err(bind_error)?;
+    let physical = state
+        .query_planner()
+        .create_physical_plan(&cut, state)
+        .await
+        .map_err(bind_error)?;
     let gather_bytes = gather_bytes(&physical);
     let strategy = strategy(&cut, gather_bytes, options.distributed);
     Ok(Planned {

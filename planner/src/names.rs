@@ -14,7 +14,9 @@ use std::sync::Arc;
 /// Names for the columns of `schema`, which is the result of `query`.
 pub fn result_names(query: &Query, schema: &Schema) -> Vec<String> {
     let mut names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
-    let Some(items) = select_list(&query.body) else { return names };
+    let Some(items) = select_list(&query.body) else {
+        return names;
+    };
     for (position, item) in items.iter().enumerate() {
         match item_name(item) {
             Some(name) if position < names.len() => names[position] = name,
@@ -25,7 +27,9 @@ pub fn result_names(query: &Query, schema: &Schema) -> Vec<String> {
     let last_wildcard = items.iter().rposition(|item| item_name(item).is_none());
     if let Some(wildcard) = last_wildcard {
         let after = items.len() - wildcard - 1;
-        let Some(start) = names.len().checked_sub(after) else { return names };
+        let Some(start) = names.len().checked_sub(after) else {
+            return names;
+        };
         for (item, slot) in items[wildcard + 1..].iter().zip(&mut names[start..]) {
             if let Some(name) = item_name(item) {
                 *slot = name;
@@ -38,8 +42,12 @@ pub fn result_names(query: &Query, schema: &Schema) -> Vec<String> {
 /// `schema` with the columns named as the client of `query` sees them.
 pub fn result_schema(query: &Query, schema: &Schema) -> SchemaRef {
     let names = result_names(query, schema);
-    let fields: Vec<Field> =
-        schema.fields().iter().zip(names).map(|(field, name)| field.as_ref().clone().with_name(name)).collect();
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .zip(names)
+        .map(|(field, name)| field.as_ref().clone().with_name(name))
+        .collect();
     Arc::new(Schema::new(fields))
 }
 
@@ -69,9 +77,10 @@ fn name_of(expr: &Expr) -> Option<String> {
         Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => name_of(inner)?,
         Expr::Cast { expr, data_type, .. } => name_of(expr).unwrap_or_else(|| type_name(&data_type.to_string())),
         Expr::Function(function) => folded(function.name.0.last()?.as_ident()?),
-        Expr::Case { else_result, .. } => {
-            else_result.as_deref().and_then(name_of).unwrap_or_else(|| "case".to_owned())
-        }
+        Expr::Case { else_result, .. } => else_result
+            .as_deref()
+            .and_then(name_of)
+            .unwrap_or_else(|| "case".to_owned()),
         Expr::Exists { .. } => "exists".to_owned(),
         Expr::Array(_) => "array".to_owned(),
         Expr::Extract { .. } => "extract".to_owned(),
@@ -115,5 +124,9 @@ fn type_name(written: &str) -> String {
 }
 
 fn folded(ident: &Ident) -> String {
-    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+    if ident.quote_style.is_some() {
+        ident.value.clone()
+    } else {
+        ident.value.to_lowercase()
+    }
 }

@@ -82,7 +82,9 @@ impl Pruner<'_> {
 
     /// Hashes the cross product of the parts' values.
     fn shards(&self, parts: &[Vec<ScalarValue>]) -> Option<ShardSet> {
-        let rows = parts.iter().try_fold(1usize, |n, part| n.checked_mul(part.len()).filter(|n| *n <= KEYS_MAX))?;
+        let rows = parts
+            .iter()
+            .try_fold(1usize, |n, part| n.checked_mul(part.len()).filter(|n| *n <= KEYS_MAX))?;
         if rows == 0 {
             return Some(ShardSet::new());
         }
@@ -93,18 +95,30 @@ impl Pruner<'_> {
             columns.push(ScalarValue::iter_to_array(column).ok()?);
             repeat *= part.len();
         }
-        Some(tokens(&columns).ok()?.into_iter().map(|token| self.group.shard_of(token)).collect())
+        Some(
+            tokens(&columns)
+                .ok()?
+                .into_iter()
+                .map(|token| self.group.shard_of(token))
+                .collect(),
+        )
     }
 
     /// The key part that `expr` restricts to a list of values, with the list.
     fn values(&self, expr: &Expr) -> Option<(usize, Vec<ScalarValue>)> {
         match expr {
-            Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq | Operator::IsNotDistinctFrom, right }) => {
-                self.equal(left, right).or_else(|| self.equal(right, left))
-            }
+            Expr::BinaryExpr(BinaryExpr {
+                left,
+                op: Operator::Eq | Operator::IsNotDistinctFrom,
+                right,
+            }) => self.equal(left, right).or_else(|| self.equal(right, left)),
             Expr::InList(list) if !list.negated => {
                 let (part, column) = self.part(&list.expr)?;
-                let values = list.list.iter().map(|e| self.literal(e, column)).collect::<Option<_>>()?;
+                let values = list
+                    .list
+                    .iter()
+                    .map(|e| self.literal(e, column))
+                    .collect::<Option<_>>()?;
                 Some((part, values))
             }
             Expr::IsNull(inner) => {

@@ -42,7 +42,9 @@ pub fn template_builder(runtime: Arc<RuntimeEnv>, leaves: Arc<LeafRuntime>) -> S
 }
 
 fn config() -> SessionConfig {
-    let mut config = SessionConfig::new().with_target_partitions(PARTITIONS_MIN).with_information_schema(false);
+    let mut config = SessionConfig::new()
+        .with_target_partitions(PARTITIONS_MIN)
+        .with_information_schema(false);
     let options = config.options_mut();
     // 0.1 is numeric, as in PostgreSQL; as a float, 0.06 + 0.01 would not be 0.07.
     options.sql_parser.parse_float_as_decimal = true;

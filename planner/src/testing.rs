@@ -1,1 +1,469 @@
-//! placeholder
+//! A cluster in memory for this crate's tests: real tokens, real plan bytes, no storage and no network.
+//!
+//! ```text
+//!   check(sql):  1 and 3 nodes, rule on and off   ==   DataFusion on the whole tables in one process
+//! ```
+//!
+//! A fake node decodes the leaf as a real one does and runs it over the rows of the requested shards only, so a leaf that
+//! reads what it must not, or forgets what it must, gives a wrong answer.
+
+use crate::catalog::{Catalog, ReferenceCopy, Relation};
+use crate::{DistributedMode, PlanOptions, Planned, bind, plan, session_state, template};
+use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use datafusion::arrow::compute::{concat_batches, filter_record_batch};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::catalog::TableProvider;
+use datafusion::common::{ColumnStatistics, Statistics, stats::Precision};
+use datafusion::datasource::MemTable;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
+use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
+use datafusion::prelude::SessionContext;
+use datafusion_proto::bytes::logical_plan_from_bytes_with_extension_codec;
+use futures::StreamExt;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+use tessera_proto::fragment::{LeafPlanCodec, LeafRuntime, TableSource};
+use tessera_proto::ipc::relabel;
+use tessera_proto::service::{NodeDirectory, ShardService};
+use tessera_proto::sql_type::SqlType;
+use tessera_proto::table::{ColocationGroup, ColumnDef, Distribution, TableDef, ViewDef};
+use tessera_proto::token::{equal_ranges, tokens};
+use tessera_proto::{Epoch, Error, GroupId, LogIndex, NodeId, Result, ShardId, TableId, Timestamp, v1};
+
+/// Runtime for blocking on queries in plain `#[test]` functions.
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    // Debug builds of recursive planners need more than the default 2 MiB.
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_stack_size(16 << 20)
+        .build()
+        .unwrap()
+});
+
+/// A table with its rows.
+#[derive(Debug, Clone)]
+pub struct TestTable {
+    pub def: Arc<TableDef>,
+    pub rows: RecordBatch,
+}
+
+/// Tables, groups and a number of nodes.
+#[derive(Debug)]
+pub struct TestCluster {
+    pub nodes: u32,
+    pub tables: BTreeMap<String, TestTable>,
+    pub groups: BTreeMap<GroupId, Arc<ColocationGroup>>,
+    pub views: BTreeMap<String, Arc<ViewDef>>,
+}
+
+/// `name` is `column type`, with `!` for NOT NULL.
+pub fn columns(spec: &[(&str, SqlType)]) -> Vec<ColumnDef> {
+    let column = |(name, sql_type): &(&str, SqlType)| ColumnDef {
+        name: name.trim_end_matches('!').to_owned(),
+        sql_type: *sql_type,
+        nullable: !name.ends_with('!'),
+        default: None,
+        hidden: false,
+    };
+    spec.iter().map(column).collect()
+}
+
+impl TestCluster {
+    pub fn new(nodes: u32) -> Self {
+        Self {
+            nodes,
+            tables: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            views: BTreeMap::new(),
+        }
+    }
+
+    /// A sharded table; an empty key makes a reference table.
+    pub fn table(
+        mut self,
+        name: &str,
+        group: u64,
+        spec: &[(&str, SqlType)],
+        key: &[usize],
+        arrays: Vec<ArrayRef>,
+    ) -> Self {
+        let columns = columns(spec);
+        let reference = key.is_empty();
+        let classes = key.iter().filter_map(|c| columns[*c].sql_type.key_class()).collect();
+        let group = GroupId(group);
+        let shards = if reference { 1 } else { 8 };
+        self.groups.entry(group).or_insert_with(|| {
+            Arc::new(ColocationGroup {
+                id: group,
+                key_classes: classes,
+                ranges: equal_ranges(shards),
+                reference,
+            })
+        });
+        let distribution = if reference {
+            Distribution::Reference
+        } else {
+            Distribution::Sharded { key: key.to_vec() }
+        };
+        let id = TableId(100 + self.tables.len() as u64);
+        let def = TableDef {
+            id,
+            schema: "public".into(),
+            name: name.into(),
+            columns,
+            primary_key: vec![],
+            distribution,
+            group,
+            version: 1,
+        };
+        let rows = RecordBatch::try_new(def.visible_schema(), arrays).unwrap();
+        self.tables.insert(
+            name.into(),
+            TestTable {
+                def: Arc::new(def),
+                rows,
+            },
+        );
+        self
+    }
+
+    pub fn view(mut self, name: &str, columns: &[&str], query: &str) -> Self {
+        let view = ViewDef {
+            id: TableId(1_000 + self.views.len() as u64),
+            schema: "public".into(),
+            name: name.into(),
+            columns: columns.iter().map(|c| (*c).to_owned()).collect(),
+            query: query.into(),
+        };
+        self.views.insert(name.into(), Arc::new(view));
+        self
+    }
+
+    fn owner(&self, shard: u32) -> NodeId {
+        NodeId(shard % self.nodes + 1)
+    }
+
+    fn shard_ref(group: GroupId, index: u32) -> v1::ShardRef {
+        v1::ShardRef::new(ShardId { group, index }, Epoch(1))
+    }
+}
+
+impl Catalog for TestCluster {
+    fn resolve(&self, schema: Option<&str>, name: &str) -> Option<Relation> {
+        if schema.is_some_and(|schema| schema != "public") {
+            return None;
+        }
+        if let Some(view) = self.views.get(name) {
+            return Some(Relation::View(view.clone()));
+        }
+        if name == "system" {
+            let table = self.tables.get("ref1")?;
+            let provider = MemTable::try_new(table.rows.schema(), vec![vec![table.rows.clone()]]).ok()?;
+            return Some(Relation::System(Arc::new(provider)));
+        }
+        let table = self.tables.get(name)?;
+        Some(Relation::Table(
+            table.def.clone(),
+            self.groups.get(&table.def.group)?.clone(),
+        ))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tables.keys().cloned().collect()
+    }
+
+    fn placement(&self, group: GroupId) -> Vec<(v1::ShardRef, NodeId)> {
+        let shards = self.groups[&group].ranges.len() as u32;
+        (0..shards)
+            .map(|index| (Self::shard_ref(group, index), self.owner(index)))
+            .collect()
+    }
+
+    fn reference_copies(&self, group: GroupId) -> Vec<ReferenceCopy> {
+        let copy = |node| ReferenceCopy {
+            node,
+            shard: Self::shard_ref(group, 0),
+            log_index: LogIndex(0),
+        };
+        self.nodes().into_iter().map(copy).collect()
+    }
+
+    fn nodes(&self) -> Vec<NodeId> {
+        (1..=self.nodes).map(NodeId).collect()
+    }
+
+    fn statistics(&self, table: TableId) -> Option<Statistics> {
+        let table = self.tables.values().find(|t| t.def.id == table)?;
+        let columns = table.rows.num_columns();
+        Some(Statistics {
+            num_rows: Precision::Inexact(table.rows.num_rows()),
+            total_byte_size: Precision::Inexact(table.rows.get_array_memory_size()),
+            column_statistics: vec![ColumnStatistics::new_unknown(); columns],
+        })
+    }
+
+    fn revision(&self) -> u64 {
+        1
+    }
+}
+
+/// Finds fake nodes.
+#[derive(Debug)]
+pub struct Directory(pub Arc<TestCluster>);
+
+impl NodeDirectory for Directory {
+    fn node(&self, node: NodeId) -> Result<Arc<dyn ShardService>> {
+        Ok(Arc::new(FakeNode {
+            cluster: self.0.clone(),
+            node,
+        }))
+    }
+}
+
+struct FakeNode {
+    cluster: Arc<TestCluster>,
+    node: NodeId,
+}
+
+/// The rows a request may see.
+#[derive(Debug)]
+struct Visible {
+    cluster: Arc<TestCluster>,
+    shards: Vec<ShardId>,
+    references: Vec<GroupId>,
+}
+
+impl TableSource for Visible {
+    fn provider(&self, table: TableId, _: u64) -> Result<Arc<dyn TableProvider>> {
+        let unknown = || Error::internal(format!("no table {table}"));
+        let table = self
+            .cluster
+            .tables
+            .values()
+            .find(|t| t.def.id == table)
+            .ok_or_else(unknown)?;
+        let rows = if table.def.is_reference() {
+            assert!(
+                self.references.contains(&table.def.group),
+                "{} was not announced",
+                table.def.name
+            );
+            table.rows.clone()
+        } else {
+            let group = &self.cluster.groups[&table.def.group];
+            let keys: Vec<ArrayRef> = table
+                .def
+                .shard_key()
+                .iter()
+                .map(|c| table.rows.column(*c).clone())
+                .collect();
+            let mine = tokens(&keys)?.into_iter().map(|token| {
+                let shard = ShardId {
+                    group: group.id,
+                    index: group.shard_of(token),
+                };
+                self.shards.contains(&shard)
+            });
+            filter_record_batch(&table.rows, &mine.collect::<BooleanArray>())
+                .map_err(|e| Error::internal(e.to_string()))?
+        };
+        Ok(Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?))
+    }
+}
+
+#[async_trait::async_trait]
+impl ShardService for FakeNode {
+    async fn execute(&self, request: v1::ExecuteRequest, schema: SchemaRef) -> Result<SendableRecordBatchStream> {
+        for shard in &request.shards {
+            assert_eq!(
+                self.cluster.owner(shard.index),
+                self.node,
+                "shard {} asked of the wrong node",
+                shard.index
+            );
+        }
+        let tables = Arc::new(Visible {
+            cluster: self.cluster.clone(),
+            shards: request.shards.iter().map(v1::ShardRef::id).collect(),
+            references: request
+                .references
+                .iter()
+                .filter_map(|r| r.shard.map(|s| s.id().group))
+                .collect(),
+        });
+        let state = SessionContext::new().state();
+        let codec = LeafPlanCodec { tables: Some(tables) };
+        let plan = logical_plan_from_bytes_with_extension_codec(&request.plan, &state.task_ctx(), &codec)?;
+        let plan = DefaultPhysicalPlanner::default()
+            .create_physical_plan(&plan, &state)
+            .await?;
+        let expected = schema.clone();
+        let rows = execute_stream(plan, state.task_ctx())?.map(move |batch| relabel(&expected, batch?));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+    }
+    async fn point_read(&self, _: v1::PointReadRequest) -> Result<v1::PointReadReply> {
+        Err(unsupported())
+    }
+    async fn commit(&self, _: v1::CommitRequest) -> Result<v1::CommitReply> {
+        Err(unsupported())
+    }
+    async fn prepare(&self, _: v1::PrepareRequest) -> Result<v1::PrepareReply> {
+        Err(unsupported())
+    }
+    async fn finish(&self, _: v1::FinishRequest) -> Result<v1::FinishReply> {
+        Err(unsupported())
+    }
+    async fn outcome(&self, _: v1::OutcomeRequest) -> Result<v1::OutcomeReply> {
+        Err(unsupported())
+    }
+    async fn stage(&self, _: v1::StageBegin, _: SendableRecordBatchStream) -> Result<v1::StageReply> {
+        Err(unsupported())
+    }
+    async fn read_index(&self, _: v1::ReadIndexRequest) -> Result<v1::ReadIndexReply> {
+        Err(unsupported())
+    }
+    async fn digest(&self, _: v1::DigestRequest) -> Result<v1::DigestReply> {
+        Err(unsupported())
+    }
+    async fn status(&self, _: v1::StatusRequest) -> Result<v1::StatusReply> {
+        Err(unsupported())
+    }
+    async fn change_leader(&self, _: v1::ChangeLeaderRequest) -> Result<v1::ChangeLeaderReply> {
+        Err(unsupported())
+    }
+}
+
+fn unsupported() -> Error {
+    Error::unsupported("this fake node only runs leaves", "use a real one")
+}
+
+/// A cluster with a session to plan in.
+pub struct Bench {
+    pub cluster: Arc<TestCluster>,
+    template: SessionState,
+    pub options: PlanOptions,
+}
+
+impl Bench {
+    pub fn new(cluster: TestCluster) -> Self {
+        let cluster = Arc::new(cluster);
+        let leaves = LeafRuntime {
+            directory: Arc::new(Directory(cluster.clone())),
+        };
+        let template = template(Arc::new(RuntimeEnv::default()), Arc::new(leaves));
+        let options = PlanOptions {
+            snapshot: Timestamp::from_millis(1_600_000_000_000),
+            query_id: [7; 16],
+            deadline_ms: 60_000,
+            shard_local: true,
+            join_order: true,
+            distributed: DistributedMode::Off,
+            settings: BTreeMap::new(),
+            target_partitions: 2,
+        };
+        Self {
+            cluster,
+            template,
+            options,
+        }
+    }
+
+    pub fn with_rule(mut self, on: bool) -> Self {
+        self.options.shard_local = on;
+        self
+    }
+
+    pub fn plan(&self, sql: &str) -> Result<Planned> {
+        RUNTIME.block_on(async {
+            let state = session_state(&self.template, &self.options)?;
+            let bound = bind(&state, &query(sql), self.cluster.as_ref(), &[]).await?;
+            plan(&state, bound, self.cluster.as_ref(), &self.options).await
+        })
+    }
+
+    /// Rows as text, one string a row.
+    pub fn rows(&self, sql: &str) -> Result<Vec<String>> {
+        let planned = self.plan(sql)?;
+        RUNTIME.block_on(async {
+            let state = session_state(&self.template, &self.options)?;
+            Ok(text(&collect(planned.physical, state.task_ctx()).await?))
+        })
+    }
+}
+
+/// The query of a text.
+pub fn query(sql: &str) -> sqlparser::ast::Query {
+    match tessera_parser::parse(sql).unwrap().pop().unwrap().statement {
+        tessera_parser::Statement::Query(query) => *query,
+        other => panic!("not a query: {other:?}"),
+    }
+}
+
+/// The same query by DataFusion alone, over the whole tables.
+pub fn oracle(cluster: &TestCluster, sql: &str) -> Vec<String> {
+    let bench = Bench::new(TestCluster::new(1));
+    RUNTIME.block_on(async {
+        let state = session_state(&bench.template, &bench.options).unwrap();
+        let context = SessionContext::new_with_state(state);
+        for (name, table) in &cluster.tables {
+            let provider = MemTable::try_new(table.rows.schema(), vec![vec![table.rows.clone()]]).unwrap();
+            context.register_table(name.as_str(), Arc::new(provider)).unwrap();
+        }
+        let frame = context
+            .sql(sql)
+            .await
+            .unwrap_or_else(|e| panic!("oracle cannot plan {sql}: {e}"));
+        text(
+            &frame
+                .collect()
+                .await
+                .unwrap_or_else(|e| panic!("oracle cannot run {sql}: {e}")),
+        )
+    })
+}
+
+fn text(batches: &[RecordBatch]) -> Vec<String> {
+    let options = FormatOptions::default().with_null("NULL");
+    let mut rows = vec![];
+    for batch in batches {
+        let columns: Vec<_> = batch
+            .columns()
+            .iter()
+            .map(|c| ArrayFormatter::try_new(c.as_ref(), &options).unwrap())
+            .collect();
+        for row in 0..batch.num_rows() {
+            rows.push(
+                columns
+                    .iter()
+                    .map(|c| c.value(row).to_string())
+                    .collect::<Vec<_>>()
+                    .join("|"),
+            );
+        }
+    }
+    rows
+}
+
+/// All rows of `table` in the order of `picks`: a way to make big or skewed tables out of small ones.
+pub fn take(table: &RecordBatch, picks: Vec<u32>) -> RecordBatch {
+    let picks = UInt32Array::from(picks);
+    datafusion::arrow::compute::take_record_batch(table, &picks).unwrap()
+}
+
+/// Both batches after each other.
+pub fn append(a: &RecordBatch, b: &RecordBatch) -> RecordBatch {
+    concat_batches(&a.schema(), [a, b]).unwrap()
+}
+
+/// Names of the physical operators, for tests that look for one.
+pub fn operators(plan: &Arc<dyn ExecutionPlan>) -> Vec<String> {
+    let mut names = vec![plan.name().to_owned()];
+    for child in plan.children() {
+        names.extend(operators(child));
+    }
+    names
+}

@@ -20,9 +20,8 @@ pub struct SqlTypes;
 impl TypePlanner for SqlTypes {
     fn plan_type_field(&self, sql_type: &SqlDataType) -> Result<Option<FieldRef>> {
         let data_type = match sql_type {
-            SqlDataType::Timestamp(_, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) | SqlDataType::Datetime(_) => {
-                DataType::Timestamp(TimeUnit::Microsecond, None)
-            }
+            SqlDataType::Timestamp(_, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone)
+            | SqlDataType::Datetime(_) => DataType::Timestamp(TimeUnit::Microsecond, None),
             SqlDataType::Timestamp(_, TimezoneInfo::Tz | TimezoneInfo::WithTimeZone) => {
                 DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()))
             }

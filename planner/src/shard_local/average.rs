@@ -19,8 +19,14 @@ use std::sync::Arc;
 
 /// `sum / count` as `avg` of type `result` gives it; NULL when `sum` is.
 pub fn decimal_average(sum: Expr, count: Expr, result: &DataType) -> Expr {
-    let function = DecimalAverage { signature: Signature::any(2, Volatility::Immutable), result: result.clone() };
-    Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::from(function)), vec![sum, count]))
+    let function = DecimalAverage {
+        signature: Signature::any(2, Volatility::Immutable),
+        result: result.clone(),
+    };
+    Expr::ScalarFunction(ScalarFunction::new_udf(
+        Arc::new(ScalarUDF::from(function)),
+        vec![sum, count],
+    ))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -51,14 +57,18 @@ impl ScalarUDFImpl for DecimalAverage {
 
 impl DecimalAverage {
     fn average(&self, sums: &ArrayRef, counts: &ArrayRef) -> Result<ArrayRef> {
-        let (DataType::Decimal128(_, sum_scale), DataType::Decimal128(precision, scale)) = (sums.data_type(), &self.result)
+        let (DataType::Decimal128(_, sum_scale), DataType::Decimal128(precision, scale)) =
+            (sums.data_type(), &self.result)
         else {
             return exec_err!("average of {} as {}", sums.data_type(), self.result);
         };
         let Some(counts) = counts.as_primitive_opt::<Int64Type>() else {
             return exec_err!("average with a count of type {}", counts.data_type());
         };
-        let Some(factor) = u32::try_from(scale - sum_scale).ok().and_then(|digits| 10i128.checked_pow(digits)) else {
+        let Some(factor) = u32::try_from(scale - sum_scale)
+            .ok()
+            .and_then(|digits| 10i128.checked_pow(digits))
+        else {
             return exec_err!("Arithmetic Overflow in AvgAccumulator");
         };
         let sums = sums.as_primitive::<Decimal128Type>();
@@ -68,7 +78,9 @@ impl DecimalAverage {
             }
             let average = divide(sums.value(row), i128::from(counts.value(row)), factor)
                 .filter(|v| Decimal128Type::validate_decimal_precision(*v, *precision, *scale).is_ok());
-            average.map(Some).ok_or_else(|| exec_datafusion_err!("Arithmetic Overflow in AvgAccumulator"))
+            average
+                .map(Some)
+                .ok_or_else(|| exec_datafusion_err!("Arithmetic Overflow in AvgAccumulator"))
         });
         let array: Decimal128Array = averages.collect::<Result<_>>()?;
         Ok(Arc::new(array.with_precision_and_scale(*precision, *scale)?))

@@ -11,7 +11,9 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result};
 use datafusion::execution::SessionStateDefaults;
-use datafusion::logical_expr::{AggregateUDF, Expr, LogicalPlan, ScalarUDF, Volatility, WindowFunctionDefinition, WindowUDF};
+use datafusion::logical_expr::{
+    AggregateUDF, Expr, LogicalPlan, ScalarUDF, Volatility, WindowFunctionDefinition, WindowUDF,
+};
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
@@ -23,12 +25,18 @@ struct NodeFunctions {
 }
 
 static NODE_FUNCTIONS: LazyLock<NodeFunctions> = LazyLock::new(|| NodeFunctions {
-    scalar: SessionStateDefaults::default_scalar_functions().into_iter().map(|f| (f.name().to_owned(), f)).collect(),
+    scalar: SessionStateDefaults::default_scalar_functions()
+        .into_iter()
+        .map(|f| (f.name().to_owned(), f))
+        .collect(),
     aggregate: SessionStateDefaults::default_aggregate_functions()
         .into_iter()
         .map(|f| (f.name().to_owned(), f))
         .collect(),
-    window: SessionStateDefaults::default_window_functions().into_iter().map(|f| (f.name().to_owned(), f)).collect(),
+    window: SessionStateDefaults::default_window_functions()
+        .into_iter()
+        .map(|f| (f.name().to_owned(), f))
+        .collect(),
 });
 
 /// Whether nodes can evaluate all expressions of this operator, with the result that the router would get.
@@ -42,7 +50,11 @@ pub fn can_run_on_nodes(node: &LogicalPlan) -> bool {
     let mut fine = true;
     let walked = node.apply_expressions(|expr| {
         fine = fine && is_portable(expr)?;
-        Ok(if fine { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+        Ok(if fine {
+            TreeNodeRecursion::Continue
+        } else {
+            TreeNodeRecursion::Stop
+        })
     });
     walked.is_ok() && fine
 }
@@ -55,35 +67,48 @@ fn is_portable(expr: &Expr) -> Result<bool> {
             Expr::AggregateFunction(f) => is_known_aggregate(&f.func),
             Expr::WindowFunction(f) => match &f.fun {
                 WindowFunctionDefinition::AggregateUDF(f) => is_known_aggregate(f),
-                WindowFunctionDefinition::WindowUDF(f) => {
-                    NODE_FUNCTIONS.window.get(f.name()).is_some_and(|known| Arc::ptr_eq(known, f) || known == f)
-                }
+                WindowFunctionDefinition::WindowUDF(f) => NODE_FUNCTIONS
+                    .window
+                    .get(f.name())
+                    .is_some_and(|known| Arc::ptr_eq(known, f) || known == f),
             },
             Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_) => false,
             Expr::OuterReferenceColumn(..) | Expr::Placeholder(_) | Expr::ScalarVariable(..) => false,
             Expr::HigherOrderFunction(_) | Expr::Lambda(_) | Expr::LambdaVariable(_) => false,
             _ => true,
         };
-        Ok(if fine { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+        Ok(if fine {
+            TreeNodeRecursion::Continue
+        } else {
+            TreeNodeRecursion::Stop
+        })
     })?;
     Ok(fine)
 }
 
 fn is_known_scalar(f: &Arc<ScalarUDF>) -> bool {
     f.signature().volatility != Volatility::Volatile
-        && NODE_FUNCTIONS.scalar.get(f.name()).is_some_and(|known| Arc::ptr_eq(known, f) || known == f)
+        && NODE_FUNCTIONS
+            .scalar
+            .get(f.name())
+            .is_some_and(|known| Arc::ptr_eq(known, f) || known == f)
 }
 
 fn is_known_aggregate(f: &Arc<AggregateUDF>) -> bool {
     f.signature().volatility != Volatility::Volatile
-        && NODE_FUNCTIONS.aggregate.get(f.name()).is_some_and(|known| Arc::ptr_eq(known, f) || known == f)
+        && NODE_FUNCTIONS
+            .aggregate
+            .get(f.name())
+            .is_some_and(|known| Arc::ptr_eq(known, f) || known == f)
 }
 
 /// Whether an aggregate gives the same value for the same rows in any order. Sums of floats do not: rounding depends on
 /// the order.
 pub fn is_order_independent(expr: &Expr, schema: &DFSchema) -> bool {
     use datafusion::logical_expr::ExprSchemable;
-    let Expr::AggregateFunction(function) = expr.clone().unalias() else { return false };
+    let Expr::AggregateFunction(function) = expr.clone().unalias() else {
+        return false;
+    };
     let exact = || {
         let first = function.params.args.first().and_then(|arg| arg.get_type(schema).ok());
         first.is_some_and(|t| !matches!(t, DataType::Float16 | DataType::Float32 | DataType::Float64))

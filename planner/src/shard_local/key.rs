@@ -37,7 +37,9 @@ impl Key {
     pub fn through<'a>(&self, exprs: impl IntoIterator<Item = &'a Expr>, schema: &DFSchema) -> Self {
         let mut out = Key::lost(self.0.len());
         for (position, expr) in exprs.into_iter().enumerate() {
-            let Some(column) = key_column(expr, schema) else { continue };
+            let Some(column) = key_column(expr, schema) else {
+                continue;
+            };
             for (part, output) in self.0.iter().zip(&mut out.0) {
                 if part.contains(&column) {
                     output.insert(position);
@@ -49,7 +51,11 @@ impl Key {
 
     /// The key when `offset` columns are put before the operator's own.
     pub fn shifted(&self, offset: usize) -> Self {
-        Key(self.0.iter().map(|part| part.iter().map(|c| c + offset).collect()).collect())
+        Key(self
+            .0
+            .iter()
+            .map(|part| part.iter().map(|c| c + offset).collect())
+            .collect())
     }
 
     /// Both keys hold in one row: an inner join on the whole key.

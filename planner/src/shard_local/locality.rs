@@ -78,9 +78,10 @@ pub fn derive(node: &LogicalPlan, inputs: &[Locality], cluster: &Cluster) -> Opt
 fn everywhere(node: &LogicalPlan, inputs: &[Locality], cluster: &Cluster) -> Option<Locality> {
     match (node, inputs) {
         (LogicalPlan::TableScan(scan), []) => table_scan(scan, cluster),
-        (LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_), []) => {
-            Some(Locality { kind: Kind::Replicated, reads: Reads::default() })
-        }
+        (LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_), []) => Some(Locality {
+            kind: Kind::Replicated,
+            reads: Reads::default(),
+        }),
         (LogicalPlan::Union(_), inputs) => union(inputs),
         (LogicalPlan::Join(join), [left, right]) => self::join(join, left, right),
         (node, [input]) => unary(node, input, cluster),
@@ -93,7 +94,10 @@ fn table_scan(scan: &TableScan, cluster: &Cluster) -> Option<Locality> {
     let mut reads = Reads::default();
     if def.is_reference() {
         reads.references.insert(def.group);
-        return Some(Locality { kind: Kind::Replicated, reads });
+        return Some(Locality {
+            kind: Kind::Replicated,
+            reads,
+        });
     }
     // Position of each key column in the full schema, then in the projection.
     let full = Key(def.shard_key().iter().map(|c| BTreeSet::from([*c])).collect());
@@ -101,10 +105,17 @@ fn table_scan(scan: &TableScan, cluster: &Cluster) -> Option<Locality> {
         Some(columns) => columns.iter().position(|c| c == column),
         None => Some(*column).filter(|c| *c < scan.projected_schema.fields().len()),
     };
-    let key = Key(def.shard_key().iter().map(|c| output(c).into_iter().collect()).collect());
+    let key = Key(def
+        .shard_key()
+        .iter()
+        .map(|c| output(c).into_iter().collect())
+        .collect());
     let shards = scan_shards(scan, &full, def.group, cluster)?;
     reads.shards.insert(def.group, shards);
-    Some(Locality { kind: Kind::Keyed(def.group, key), reads })
+    Some(Locality {
+        kind: Kind::Keyed(def.group, key),
+        reads,
+    })
 }
 
 /// Filters inside a scan refer to the table's columns, projected or not.
@@ -145,12 +156,15 @@ fn keyed_unary(node: &LogicalPlan, group: GroupId, key: &Key, reads: &Reads, clu
             let all = (0..input.schema().fields().len()).collect();
             key.is_within(&all).then(|| key.clone())?
         }
-        LogicalPlan::Distinct(Distinct::On(on)) => {
-            key.is_within_exprs(&on.on_expr, &schema).then(|| key.through(&on.select_expr, &schema))?
-        }
+        LogicalPlan::Distinct(Distinct::On(on)) => key
+            .is_within_exprs(&on.on_expr, &schema)
+            .then(|| key.through(&on.select_expr, &schema))?,
         _ => return None,
     };
-    Some(Locality { kind: Kind::Keyed(group, key), reads })
+    Some(Locality {
+        kind: Kind::Keyed(group, key),
+        reads,
+    })
 }
 
 /// The key after an aggregate whose every grouping set holds the whole key.
@@ -191,7 +205,10 @@ fn is_deterministic(node: &LogicalPlan) -> bool {
         LogicalPlan::Distinct(Distinct::All(_)) => true,
         LogicalPlan::Aggregate(aggregate) => {
             let schema = aggregate.input.schema();
-            aggregate.aggr_expr.iter().all(|e| expressions::is_order_independent(e, schema))
+            aggregate
+                .aggr_expr
+                .iter()
+                .all(|e| expressions::is_order_independent(e, schema))
         }
         _ => false,
     }
@@ -259,7 +276,10 @@ fn join(join: &Join, left: &Locality, right: &Locality) -> Option<Locality> {
 /// Adds to the key what an inner join says is equal to it. Both schemas side by side, as the join puts them out.
 fn equated(mut key: Key, join: &Join, width: usize) -> Key {
     for (left, right) in &join.on {
-        let pair = (key_column(left, join.left.schema()), key_column(right, join.right.schema()));
+        let pair = (
+            key_column(left, join.left.schema()),
+            key_column(right, join.right.schema()),
+        );
         if let (Some(left), Some(right)) = pair {
             key.equate(left, right + width);
         }
@@ -284,7 +304,10 @@ fn is_null_safe(join: &Join) -> bool {
     use datafusion::logical_expr::ExprSchemable;
     let never_null = |e: &Expr, schema: &DFSchema| e.nullable(schema).is_ok_and(|nullable| !nullable);
     !join.null_aware
-        || join.on.iter().all(|(l, r)| never_null(l, join.left.schema()) && never_null(r, join.right.schema()))
+        || join
+            .on
+            .iter()
+            .all(|(l, r)| never_null(l, join.left.schema()) && never_null(r, join.right.schema()))
 }
 
 /// Shards that can contribute to a join on the key.
@@ -294,7 +317,11 @@ fn joined_shards(join_type: JoinType, left: &ShardSet, right: &ShardSet) -> Shar
         Inner => {
             let both: ShardSet = left & right;
             // No shard has both sides, so no row matches: ask any one.
-            if both.is_empty() { left.iter().take(1).copied().collect() } else { both }
+            if both.is_empty() {
+                left.iter().take(1).copied().collect()
+            } else {
+                both
+            }
         }
         Left | LeftSemi | LeftAnti | LeftMark => left.clone(),
         Right | RightSemi | RightAnti | RightMark => right.clone(),
@@ -306,7 +333,11 @@ fn restrict(reads: &mut Reads, group: GroupId, pruned: &ShardSet) {
     if let Some(shards) = reads.shards.get_mut(&group) {
         let both: ShardSet = &*shards & pruned;
         // Two predicates that exclude each other: one shard is enough to find nothing.
-        *shards = if both.is_empty() { shards.iter().take(1).copied().collect() } else { both };
+        *shards = if both.is_empty() {
+            shards.iter().take(1).copied().collect()
+        } else {
+            both
+        };
     }
 }
 
@@ -326,10 +357,16 @@ fn in_one_place(node: &LogicalPlan, inputs: &[Locality], cluster: &Cluster) -> O
         return None;
     }
     if reads.shards.is_empty() {
-        return Some(Locality { kind: Kind::OneCopy, reads });
+        return Some(Locality {
+            kind: Kind::OneCopy,
+            reads,
+        });
     }
     cluster.single_owner(&reads.shards)?;
-    Some(Locality { kind: Kind::OneNode, reads })
+    Some(Locality {
+        kind: Kind::OneNode,
+        reads,
+    })
 }
 
 fn runs_in_one_place(node: &LogicalPlan) -> bool {

@@ -17,7 +17,9 @@ use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::functions_aggregate::count::count_udaf;
 use datafusion::functions_aggregate::sum::sum_udaf;
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams};
-use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, ExprSchemable, LogicalPlan, Projection, cast, lit, when};
+use datafusion::logical_expr::{
+    Aggregate, AggregateUDF, Expr, ExprSchemable, LogicalPlan, Projection, cast, lit, when,
+};
 use std::sync::Arc;
 
 /// An aggregate in two parts.
@@ -48,8 +50,12 @@ pub fn split(aggregate: &Aggregate) -> Result<Option<Split>> {
     let mut parts: Vec<Expr> = vec![];
     let mut outputs = vec![];
     for expr in &aggregate.aggr_expr {
-        let Expr::AggregateFunction(function) = expr.clone().unalias() else { return Ok(None) };
-        let Some(output) = split_function(function, aggregate, &mut parts)? else { return Ok(None) };
+        let Expr::AggregateFunction(function) = expr.clone().unalias() else {
+            return Ok(None);
+        };
+        let Some(output) = split_function(function, aggregate, &mut parts)? else {
+            return Ok(None);
+        };
         outputs.push(output);
     }
     let partial = Aggregate::try_new(aggregate.input.clone(), aggregate.group_expr.clone(), parts)?;
@@ -75,9 +81,17 @@ fn split_function(function: AggregateFunction, whole: &Aggregate, parts: &mut Ve
             if !matches!(argument, DataType::Float64 | DataType::Decimal128(..)) {
                 return Ok(None);
             }
-            let with = |func| Expr::AggregateFunction(AggregateFunction { func, params: function.params.clone() });
+            let with = |func| {
+                Expr::AggregateFunction(AggregateFunction {
+                    func,
+                    params: function.params.clone(),
+                })
+            };
             let sum = part(parts, with(sum_udaf()));
-            Some(Output::Average { sum, count: part(parts, with(count_udaf())) })
+            Some(Output::Average {
+                sum,
+                count: part(parts, with(count_udaf())),
+            })
         }
         _ => None,
     })
@@ -104,7 +118,11 @@ impl Split {
         let (group_columns, part_columns) = columns.split_at(groups);
         let group_expr: Vec<Expr> = group_columns.iter().cloned().map(Expr::Column).collect();
         let functions = self.functions(part_columns);
-        let combined = Arc::new(LogicalPlan::Aggregate(Aggregate::try_new(Arc::new(leaf), group_expr.clone(), functions)?));
+        let combined = Arc::new(LogicalPlan::Aggregate(Aggregate::try_new(
+            Arc::new(leaf),
+            group_expr.clone(),
+            functions,
+        )?));
         let mut exprs = group_expr;
         for (output, (qualifier, field)) in self.outputs.iter().zip(whole.schema.iter().skip(groups)) {
             let value = output.value(field.data_type());

@@ -25,7 +25,12 @@ use tessera_proto::Result;
 /// # Errors
 /// See [`LeafBuilder::build`].
 pub fn cut(plan: LogicalPlan, cluster: &Cluster, leaves: &mut LeafBuilder<'_>, fuse: bool) -> Result<LogicalPlan> {
-    let mut cutter = Cutter { cluster, leaves, fuse, localities: vec![] };
+    let mut cutter = Cutter {
+        cluster,
+        leaves,
+        fuse,
+        localities: vec![],
+    };
     let plan = plan.rewrite(&mut cutter)?.data;
     match cutter.localities.pop().flatten() {
         Some(locality) if !locality.is_constant() => cutter.leaves.build(plan, &locality),
@@ -47,7 +52,9 @@ impl TreeNodeRewriter for Cutter<'_, '_> {
     fn f_up(&mut self, node: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
         let inputs = self.localities.split_off(self.localities.len() - node.inputs().len());
         let local = inputs.iter().cloned().collect::<Option<Vec<_>>>();
-        let locality = local.filter(|_| self.fuse || is_scan(&node)).and_then(|l| derive(&node, &l, self.cluster));
+        let locality = local
+            .filter(|_| self.fuse || is_scan(&node))
+            .and_then(|l| derive(&node, &l, self.cluster));
         if locality.is_some() {
             self.localities.push(locality);
             return Ok(Transformed::no(node));
@@ -84,12 +91,20 @@ impl Cutter<'_, '_> {
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate, input),
             LogicalPlan::Sort(sort) if sort.fetch.is_some() => {
                 let leaf = self.leaves.build(node.clone(), input)?;
-                Ok(Some(LogicalPlan::Sort(Sort { input: Arc::new(leaf), ..sort.clone() })))
+                Ok(Some(LogicalPlan::Sort(Sort {
+                    input: Arc::new(leaf),
+                    ..sort.clone()
+                })))
             }
             LogicalPlan::Limit(limit) => {
-                let Some(copy) = limit_copy(limit)? else { return Ok(None) };
+                let Some(copy) = limit_copy(limit)? else {
+                    return Ok(None);
+                };
                 let leaf = self.leaves.build(LogicalPlan::Limit(copy), input)?;
-                Ok(Some(LogicalPlan::Limit(Limit { input: Arc::new(leaf), ..limit.clone() })))
+                Ok(Some(LogicalPlan::Limit(Limit {
+                    input: Arc::new(leaf),
+                    ..limit.clone()
+                })))
             }
             _ => Ok(None),
         }
@@ -99,8 +114,12 @@ impl Cutter<'_, '_> {
         if !super::expressions::can_run_on_nodes(&LogicalPlan::Aggregate(aggregate.clone())) {
             return Ok(None);
         }
-        let Some(split) = partial_aggregate::split(aggregate)? else { return Ok(None) };
-        let leaf = self.leaves.build(LogicalPlan::Aggregate(split.partial.clone()), input)?;
+        let Some(split) = partial_aggregate::split(aggregate)? else {
+            return Ok(None);
+        };
+        let leaf = self
+            .leaves
+            .build(LogicalPlan::Aggregate(split.partial.clone()), input)?;
         split.finish(aggregate, leaf).map(Some)
     }
 }
@@ -116,6 +135,12 @@ fn limit_copy(limit: &Limit) -> DfResult<Option<Limit>> {
     else {
         return Ok(None);
     };
-    let Some(rows) = skip.checked_add(fetch).and_then(|rows| i64::try_from(rows).ok()) else { return Ok(None) };
-    Ok(Some(Limit { skip: None, fetch: Some(Box::new(lit(rows))), input: limit.input.clone() }))
+    let Some(rows) = skip.checked_add(fetch).and_then(|rows| i64::try_from(rows).ok()) else {
+        return Ok(None);
+    };
+    Ok(Some(Limit {
+        skip: None,
+        fetch: Some(Box::new(lit(rows))),
+        input: limit.input.clone(),
+    }))
 }
