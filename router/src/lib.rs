@@ -30,3 +30,6 @@ pub use engine::{Engine, RouterOptions};
 pub use ingest::CopyIn;
 pub use outcome::{Described, Outcome, RowsTag};
 pub use session::{Session, SessionParams};
+
+#[cfg(test)]
+mod testing;

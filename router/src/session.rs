@@ -13,6 +13,7 @@ use crate::outcome::{Described, Outcome, RowsTag};
 use crate::settings::Settings;
 use crate::{ddl, execute, explain, ingest};
 use datafusion::scalar::ScalarValue;
+use futures::FutureExt;
 use std::sync::Arc;
 use tessera_parser::{CopySource, ParsedStatement, Statement};
 use tessera_proto::sql_type::SqlType;
@@ -126,7 +127,8 @@ impl Session {
         let result = match &statement.statement {
             Statement::Set { local, name, value } => self.set(*local, name, value.as_deref()),
             Statement::Reset { name } => self.reset(name.as_deref()),
-            other => run(&context, other, params).await,
+            // Boxed: the deepest of these futures is large, and drivers nest several.
+            other => run(&context, other, params).boxed().await,
         };
         result.map_err(crate::error::give_up)
     }

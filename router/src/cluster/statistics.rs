@@ -1,0 +1,143 @@
+//! What the nodes report about tables and themselves, added up for the planner.
+//!
+//! ```text
+//!   node 1: shard 0 (leader) rows 10, a: 10 distinct      ┐
+//!   node 2: shard 0 (follower) ... not counted            ├─▶ table: rows 30, a: 30 distinct (sum: nearly unique per shard)
+//!           shard 1 (leader) rows 20, a: 20 distinct      ┘
+//! ```
+//!
+//! Everything is `Inexact`: rows come and go between two polls.
+
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
+use datafusion_proto::protobuf;
+use futures::StreamExt;
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tessera_meta::view::ClusterView;
+use tessera_proto::service::NodeDirectory;
+use tessera_proto::table::TableDef;
+use tessera_proto::{GroupId, NodeId, ShardId, TableId, v1};
+
+/// Nodes asked at the same time.
+const NODES_AT_ONCE: usize = 16;
+/// A node that has not answered by then is not alive for placement.
+const STATUS_WAIT: Duration = Duration::from_secs(5);
+/// Distinct values of a shard against its rows: above this share, shards are taken to have different values.
+const NEARLY_UNIQUE: f64 = 0.5;
+
+/// All nodes' last answers, and the tables' statistics made of them.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterStatistics {
+    /// Status of every node that answered the last time it was asked.
+    pub statuses: Arc<BTreeMap<NodeId, v1::StatusReply>>,
+    /// Nodes that did not.
+    pub silent: BTreeSet<NodeId>,
+    /// By table, over visible columns.
+    pub tables: HashMap<TableId, Statistics>,
+}
+
+impl ClusterStatistics {
+    /// Whether a node answered when it was asked last; nodes never asked count as alive.
+    pub fn is_alive(&self, node: NodeId) -> bool {
+        !self.silent.contains(&node)
+    }
+}
+
+/// Asks every node of the view. Tables with a silent leader keep their last statistics.
+pub async fn collect(view: &ClusterView, directory: &dyn NodeDirectory, last: &ClusterStatistics) -> ClusterStatistics {
+    let ask = |node: NodeId| async move { (node, status(directory, node, true).await) };
+    let answers: Vec<_> = futures::stream::iter(view.nodes.keys().copied().map(ask)).buffer_unordered(NODES_AT_ONCE).collect().await;
+    let (mut statuses, mut silent) = (BTreeMap::new(), BTreeSet::new());
+    for (node, answer) in answers {
+        match answer {
+            Some(status) => drop(statuses.insert(node, status)),
+            None => drop(silent.insert(node)),
+        }
+    }
+    let mut tables = tables(view, &statuses);
+    for (id, old) in &last.tables {
+        let group = view.tables.get(id).map(|t| t.group);
+        let unheard = group.is_some_and(|g| view.group_shards(g).any(|(_, e)| silent.contains(&e.config.leader.node)));
+        if unheard {
+            tables.insert(*id, old.clone());
+        }
+    }
+    ClusterStatistics { statuses: Arc::new(statuses), silent, tables }
+}
+
+/// A node's status, or `None` when it does not answer in time.
+pub async fn status(directory: &dyn NodeDirectory, node: NodeId, statistics: bool) -> Option<v1::StatusReply> {
+    let service = directory.node(node).ok()?;
+    let call = service.status(v1::StatusRequest { statistics });
+    match tokio::time::timeout(STATUS_WAIT, call).await {
+        Ok(Ok(reply)) => Some(reply),
+        Ok(Err(error)) => {
+            tracing::debug!(%node, %error, "node status unknown");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Adds up the leaders' reports per table.
+fn tables(view: &ClusterView, statuses: &BTreeMap<NodeId, v1::StatusReply>) -> HashMap<TableId, Statistics> {
+    let mut parts: HashMap<TableId, Vec<&v1::TableStatistics>> = HashMap::new();
+    for (node, status) in statuses {
+        for shard in &status.shards {
+            let id = shard.shard.as_ref().map(|s| ShardId { group: GroupId(s.group), index: s.index });
+            let leads = id.and_then(|id| view.shards.get(&id)).is_some_and(|e| e.config.leader.node == *node);
+            if leads {
+                for table in &shard.tables {
+                    parts.entry(TableId(table.table)).or_default().push(table);
+                }
+            }
+        }
+    }
+    let known = parts.into_iter().filter_map(|(id, parts)| Some((id, sum(view.tables.get(&id)?, &parts))));
+    known.collect()
+}
+
+fn sum(table: &TableDef, parts: &[&v1::TableStatistics]) -> Statistics {
+    let rows: u64 = parts.iter().map(|p| p.rows).sum();
+    let bytes: u64 = parts.iter().map(|p| p.bytes).sum();
+    let visible = table.columns.iter().enumerate().filter(|(_, c)| !c.hidden);
+    let column_statistics = visible.map(|(i, _)| column(i, rows, parts)).collect();
+    Statistics { num_rows: Precision::Inexact(rows as usize), total_byte_size: Precision::Inexact(bytes as usize), column_statistics }
+}
+
+fn column(index: usize, rows: u64, parts: &[&v1::TableStatistics]) -> ColumnStatistics {
+    let columns: Vec<_> = parts.iter().filter_map(|p| p.columns.get(index).map(|c| (p.rows, c))).collect();
+    let mut out = ColumnStatistics::new_unknown();
+    if columns.is_empty() {
+        return out;
+    }
+    out.null_count = Precision::Inexact(columns.iter().map(|(_, c)| c.nulls as usize).sum());
+    let (max, all) = columns.iter().fold((0, 0), |(max, all), (_, c)| (c.distinct.max(max), all + c.distinct));
+    if max > 0 {
+        let unique = all as f64 > NEARLY_UNIQUE * rows as f64;
+        out.distinct_count = Precision::Inexact(if unique { all } else { max }.min(rows.max(1)) as usize);
+    }
+    // A shard without rows knows no bounds, and that is no gap; one with rows and no bounds is.
+    let bounds = |pick: fn(&v1::ColumnStatistics) -> &[u8]| -> Option<Vec<ScalarValue>> {
+        columns.iter().filter(|(rows, c)| *rows > c.nulls).map(|(_, c)| scalar(pick(c))).collect()
+    };
+    let less = |a: &ScalarValue, b: &ScalarValue| a.partial_cmp(b) == Some(std::cmp::Ordering::Less);
+    if let Some(low) = bounds(|c| &c.min).and_then(|v| v.into_iter().reduce(|a, b| if less(&b, &a) { b } else { a })) {
+        out.min_value = Precision::Inexact(low);
+    }
+    if let Some(high) = bounds(|c| &c.max).and_then(|v| v.into_iter().reduce(|a, b| if less(&a, &b) { b } else { a })) {
+        out.max_value = Precision::Inexact(high);
+    }
+    out
+}
+
+fn scalar(bytes: &[u8]) -> Option<ScalarValue> {
+    if bytes.is_empty() {
+        return None;
+    }
+    let message = protobuf::ScalarValue::decode(bytes).ok()?;
+    ScalarValue::try_from(&message).ok()
+}

@@ -1,0 +1,16 @@
+//! Statements that return rows.
+//!
+//! ```text
+//!   query.rs     SELECT: snapshot, bind, plan, run, retry before the first row
+//!   prepare.rs   session state, parameters, what a plan reads
+//!   stream.rs    from the query threads to the session, with cancel and deadline
+//!   describe.rs  types without running        show.rs  SHOW        verify.rs  VERIFY TABLE
+//! ```
+
+pub(crate) mod declared;
+pub(crate) mod describe;
+pub(crate) mod prepare;
+pub(crate) mod query;
+pub(crate) mod show;
+pub(crate) mod stream;
+pub(crate) mod verify;

@@ -1,0 +1,135 @@
+//! From a parsed query to a bound plan: session state, catalog functions, parameters.
+//!
+//! ```text
+//!   no stored table in FROM   PostgreSQL's catalog syntax rewritten, catalog functions registered
+//!   else                      as written; computed tables may be joined, their functions may not be used
+//! ```
+
+use crate::cluster::catalog::StatementCatalog;
+use crate::cluster::depends;
+use crate::session::StatementContext;
+use crate::views;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::execution::{FunctionRegistry, SessionState};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::scalar::ScalarValue;
+use sqlparser::ast::Query;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tessera_planner::{Catalog, PlanOptions, Relation};
+use tessera_proto::fragment::StubTable;
+use tessera_proto::{Error, GroupId, Result, Timestamp};
+use uuid::Uuid;
+
+/// A query with its names and types resolved, and the state to plan and run it.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    /// The statement's session state.
+    pub state: SessionState,
+    /// What it was made with.
+    pub options: PlanOptions,
+    /// The plan; parameters are filled in.
+    pub plan: LogicalPlan,
+}
+
+/// What a statement's plan depends on besides the catalog.
+pub(crate) fn options(context: &StatementContext, snapshot: Timestamp) -> PlanOptions {
+    let settings = &context.settings;
+    PlanOptions {
+        snapshot,
+        query_id: *Uuid::now_v7().as_bytes(),
+        deadline_ms: context.deadline_ms(),
+        shard_local: settings.is_on("tessera.shard_local"),
+        join_order: settings.is_on("tessera.join_order"),
+        distributed: settings.distributed(),
+        settings: settings.for_nodes(),
+        target_partitions: context.engine.query_threads().max(2),
+    }
+}
+
+/// The state for expressions outside a query.
+///
+/// # Errors
+/// A setting the planner refuses.
+pub(crate) fn session_state(context: &StatementContext, snapshot: Timestamp) -> Result<SessionState> {
+    tessera_planner::session_state(context.engine.template(), &options(context, snapshot))
+}
+
+/// Binds a query. `types[i]` is the type of `$i+1` where it is known.
+///
+/// # Errors
+/// The planner's.
+pub(crate) async fn bind(context: &StatementContext, catalog: &StatementCatalog, query: &Query, types: &[Option<DataType>], snapshot: Timestamp) -> Result<Bound> {
+    let options = options(context, snapshot);
+    let mut state = tessera_planner::session_state(context.engine.template(), &options)?;
+    let plan = if reads_stored(catalog, query) {
+        tessera_planner::bind(&state, query, catalog, types).await?
+    } else {
+        for function in views::functions(catalog.system()) {
+            state.register_udf(Arc::new(function))?;
+        }
+        let mut query = query.clone();
+        views::rewrite(&mut query);
+        tessera_planner::bind(&state, &query, catalog, types).await?
+    };
+    Ok(Bound { state, options, plan })
+}
+
+/// Whether a name in FROM stands for a table or view of the user.
+fn reads_stored(catalog: &StatementCatalog, query: &Query) -> bool {
+    let names = depends::names(query);
+    names.iter().any(|(schema, name)| matches!(catalog.resolve(schema.as_deref(), name), Some(Relation::Table(..) | Relation::View(_))))
+}
+
+/// Puts values in the place of `$1`, `$2`, ...
+///
+/// # Errors
+/// 42P02 when the plan has more parameters than there are values.
+pub(crate) fn fill(plan: LogicalPlan, params: Vec<ScalarValue>) -> Result<LogicalPlan> {
+    let wanted = plan.get_parameter_types()?;
+    if wanted.is_empty() {
+        return Ok(plan);
+    }
+    let number = |name: &String| name.trim_start_matches('$').parse::<usize>().unwrap_or(0);
+    if let Some(missing) = wanted.keys().map(number).filter(|n| *n == 0 || *n > params.len()).max() {
+        return Err(Error::new("42P02", format!("there is no parameter ${missing}")));
+    }
+    Ok(plan.with_param_values(params)?)
+}
+
+/// Reference groups that a plan reads.
+pub(crate) fn reference_groups(plan: &LogicalPlan) -> Result<Vec<GroupId>> {
+    let mut groups = BTreeSet::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Some(stub) = stub(scan)
+            && stub.def.is_reference()
+        {
+            groups.insert(stub.def.group);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(groups.into_iter().collect())
+}
+
+/// The stored table behind a scan.
+pub(crate) fn stub(scan: &datafusion::logical_expr::TableScan) -> Option<StubTable> {
+    let provider = datafusion::datasource::source_as_provider(&scan.source).ok()?;
+    (provider.as_ref() as &dyn std::any::Any).downcast_ref::<StubTable>().cloned()
+}
+
+/// Whether an expression is a constant as written, a cast or sign of one, or a parameter.
+pub(crate) fn is_literal(expr: &Expr) -> bool {
+    match expr {
+        Expr::Literal(..) | Expr::Placeholder(_) => true,
+        Expr::Alias(alias) => is_literal(&alias.expr),
+        Expr::Negative(inner) => is_literal(inner),
+        _ => false,
+    }
+}
+
+/// Whether an expression contains a query.
+pub(crate) fn has_subquery(expr: &Expr) -> bool {
+    expr.exists(|e| Ok(matches!(e, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_)))).unwrap_or(true)
+}

@@ -1,0 +1,205 @@
+//! INSERT: VALUES and SELECT alike are a query whose rows go to a [`TableWriter`].
+//!
+//! ```text
+//!   INSERT INTO t (a, b) VALUES ($1, DEFAULT)     DEFAULT ──▶ the column's expression; $1 gets a's type
+//!   INSERT INTO t SELECT ...                      reads one snapshot, never its own rows
+//! ```
+
+use super::cast;
+use super::writer::TableWriter;
+use crate::cluster::catalog::StatementCatalog;
+use crate::error::{no_column, no_relation};
+use crate::execute::{prepare, query};
+use crate::outcome::Outcome;
+use crate::session::StatementContext;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan};
+use datafusion::scalar::ScalarValue;
+use futures::TryStreamExt;
+use sqlparser::ast::{Expr, Query, SetExpr, Value};
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Arc;
+use tessera_parser::{Insert, ObjectName, Statement, is_default};
+use tessera_planner::{Catalog, Relation};
+use tessera_proto::table::TableDef;
+use tessera_proto::{Error, Result};
+
+/// Runs it.
+pub(crate) async fn run(context: &StatementContext, insert: &Insert, params: Vec<ScalarValue>) -> Result<Outcome> {
+    let catalog = StatementCatalog::new(context);
+    let table = find_table(&catalog, &insert.table)?;
+    let targets = targets(&table, &insert.columns)?;
+    let (source, targets) = source(&table, insert, targets)?;
+    let types = placeholders(&table, &source, &targets);
+    let hints: Vec<Option<DataType>> = params.iter().map(|p| Some(p.data_type())).zip(types.into_iter().chain(std::iter::repeat(None))).map(declared).collect();
+    let mut writer = TableWriter::new(context, table.clone(), &targets).await?;
+    let bound = |plan: &LogicalPlan| check(&table, &targets, plan);
+    let mut rows = query::open(context, &source, params, &hints, &bound).await?;
+    while let Some(batch) = context.bounded(async { Ok(rows.stream.try_next().await?) }).await? {
+        context.bounded(writer.write(&batch)).await?;
+    }
+    let (count, _) = writer.finish().await?;
+    Ok(Outcome::done(format!("INSERT 0 {count}")))
+}
+
+/// The client's type for a parameter, or the column's where the client sent an untyped NULL.
+fn declared((client, column): (Option<DataType>, Option<DataType>)) -> Option<DataType> {
+    client.filter(|t| *t != DataType::Null).or(column)
+}
+
+/// The table that a statement writes to.
+pub(crate) fn find_table(catalog: &StatementCatalog, name: &ObjectName) -> Result<Arc<TableDef>> {
+    match catalog.resolve(name.schema.as_deref(), &name.name) {
+        Some(Relation::Table(table, _)) => Ok(table),
+        Some(Relation::View(_)) => Err(Error::unsupported(format!("writing to view \"{}\" is not supported", name.name), "write to the table behind it")),
+        Some(Relation::System(_)) => Err(Error::new("42501", format!("permission denied: \"{name}\" is computed by the system"))),
+        None => Err(no_relation(&name.to_string(), catalog.names().iter().map(String::as_str))),
+    }
+}
+
+/// The table columns that input columns go to: those named, else all visible ones from the left.
+pub(crate) fn targets(table: &TableDef, columns: &[String]) -> Result<Vec<usize>> {
+    let visible: Vec<usize> = (0..table.columns.len()).filter(|i| !table.columns[*i].hidden).collect();
+    if columns.is_empty() {
+        return Ok(visible);
+    }
+    let mut seen = HashSet::new();
+    let find = |name: &String| {
+        let found = visible.iter().copied().find(|i| table.columns[*i].name == *name);
+        let index = found.ok_or_else(|| no_column(name, &table.name, visible.iter().map(|i| table.columns[*i].name.as_str())))?;
+        match seen.insert(index) {
+            true => Ok(index),
+            false => Err(Error::new("42701", format!("column \"{name}\" specified more than once"))),
+        }
+    };
+    columns.iter().map(find).collect()
+}
+
+/// The query with every DEFAULT replaced, and the targets it really gives values for.
+pub(crate) fn source<'a>(table: &TableDef, insert: &'a Insert, mut targets: Vec<usize>) -> Result<(Cow<'a, Query>, Vec<usize>)> {
+    let SetExpr::Values(values) = insert.source.body.as_ref() else { return Ok((Cow::Borrowed(&insert.source), targets)) };
+    let widths: HashSet<usize> = values.rows.iter().map(|r| r.content.len()).collect();
+    let width = match widths.iter().collect::<Vec<_>>()[..] {
+        [width] => *width,
+        _ => return Err(Error::new("42601", "VALUES lists must all be the same length")),
+    };
+    check_width(width, insert.columns.is_empty(), &mut targets)?;
+    if !values.rows.iter().any(|r| r.content.iter().any(is_default)) {
+        return Ok((Cow::Borrowed(&insert.source), targets));
+    }
+    let mut query = insert.source.as_ref().clone();
+    if let SetExpr::Values(values) = query.body.as_mut() {
+        for row in &mut values.rows {
+            for (expr, target) in row.content.iter_mut().zip(&targets) {
+                if is_default(expr) {
+                    *expr = default_of(table, *target)?;
+                }
+            }
+        }
+    }
+    Ok((Cow::Owned(query), targets))
+}
+
+/// Without names, fewer values than columns are fine: the rest gets defaults.
+fn check_width(width: usize, unnamed: bool, targets: &mut Vec<usize>) -> Result<()> {
+    if width > targets.len() {
+        return Err(Error::new("42601", "INSERT has more expressions than target columns"));
+    }
+    if width < targets.len() {
+        if !unnamed {
+            return Err(Error::new("42601", "INSERT has more target columns than expressions"));
+        }
+        targets.truncate(width);
+    }
+    Ok(())
+}
+
+fn default_of(table: &TableDef, column: usize) -> Result<Expr> {
+    let null = || Expr::Value(Value::Null.into());
+    let Some(text) = &table.columns[column].default else { return Ok(null()) };
+    let parsed = tessera_parser::parse(&format!("SELECT {text}")).map_err(crate::error::from_parse)?;
+    let Some(Statement::Query(query)) = parsed.into_iter().next().map(|s| s.statement) else { return Ok(null()) };
+    match *query.body {
+        SetExpr::Select(select) => match select.projection.into_iter().next() {
+            Some(sqlparser::ast::SelectItem::UnnamedExpr(expr)) => Ok(Expr::Nested(Box::new(expr))),
+            _ => Ok(null()),
+        },
+        _ => Ok(null()),
+    }
+}
+
+/// The types that bare `$n` in VALUES or in a SELECT list get from the columns they go to.
+pub(crate) fn placeholders(table: &TableDef, query: &Query, targets: &[usize]) -> Vec<Option<DataType>> {
+    let mut types: Vec<Option<DataType>> = vec![];
+    let mut note = |expr: &Expr, target: usize| {
+        let mut inner = expr;
+        while let Expr::Nested(nested) = inner {
+            inner = nested;
+        }
+        let Expr::Value(value) = inner else { return };
+        let Value::Placeholder(name) = &value.value else { return };
+        // The wire's own bound on parameters is an int2.
+        let Some(number) = name.strip_prefix('$').and_then(|n| n.parse::<usize>().ok()).filter(|n| (1..=65_535).contains(n)) else { return };
+        if types.len() < number {
+            types.resize(number, None);
+        }
+        types[number - 1].get_or_insert(table.columns[target].sql_type.arrow());
+    };
+    match query.body.as_ref() {
+        SetExpr::Values(values) => {
+            for row in &values.rows {
+                row.content.iter().zip(targets).for_each(|(expr, target)| note(expr, *target));
+            }
+        }
+        SetExpr::Select(select) => {
+            for (item, target) in select.projection.iter().zip(targets) {
+                if let sqlparser::ast::SelectItem::UnnamedExpr(expr) = item {
+                    note(expr, *target);
+                }
+            }
+        }
+        _ => {}
+    }
+    types
+}
+
+/// Whether the query's columns fit the table's, by number and type.
+fn check(table: &TableDef, targets: &[usize], plan: &LogicalPlan) -> Result<()> {
+    let fields = plan.schema().fields();
+    if fields.len() != targets.len() {
+        let (more, than) = if fields.len() > targets.len() { ("expressions", "target columns") } else { ("target columns", "expressions") };
+        return Err(Error::new("42601", format!("INSERT has more {more} than {than}")));
+    }
+    for (i, (field, target)) in fields.iter().zip(targets).enumerate() {
+        cast::check_assignable(&table.columns[*target], field.data_type(), is_literal(plan, i))?;
+    }
+    Ok(())
+}
+
+/// Whether an output column is made of constants, whose text takes any type.
+fn is_literal(plan: &LogicalPlan, column: usize) -> bool {
+    match plan {
+        LogicalPlan::Values(values) => values.values.iter().all(|row| row.get(column).is_some_and(prepare::is_literal)),
+        LogicalPlan::Projection(projection) => match projection.expr.get(column).map(|e| e.clone().unalias()) {
+            Some(DfExpr::Column(c)) => projection.input.schema().maybe_index_of_column(&c).is_some_and(|i| is_literal(&projection.input, i)),
+            Some(expr) => prepare::is_literal(&expr),
+            None => false,
+        },
+        LogicalPlan::SubqueryAlias(alias) => is_literal(&alias.input, column),
+        LogicalPlan::Sort(sort) => is_literal(&sort.input, column),
+        LogicalPlan::Limit(limit) => is_literal(&limit.input, column),
+        LogicalPlan::Union(union) => union.inputs.iter().all(|input| is_literal(input, column)),
+        _ => false,
+    }
+}
+
+/// Types of a statement's parameters as far as its table tells.
+pub(crate) fn describe(catalog: &StatementCatalog, insert: &Insert) -> Result<(Query, Vec<Option<DataType>>)> {
+    let table = find_table(catalog, &insert.table)?;
+    let targets = targets(&table, &insert.columns)?;
+    let (source, targets) = source(&table, insert, targets)?;
+    let types = placeholders(&table, &source, &targets);
+    Ok((source.into_owned(), types))
+}
+

@@ -1,0 +1,253 @@
+//! Carries a [`Coordinator`]'s effects out: requests to the shards' leaders, retries where nothing happened, and the
+//! outcome of a lost commit.
+//!
+//! ```text
+//!   prepare, commit   TS001 (stale epoch) or unreachable: nothing happened ──▶ newer view, same request at the new leader
+//!   commit            no answer ──▶ ask home with resolve until Committed or Aborted, else 40003
+//!   finish            in the background, bounded in number and attempts; shards that miss it ask home
+//! ```
+
+use crate::engine::Engine;
+use crate::txn::coordinator::{Coordinator, Effect, Event, Participant};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use std::sync::Arc;
+use std::time::Duration;
+use tessera_proto::service::ShardService;
+use tessera_proto::v1::outcome_reply::State;
+use tessera_proto::{Error, Result, Retry, ShardId, Timestamp, TxnId, v1};
+use tokio::time::Instant;
+
+/// Longest single call of prepare or commit.
+const CALL_MAX: Duration = Duration::from_secs(30);
+/// Longest search for the outcome of a lost commit: a failover takes about 2 s, so this is several.
+const OUTCOME_MAX: Duration = Duration::from_secs(20);
+/// Pause between two attempts, and longest wait for a newer shard map.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Attempts to tell a shard the outcome: about 10 s, then it has asked home long since.
+const FINISH_ATTEMPTS: u32 = 20;
+/// Shards told at the same time by one transaction.
+const FINISH_AT_ONCE: usize = 16;
+
+/// What a transaction does in one shard.
+#[derive(Debug, Clone)]
+pub struct ShardWrites {
+    /// The shard.
+    pub shard: ShardId,
+    /// Its rows.
+    pub writes: Vec<v1::TableWrite>,
+}
+
+/// A transaction ready to commit.
+#[derive(Debug, Clone)]
+pub struct Transaction {
+    /// Id.
+    pub id: TxnId,
+    /// Revision of the meta store that the writes were made for.
+    pub meta_revision: u64,
+    /// At least one; the first is home.
+    pub shards: Vec<ShardWrites>,
+    /// When to give up.
+    pub deadline: Instant,
+}
+
+/// Commits; durable and visible on return.
+///
+/// Runs to its end even if the future is dropped: a commit once begun is not abandoned half way.
+///
+/// # Errors
+/// What a shard refuses with (23505, 23502, ...); 40003 when nobody can tell the outcome.
+pub async fn commit(engine: &Arc<Engine>, transaction: Transaction) -> Result<Timestamp> {
+    let engine_of_task = engine.clone();
+    let task = engine.tasks().spawn(async move { drive(engine_of_task, Arc::new(transaction)).await });
+    task.await.map_err(|e| Error::outcome_unknown(format!("the commit task ended: {e}")))?
+}
+
+/// Forgets what was staged for a transaction, in the background.
+pub fn abandon(engine: &Arc<Engine>, id: TxnId, shards: Vec<ShardId>) {
+    if !shards.is_empty() {
+        finish(engine, id, shards.into_iter().map(|s| (s, None)).collect());
+    }
+}
+
+async fn drive(engine: Arc<Engine>, transaction: Arc<Transaction>) -> Result<Timestamp> {
+    let mut machine = Coordinator::new(transaction.shards.len());
+    let mut effects = machine.step(Event::Start);
+    let mut running = FuturesUnordered::new();
+    let mut reply = None;
+    let mut told = vec![];
+    loop {
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Reply(result) => reply = Some(result),
+                Effect::Finish(who, outcome) => told.push((transaction.shards[who].shard, outcome)),
+                other => running.push(perform(engine.clone(), transaction.clone(), other)),
+            }
+        }
+        match running.next().await {
+            Some(event) => effects = machine.step(event),
+            None => break,
+        }
+    }
+    if !told.is_empty() {
+        finish(&engine, transaction.id, told);
+    }
+    reply.unwrap_or_else(|| Err(Error::internal("the commit ended without an answer")))
+}
+
+async fn perform(engine: Arc<Engine>, transaction: Arc<Transaction>, effect: Effect) -> Event {
+    match effect {
+        Effect::Prepare(who) => match prepare(&engine, &transaction, who).await {
+            Ok(()) => Event::Prepared(who),
+            Err(error) => Event::Refused(who, error),
+        },
+        Effect::Commit => match commit_home(&engine, &transaction).await {
+            Ok(timestamp) => Event::Committed(timestamp),
+            Err(error) if error.retry == Retry::OutcomeUnknown => Event::CommitLost,
+            Err(error) => Event::CommitRefused(error),
+        },
+        Effect::AskOutcome => match outcome(&engine, &transaction).await {
+            Ok(resolved) => Event::Resolved(resolved),
+            Err(error) => Event::Unresolved(error),
+        },
+        Effect::Reply(_) | Effect::Finish(..) => unreachable!("handled by the caller"),
+    }
+}
+
+/// Calls a shard's leader, again with a newer view while nothing happened and time is left.
+async fn at_leader<T, F>(engine: &Engine, shard: ShardId, until: Instant, call: F) -> Result<T>
+where
+    F: Fn(Arc<dyn ShardService>, v1::ShardRef, u64) -> BoxFuture<'static, Result<T>> + Send + Sync,
+{
+    let mut pause = PAUSE;
+    loop {
+        let view = engine.view();
+        let attempt = match view.shards.get(&shard) {
+            Some(entry) => match engine.directory().node(entry.config.leader.node) {
+                Ok(service) => {
+                    let left = until.saturating_duration_since(Instant::now()).min(CALL_MAX);
+                    let reference = v1::ShardRef::new(shard, entry.config.epoch);
+                    call(service, reference, (left.as_millis() as u64).max(1)).await
+                }
+                Err(error) => Err(error),
+            },
+            None => Err(Error::new("42P01", format!("shard {shard} is gone: its tables were dropped"))),
+        };
+        match attempt {
+            Err(error) if error.is_retryable() && Instant::now() + pause < until => {
+                engine.newer_view(view.revision, pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn prepare(engine: &Engine, transaction: &Transaction, who: Participant) -> Result<()> {
+    let home = transaction.shards[0].shard;
+    let ShardWrites { shard, writes } = &transaction.shards[who];
+    at_leader(engine, *shard, transaction.deadline, |service, reference, deadline_ms| {
+        let request = v1::PrepareRequest {
+            shard: Some(reference),
+            txn: transaction.id.to_wire(),
+            home: Some(reference_of(engine, home)),
+            meta_revision: transaction.meta_revision,
+            deadline_ms,
+            writes: writes.clone(),
+            router: 0,
+        };
+        Box::pin(async move { service.prepare(request).await.map(|_| ()) })
+    })
+    .await
+}
+
+async fn commit_home(engine: &Engine, transaction: &Transaction) -> Result<Timestamp> {
+    let ShardWrites { shard, writes } = &transaction.shards[0];
+    at_leader(engine, *shard, transaction.deadline, |service, reference, deadline_ms| {
+        let participants = transaction.shards[1..].iter().map(|s| reference_of(engine, s.shard)).collect();
+        let request = v1::CommitRequest {
+            home: Some(reference),
+            txn: transaction.id.to_wire(),
+            meta_revision: transaction.meta_revision,
+            deadline_ms,
+            participants,
+            writes: writes.clone(),
+        };
+        Box::pin(async move { Ok(Timestamp(service.commit(request).await?.timestamp)) })
+    })
+    .await
+}
+
+/// `Some(timestamp)` if committed, `None` if aborted for good.
+async fn outcome(engine: &Engine, transaction: &Transaction) -> Result<Option<Timestamp>> {
+    let home = transaction.shards[0].shard;
+    let until = Instant::now() + OUTCOME_MAX;
+    loop {
+        let asked = at_leader(engine, home, until, |service, reference, deadline_ms| {
+            // Resolving makes home refuse the commit if it is still on its way, so the answer is final.
+            let request = v1::OutcomeRequest { home: Some(reference), txn: transaction.id.to_wire(), resolve: true, deadline_ms };
+            Box::pin(async move { service.outcome(request).await })
+        });
+        let unknown = |why: String| {
+            Error::outcome_unknown("nobody can tell whether the transaction was committed").with_detail(why).with_hint("look at the data before running it again")
+        };
+        let reply = asked.await.map_err(|e| unknown(format!("home shard {home}: {e}")))?;
+        match State::try_from(reply.state) {
+            Ok(State::Committed) => return Ok(Some(Timestamp(reply.timestamp))),
+            Ok(State::Aborted) => return Ok(None),
+            _ if Instant::now() >= until => return Err(unknown(format!("home shard {home} has not decided"))),
+            _ => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+/// The shard at the epoch known now; epoch 0 when it is gone.
+fn reference_of(engine: &Engine, shard: ShardId) -> v1::ShardRef {
+    let epoch = engine.view().shards.get(&shard).map(|e| e.config.epoch).unwrap_or_default();
+    v1::ShardRef::new(shard, epoch)
+}
+
+/// Tells shards the outcome in the background. With too many under way nobody is told: they ask home.
+fn finish(engine: &Arc<Engine>, id: TxnId, shards: Vec<(ShardId, Option<Timestamp>)>) {
+    let Ok(permit) = engine.finishing().clone().try_acquire_owned() else {
+        tracing::debug!(txn = %id, "too many transactions are being finished; shards will ask for the outcome");
+        return;
+    };
+    let engine_of_task = engine.clone();
+    engine.tasks().spawn(async move {
+        let engine = engine_of_task;
+        let tell = futures::stream::iter(shards).for_each_concurrent(FINISH_AT_ONCE, |(shard, outcome)| tell(&engine, id, shard, outcome));
+        tokio::select! {
+            () = tell => {}
+            // A stopping router gives what is under way a moment, not more.
+            () = async { engine.stop().cancelled().await; tokio::time::sleep(PAUSE_MAX).await } => {}
+        }
+        drop(permit);
+    });
+}
+
+async fn tell(engine: &Engine, id: TxnId, shard: ShardId, outcome: Option<Timestamp>) {
+    let mut pause = PAUSE;
+    for _ in 0..FINISH_ATTEMPTS {
+        let view = engine.view();
+        let Some(entry) = view.shards.get(&shard) else { return };
+        let request = v1::FinishRequest {
+            shard: Some(v1::ShardRef::new(shard, entry.config.epoch)),
+            txn: id.to_wire(),
+            commit_timestamp: outcome.map_or(0, |t| t.0),
+            deadline_ms: CALL_MAX.as_millis() as u64,
+        };
+        let result = match engine.directory().node(entry.config.leader.node) {
+            Ok(service) => service.finish(request).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(txn = %id, %shard, %error, "a shard does not know the outcome yet"),
+        }
+        engine.newer_view(view.revision, pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}

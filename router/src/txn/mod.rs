@@ -1,0 +1,11 @@
+//! Timestamps, and the coordinator's side of transactions.
+//!
+//! ```text
+//!   oracle.rs        draws timestamps
+//!   coordinator.rs   two-phase commit as a step function: event in, effects out
+//!   driver.rs        carries the effects out over ShardService, with deadlines and retries
+//! ```
+
+pub mod coordinator;
+pub mod driver;
+pub mod oracle;
