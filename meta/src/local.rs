@@ -12,6 +12,7 @@
 //! Not done: replication. One router holds this store; losing its disk loses the catalog, so back it up.
 
 mod disk;
+mod record;
 mod state;
 mod writer;
 
@@ -112,10 +113,10 @@ impl LocalMeta {
 
 impl Drop for LocalMeta {
     fn drop(&mut self) {
-        if let Some(thread) = self.writer.as_ref().and_then(Writer::stop) {
-            if thread.join().is_err() {
-                tracing::error!("the thread of the meta store failed");
-            }
+        if let Some(thread) = self.writer.as_ref().and_then(Writer::stop)
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of the meta store failed");
         }
     }
 }

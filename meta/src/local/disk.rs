@@ -1,9 +1,8 @@
 //! The store on disk: a bag of small records in sled, read once at the start and only written afterwards.
 //!
 //! ```text
-//!   sled key                    sled value
-//!   'm'                         format u32 | revision u64
-//!   'e' slot:u64 piece:u16      piece of: revision u64 | key length u16 | value length u32 | key | value
+//!   /node/…2 → 9,000 bytes      slot 17:  [piece 0: 4 KiB][piece 1: 4 KiB][piece 2: the rest]      see `record`
+//!   store's revision            one more record, in the same batch as what it counts
 //! ```
 //!
 //! Every entry owns a slot, cut into pieces of 4 KiB. sled would put larger pages into files of their own that it never
@@ -14,6 +13,7 @@
 //! one thread writes, because concurrent writers can deadlock; and a failed barrier ends the process, because Linux drops
 //! dirty pages after a failed fsync and a second one would succeed without them.
 
+use super::record::{ENTRY, HEAD, decode, encode, head, parse_head, parse_piece_key, piece_key};
 use super::state::{State, Stored};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
@@ -21,16 +21,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tessera_proto::{Error, FORMAT_VERSION, Result};
 
-/// Sled key of format and revision.
-const HEAD: &[u8] = b"m";
-/// First byte of all pieces' sled keys.
-const ENTRY: u8 = b'e';
-/// Length of a piece's sled key: tag, slot, piece.
-const PIECE_KEY_BYTES: usize = 1 + 8 + 2;
 /// Largest piece; 257 of them hold the largest entry.
 const PIECE_BYTES: usize = 4 << 10;
-/// Fixed part of a record: revision, key length, value length.
-const RECORD_HEAD_BYTES: usize = 8 + 2 + 4;
 /// Page cache of sled. The store itself is in our memory, so this only serves writes.
 const CACHE_BYTES: u64 = 64 << 20;
 /// Space that must be free besides four times the written bytes: sled's garbage collection rewrites half-megabyte segments.
@@ -146,7 +138,8 @@ impl Disk {
         let mut record: Option<(Slot, Vec<u8>)> = None;
         for item in self.db.scan_prefix([ENTRY]) {
             let (key, piece) = item.map_err(|e| failed("reading", e))?;
-            let (id, number) = parse_piece_key(&key)?;
+            let (id, number) =
+                parse_piece_key(&key).ok_or_else(|| damaged(format!("key of {} bytes in its file", key.len())))?;
             if let Some((slot, bytes)) = record
                 .as_mut()
                 .filter(|(slot, _)| slot.id == id && slot.pieces == number)
@@ -301,62 +294,4 @@ fn damaged(detail: String) -> Error {
 fn die(doing: &str, error: &dyn std::error::Error) -> ! {
     tracing::error!(%error, "{doing} the meta store failed; the process ends, because what reached the disk is unknown");
     std::process::abort()
-}
-
-fn head(revision: u64) -> [u8; 12] {
-    let mut bytes = [0; 12];
-    bytes[..4].copy_from_slice(&FORMAT_VERSION.to_be_bytes());
-    bytes[4..].copy_from_slice(&revision.to_be_bytes());
-    bytes
-}
-
-fn parse_head(bytes: &[u8]) -> Option<(u32, u64)> {
-    let (format, revision) = bytes.split_first_chunk::<4>()?;
-    Some((
-        u32::from_be_bytes(*format),
-        u64::from_be_bytes(revision.try_into().ok()?),
-    ))
-}
-
-/// Big-endian, so that the pieces of a slot follow each other.
-fn piece_key(slot: u64, piece: u16) -> [u8; PIECE_KEY_BYTES] {
-    let mut key = [ENTRY; PIECE_KEY_BYTES];
-    key[1..9].copy_from_slice(&slot.to_be_bytes());
-    key[9..].copy_from_slice(&piece.to_be_bytes());
-    key
-}
-
-fn parse_piece_key(key: &[u8]) -> Result<(u64, u16)> {
-    let parse = || {
-        let (slot, piece) = key.get(1..)?.split_first_chunk::<8>()?;
-        Some((u64::from_be_bytes(*slot), u16::from_be_bytes(piece.try_into().ok()?)))
-    };
-    parse().ok_or_else(|| damaged(format!("key of {} bytes in its file", key.len())))
-}
-
-/// One entry as bytes; both lengths fit, the limits are checked when a compare-and-swap arrives.
-fn encode(key: &str, stored: &Stored) -> Vec<u8> {
-    let mut record = Vec::with_capacity(RECORD_HEAD_BYTES + key.len() + stored.value.len());
-    record.extend_from_slice(&stored.revision.to_be_bytes());
-    record.extend_from_slice(&(key.len() as u16).to_be_bytes());
-    record.extend_from_slice(&(stored.value.len() as u32).to_be_bytes());
-    record.extend_from_slice(key.as_bytes());
-    record.extend_from_slice(&stored.value);
-    record
-}
-
-/// The reverse; `None` for anything [`encode`] does not produce.
-fn decode(record: &[u8]) -> Option<(String, Stored)> {
-    let (revision, rest) = record.split_first_chunk::<8>()?;
-    let (key_length, rest) = rest.split_first_chunk::<2>()?;
-    let (value_length, rest) = rest.split_first_chunk::<4>()?;
-    let (key, value) = rest.split_at_checked(usize::from(u16::from_be_bytes(*key_length)))?;
-    if value.len() != u32::from_be_bytes(*value_length) as usize {
-        return None;
-    }
-    let stored = Stored {
-        value: value.to_vec(),
-        revision: u64::from_be_bytes(*revision),
-    };
-    Some((std::str::from_utf8(key).ok()?.to_owned(), stored))
 }

@@ -119,10 +119,10 @@ impl ViewKeeper {
     pub async fn shutdown(&self) {
         self.stop.send_replace(true);
         let watcher = self.watcher.lock().take();
-        if let Some(watcher) = watcher {
-            if let Err(error) = watcher.await {
-                tracing::error!(%error, "the watcher of the meta store failed");
-            }
+        if let Some(watcher) = watcher
+            && let Err(error) = watcher.await
+        {
+            tracing::error!(%error, "the watcher of the meta store failed");
         }
     }
 }
