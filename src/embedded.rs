@@ -188,7 +188,7 @@ impl Embedded {
             node.shutdown().await;
         }
         self.keeper.shutdown().await;
-        self.meta.close();
+        self.meta.close().await;
         Ok(())
     }
 }

@@ -16,8 +16,6 @@ use tessera_meta::server::MetaServer;
 use tessera_meta::view::ViewKeeper;
 use tessera_proto::client::GrpcOracle;
 use tessera_proto::service::ShardService;
-use tessera_proto::v1::meta_server::MetaServer as MetaGrpc;
-use tessera_proto::v1::oracle_server::OracleServer as OracleGrpc;
 use tessera_proto::{Error, NodeId, Result};
 use tessera_router::engine::{Engine, RouterOptions};
 use tessera_router::pg;
@@ -65,8 +63,8 @@ pub async fn run_router(config: RouterConfig, stop: CancellationToken) -> Result
     servers.spawn(tessera_router::http::serve(web, engine.clone(), stop.clone()));
     let services = tonic::transport::Server::builder()
         .tcp_nodelay(true)
-        .add_service(MetaGrpc::new(MetaServer::new(meta.clone())))
-        .add_service(OracleGrpc::new(OracleServer::new(engine.oracle())));
+        .add_service(MetaServer::new(meta.clone()).into_service())
+        .add_service(OracleServer::new(engine.oracle()).into_service());
     let until = stop.clone();
     servers.spawn(async move {
         let served = services
@@ -77,7 +75,7 @@ pub async fn run_router(config: RouterConfig, stop: CancellationToken) -> Result
     let result = join(servers, &stop).await;
     engine.shutdown().await;
     keeper.shutdown().await;
-    meta.close();
+    meta.close().await;
     result
 }
 
