@@ -44,11 +44,6 @@ impl RowSource {
         Self { stream, encoder, token, tag, batch: vec![], rows: 0, next: 0 }
     }
 
-    /// The columns.
-    pub(super) fn encoder(&self) -> &RowEncoder {
-        &self.encoder
-    }
-
     /// The tag that ends it.
     pub(super) fn tag(&self, rows: u64) -> String {
         match self.tag {
@@ -101,7 +96,7 @@ impl RowSource {
         Ok(true)
     }
 
-    async fn flush(&self, channel: &mut Channel, shutdown: &CancellationToken) -> Result<(), Stop> {
+    async fn flush(&mut self, channel: &mut Channel, shutdown: &CancellationToken) -> Result<(), Stop> {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => Err(Stop::Fatal(shutting_down())),

@@ -9,6 +9,7 @@ use datafusion::arrow::array::{
     TimestampMicrosecondArray, TimestampNanosecondArray, UInt64Array,
 };
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::ScalarValue;
 use postgres_types::{FromSql, Type};
 use std::sync::Arc;
 use tessera_proto::sql_type::SqlType;
@@ -100,7 +101,8 @@ fn text_forms_are_those_of_postgresql() {
     ] {
         text(value, expected);
     }
-    text(FixedSizeBinaryArray::from(vec![&[0xab_u8; 16]]), "abababab-abab-abab-abab-abababababab");
+    let uuid = FixedSizeBinaryArray::try_from_iter([[0xab_u8; 16]].iter()).unwrap();
+    text(uuid, "abababab-abab-abab-abab-abababababab");
 }
 
 #[test]
@@ -164,5 +166,3 @@ fn numeric_survives_both_formats() {
         assert_eq!(read_numeric_binary(bytes.into()).ok(), read_numeric(digits).ok(), "{digits}");
     }
 }
-
-use datafusion::common::ScalarValue;
