@@ -1,5 +1,6 @@
 //! Owns rows: a node's shards, their logs, their copies, and the transactions that write them.
 
+pub mod execute;
 pub mod replication;
 pub mod scan;
 pub mod storage;

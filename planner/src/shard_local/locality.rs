@@ -22,8 +22,8 @@ use crate::cluster::{Cluster, table_of};
 use crate::prune::{ShardSet, prune};
 use crate::shard_local::expressions;
 use datafusion::common::{DFSchema, JoinType};
-use datafusion::logical_expr::utils::grouping_set_to_exprlist;
-use datafusion::logical_expr::{Aggregate, Distinct, Expr, Join, LogicalPlan, TableScan, Window};
+use datafusion::logical_expr::utils::{grouping_set_to_exprlist, split_conjunction};
+use datafusion::logical_expr::{Aggregate, BinaryExpr, Distinct, Expr, Join, LogicalPlan, Operator, TableScan, Window};
 use std::collections::{BTreeMap, BTreeSet};
 use tessera_proto::GroupId;
 
@@ -275,28 +275,43 @@ fn join(join: &Join, left: &Locality, right: &Locality) -> Option<Locality> {
 
 /// Adds to the key what an inner join says is equal to it. Both schemas side by side, as the join puts them out.
 fn equated(mut key: Key, join: &Join, width: usize) -> Key {
-    for (left, right) in &join.on {
-        let pair = (
-            key_column(left, join.left.schema()),
-            key_column(right, join.right.schema()),
-        );
-        if let (Some(left), Some(right)) = pair {
-            key.equate(left, right + width);
-        }
+    for (left, right) in equal_columns(join) {
+        key.equate(left, right + width);
     }
     key
 }
 
-/// Equality on every column of the key. Pairs of another class than the key's are cross-class casts, which `key_column`
-/// does not look through.
+/// Equality on every column of the key.
 fn joins_on_key(join: &Join, left_key: &Key, right_key: &Key) -> bool {
-    left_key.0.iter().zip(&right_key.0).all(|(left_part, right_part)| {
-        join.on.iter().any(|(left, right)| {
-            let left = key_column(left, join.left.schema());
-            let right = key_column(right, join.right.schema());
-            left.is_some_and(|c| left_part.contains(&c)) && right.is_some_and(|c| right_part.contains(&c))
-        })
-    })
+    let pairs = equal_columns(join);
+    let is_equated =
+        |l: &BTreeSet<usize>, r: &BTreeSet<usize>| pairs.iter().any(|(a, b)| l.contains(a) && r.contains(b));
+    left_key
+        .0
+        .iter()
+        .zip(&right_key.0)
+        .all(|(left, right)| is_equated(left, right))
+}
+
+/// Columns of the left and the right side that are equal in every pair of rows that matches; NULL may equal NULL, which has
+/// a token of its own. Pairs of another class than the key's are cross-class casts, which `key_column` does not look
+/// through.
+fn equal_columns(join: &Join) -> Vec<(usize, usize)> {
+    let columns = |l: &Expr, r: &Expr| key_column(l, join.left.schema()).zip(key_column(r, join.right.schema()));
+    let on = join.on.iter().filter_map(|(l, r)| columns(l, r));
+    let filter = join
+        .filter
+        .iter()
+        .flat_map(split_conjunction)
+        .filter_map(|conjunct| match conjunct {
+            Expr::BinaryExpr(BinaryExpr {
+                left,
+                op: Operator::Eq | Operator::IsNotDistinctFrom,
+                right,
+            }) => columns(left, right).or_else(|| columns(right, left)),
+            _ => None,
+        });
+    on.chain(filter).collect()
 }
 
 /// NOT IN over two sharded sides: one NULL anywhere empties the result everywhere, so there must be none.
