@@ -14,10 +14,17 @@ use std::sync::Arc;
 /// `scan` with the types of `schema`; the scan itself where nothing differs.
 pub(super) fn with_intervals(scan: Arc<dyn ExecutionPlan>, schema: &SchemaRef) -> Result<Arc<dyn ExecutionPlan>> {
     let stored = scan.schema();
-    if stored.fields().iter().zip(schema.fields()).all(|(s, f)| s.data_type() == f.data_type()) {
+    if stored
+        .fields()
+        .iter()
+        .zip(schema.fields())
+        .all(|(s, f)| s.data_type() == f.data_type())
+    {
         return Ok(scan);
     }
-    let udf = Arc::new(ScalarUDF::from(IntervalFromBytes { signature: Signature::any(1, Volatility::Immutable) }));
+    let udf = Arc::new(ScalarUDF::from(IntervalFromBytes {
+        signature: Signature::any(1, Volatility::Immutable),
+    }));
     let mut expressions: Vec<(Arc<dyn PhysicalExpr>, String)> = Vec::with_capacity(schema.fields().len());
     for (at, (from, to)) in stored.fields().iter().zip(schema.fields()).enumerate() {
         let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(from.name(), at));
@@ -25,7 +32,13 @@ pub(super) fn with_intervals(scan: Arc<dyn ExecutionPlan>, schema: &SchemaRef) -
             column
         } else {
             let config = Arc::new(ConfigOptions::default());
-            Arc::new(ScalarFunctionExpr::new("interval_from_bytes", udf.clone(), vec![column], to.clone(), config))
+            Arc::new(ScalarFunctionExpr::new(
+                "interval_from_bytes",
+                udf.clone(),
+                vec![column],
+                to.clone(),
+                config,
+            ))
         };
         expressions.push((expression, to.name().clone()));
     }
@@ -55,6 +68,9 @@ impl ScalarUDFImpl for IntervalFromBytes {
         let Some(array) = arrays.into_iter().next() else {
             return datafusion::common::internal_err!("interval_from_bytes takes one argument");
         };
-        Ok(ColumnarValue::Array(from_stored(array, &DataType::Interval(IntervalUnit::MonthDayNano))?))
+        Ok(ColumnarValue::Array(from_stored(
+            array,
+            &DataType::Interval(IntervalUnit::MonthDayNano),
+        )?))
     }
 }

@@ -35,7 +35,11 @@ impl ParquetFileReaderFactory for SegmentFiles {
             return internal_err!("a scanned file is not a segment");
         };
         let metrics = ParquetFileMetrics::new(partition_index, file.object_meta.location.as_ref(), metrics);
-        Ok(Box::new(SegmentFile { segment: segment.clone(), file: None, metrics }))
+        Ok(Box::new(SegmentFile {
+            segment: segment.clone(),
+            file: None,
+            metrics,
+        }))
     }
 }
 
@@ -62,7 +66,9 @@ impl AsyncFileReader for SegmentFile {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         async move {
             let mut ranges = self.get_byte_ranges(vec![range]).await?;
-            ranges.pop().ok_or_else(|| ParquetError::General("no bytes read".into()))
+            ranges
+                .pop()
+                .ok_or_else(|| ParquetError::General("no bytes read".into()))
         }
         .boxed()
     }
@@ -70,14 +76,20 @@ impl AsyncFileReader for SegmentFile {
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         async move {
             let file = self.open()?;
-            self.metrics.bytes_scanned.add(ranges.iter().map(|r| (r.end - r.start) as usize).sum());
-            let read = tokio::task::spawn_blocking(move || ranges.into_iter().map(|range| read_range(&file, range)).collect());
+            self.metrics
+                .bytes_scanned
+                .add(ranges.iter().map(|r| (r.end - r.start) as usize).sum());
+            let read =
+                tokio::task::spawn_blocking(move || ranges.into_iter().map(|range| read_range(&file, range)).collect());
             read.await.map_err(|e| ParquetError::External(Box::new(e)))?
         }
         .boxed()
     }
 
-    fn get_metadata<'a>(&'a mut self, _: Option<&'a ArrowReaderOptions>) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
+    fn get_metadata<'a>(
+        &'a mut self,
+        _: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
         async move {
             if let Some(metadata) = self.segment.cache().lookup(&self.segment.path) {
                 return Ok(metadata);

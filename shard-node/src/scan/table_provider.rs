@@ -61,8 +61,17 @@ pub struct ShardTable {
 impl ShardTable {
     /// See [`shard_table`].
     pub fn new(def: Arc<TableDef>, stores: &[ShardStore], snapshot: Timestamp) -> Self {
-        let versions = stores.iter().filter_map(|s| s.version().tables.get(&def.id).cloned()).collect();
-        Self { schema: def.visible_schema(), def, versions, snapshot, summary: OnceLock::new() }
+        let versions = stores
+            .iter()
+            .filter_map(|s| s.version().tables.get(&def.id).cloned())
+            .collect();
+        Self {
+            schema: def.visible_schema(),
+            def,
+            versions,
+            snapshot,
+            summary: OnceLock::new(),
+        }
     }
 
     fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
@@ -76,13 +85,20 @@ impl ShardTable {
             summary
         });
         let value = |v: &Option<ScalarValue>| v.clone().map_or(Precision::Absent, Precision::Inexact);
-        let columns = summary.columns.iter().take(self.schema.fields().len()).map(|c| ColumnStatistics {
-            null_count: Precision::Inexact(c.nulls as usize),
-            min_value: value(&c.min),
-            max_value: value(&c.max),
-            distinct_count: c.sketch.as_ref().map_or(Precision::Absent, |s| Precision::Inexact(s.count() as usize)),
-            ..ColumnStatistics::new_unknown()
-        });
+        let columns = summary
+            .columns
+            .iter()
+            .take(self.schema.fields().len())
+            .map(|c| ColumnStatistics {
+                null_count: Precision::Inexact(c.nulls as usize),
+                min_value: value(&c.min),
+                max_value: value(&c.max),
+                distinct_count: c
+                    .sketch
+                    .as_ref()
+                    .map_or(Precision::Absent, |s| Precision::Inexact(s.count() as usize)),
+                ..ColumnStatistics::new_unknown()
+            });
         Statistics {
             num_rows: Precision::Inexact(summary.rows as usize),
             total_byte_size: Precision::Inexact(summary.rows as usize * row_bytes(&self.schema)),
@@ -91,9 +107,18 @@ impl ShardTable {
     }
 
     /// Scans segments; those visible in part with their commit timestamps.
-    fn parquet(&self, state: &dyn Session, scan: &Scan<'_>, segments: &[&Arc<Segment>], in_part: bool) -> Result<Arc<dyn ExecutionPlan>> {
+    fn parquet(
+        &self,
+        state: &dyn Session,
+        scan: &Scan<'_>,
+        segments: &[&Arc<Segment>],
+        in_part: bool,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let stored = stored_schema(&self.schema, in_part);
-        let options = TableParquetOptions { global: state.config_options().execution.parquet.clone(), ..Default::default() };
+        let options = TableParquetOptions {
+            global: state.config_options().execution.parquet.clone(),
+            ..Default::default()
+        };
         let mut source = ParquetSource::new(&stored)
             .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(Arc::new(SegmentFiles));
@@ -125,7 +150,9 @@ impl ShardTable {
         let last = plan.schema().fields().len() - 1;
         let cts: Arc<dyn PhysicalExpr> = Arc::new(Column::new(CTS_COLUMN, last));
         let visible = Arc::new(BinaryExpr::new(cts, Operator::LtEq, lit(self.snapshot.0)));
-        let filter = FilterExecBuilder::new(visible, plan).apply_projection(Some((0..last).collect()))?.build()?;
+        let filter = FilterExecBuilder::new(visible, plan)
+            .apply_projection(Some((0..last).collect()))?
+            .build()?;
         Ok(Arc::new(filter))
     }
 
@@ -142,7 +169,11 @@ impl ShardTable {
             return Ok(None);
         }
         let mut parts = vec![Vec::new(); rows.div_ceil(PARTITION_ROWS).min(partitions).max(1)];
-        let slices = batches.iter().flat_map(|b| (0..b.num_rows()).step_by(BATCH_ROWS).map(|at| b.slice(at, BATCH_ROWS.min(b.num_rows() - at))));
+        let slices = batches.iter().flat_map(|b| {
+            (0..b.num_rows())
+                .step_by(BATCH_ROWS)
+                .map(|at| b.slice(at, BATCH_ROWS.min(b.num_rows() - at)))
+        });
         let count = parts.len();
         slices.enumerate().for_each(|(at, slice)| parts[at % count].push(slice));
         let source = MemorySourceConfig::try_new(&parts, scan.schema.clone(), None)?.with_limit(scan.limit);
@@ -151,20 +182,34 @@ impl ShardTable {
 
     /// The projected columns, also of rows written under an older definition.
     fn shape(&self, scan: &Scan<'_>, batch: &RecordBatch) -> Result<RecordBatch> {
-        let columns = scan.schema.fields().iter().map(|f| match batch.column_by_name(f.name()) {
-            Some(column) => column.clone(),
-            None => datafusion::arrow::array::new_null_array(f.data_type(), batch.num_rows()),
-        });
+        let columns = scan
+            .schema
+            .fields()
+            .iter()
+            .map(|f| match batch.column_by_name(f.name()) {
+                Some(column) => column.clone(),
+                None => datafusion::arrow::array::new_null_array(f.data_type(), batch.num_rows()),
+            });
         let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        Ok(RecordBatch::try_new_with_options(scan.schema.clone(), columns.collect(), &options)?)
+        Ok(RecordBatch::try_new_with_options(
+            scan.schema.clone(),
+            columns.collect(),
+            &options,
+        )?)
     }
 
     /// The filters that can prune segments, over the visible columns.
     fn predicate(&self, state: &dyn Session, filters: &[Expr]) -> Result<Option<Arc<dyn PhysicalExpr>>> {
         let stored_otherwise = |e: &&Expr| {
-            e.column_refs().iter().any(|c| self.schema.field_with_name(&c.name).is_ok_and(|f| matches!(f.data_type(), DataType::Interval(_))))
+            e.column_refs().iter().any(|c| {
+                self.schema
+                    .field_with_name(&c.name)
+                    .is_ok_and(|f| matches!(f.data_type(), DataType::Interval(_)))
+            })
         };
-        let Some(filter) = conjunction(filters.iter().filter(|e| !stored_otherwise(e)).cloned()) else { return Ok(None) };
+        let Some(filter) = conjunction(filters.iter().filter(|e| !stored_otherwise(e)).cloned()) else {
+            return Ok(None);
+        };
         let schema = DFSchema::try_from(self.schema.as_ref().clone())?;
         state.create_physical_expr(filter, &schema).map(Some)
     }
@@ -201,7 +246,12 @@ impl TableProvider for ShardTable {
         };
         // Filters are evaluated above this scan: a limit would count rows that they drop.
         let limit = limit.filter(|_| filters.is_empty());
-        let scan = Scan { projection, schema, predicate: self.predicate(state, filters)?, limit };
+        let scan = Scan {
+            projection,
+            schema,
+            predicate: self.predicate(state, filters)?,
+            limit,
+        };
         let visible = self.segments().filter(|s| s.meta.min_cts <= self.snapshot);
         let (whole, in_part): (Vec<_>, Vec<_>) = visible.partition(|s| s.meta.max_cts <= self.snapshot);
         let mut parts = Vec::new();
@@ -213,7 +263,11 @@ impl TableProvider for ShardTable {
         }
         parts.extend(self.memory(&scan, state.config().target_partitions())?);
         match parts.len() {
-            0 => Ok(DataSourceExec::from_data_source(MemorySourceConfig::try_new(&[vec![]], scan.schema, None)?)),
+            0 => Ok(DataSourceExec::from_data_source(MemorySourceConfig::try_new(
+                &[vec![]],
+                scan.schema,
+                None,
+            )?)),
             1 => Ok(parts.remove(0)),
             _ => UnionExec::try_new(parts),
         }
@@ -234,7 +288,8 @@ fn file_groups(segments: &[&Arc<Segment>], partitions: usize) -> Vec<FileGroup> 
     sorted.sort_by_key(|s| std::cmp::Reverse(s.meta.bytes));
     let mut groups = vec![(0u64, Vec::new()); partitions.clamp(1, segments.len().max(1))];
     for segment in sorted {
-        let file = PartitionedFile::new(segment.path.to_string_lossy(), segment.meta.bytes).with_extension::<Arc<Segment>>((*segment).clone());
+        let file = PartitionedFile::new(segment.path.to_string_lossy(), segment.meta.bytes)
+            .with_extension::<Arc<Segment>>((*segment).clone());
         if let Some(smallest) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
             smallest.0 += segment.meta.bytes;
             smallest.1.push(file);
@@ -245,5 +300,9 @@ fn file_groups(segments: &[&Arc<Segment>], partitions: usize) -> Vec<FileGroup> 
 
 /// Rough memory of one row: texts count as 32 bytes.
 fn row_bytes(schema: &SchemaRef) -> usize {
-    schema.fields().iter().map(|f| f.data_type().primitive_width().unwrap_or(32)).sum()
+    schema
+        .fields()
+        .iter()
+        .map(|f| f.data_type().primitive_width().unwrap_or(32))
+        .sum()
 }

@@ -1,1 +1,166 @@
+//! Scans through DataFusion: visibility, projection, filters, intervals, partitions.
 
+use crate::scan::shard_table;
+use crate::storage::test_tables::{rows, store, table};
+use crate::storage::{ShardStore, Write};
+use datafusion::arrow::util::pretty::pretty_format_batches;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use std::sync::Arc;
+use tessera_proto::table::TableDef;
+use tessera_proto::{LogIndex, TableId, Timestamp};
+
+/// 1..=3 sealed with different times, 4 and 5 loaded, 6 in memory.
+fn filled(dir: &std::path::Path, def: &Arc<TableDef>) -> ShardStore {
+    let store = store(dir);
+    let insert = |index: u64, ids: &[i64]| {
+        store
+            .apply(
+                LogIndex(index),
+                Timestamp(index * 10),
+                &[Write::Rows {
+                    table: def.clone(),
+                    batch: rows(def, ids),
+                }],
+            )
+            .unwrap();
+    };
+    insert(1, &[1, 2]);
+    insert(2, &[3]);
+    let tables = |id: TableId| (id == def.id).then(|| def.clone());
+    store.seal(&tables).unwrap();
+    let mut writer = store.stage(def);
+    writer.write(&rows(def, &[4, 5])).unwrap();
+    let segments = writer.finish().unwrap();
+    store
+        .apply(
+            LogIndex(3),
+            Timestamp(30),
+            &[Write::Staged {
+                table: def.clone(),
+                segments,
+            }],
+        )
+        .unwrap();
+    insert(4, &[6]);
+    store
+}
+
+async fn query(store: &ShardStore, def: &Arc<TableDef>, ts: u64, sql: &str) -> String {
+    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(2));
+    context
+        .register_table("t", shard_table(def.clone(), vec![store.clone()], Timestamp(ts)))
+        .unwrap();
+    let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
+    let text = pretty_format_batches(&batches).unwrap().to_string();
+    text.lines()
+        .filter(|l| !l.starts_with('+'))
+        .skip(1)
+        .map(|l| l.replace(' ', ""))
+        .collect()
+}
+
+#[tokio::test]
+async fn sees_what_the_snapshot_sees() {
+    let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
+    let store = filled(dir.path(), &def);
+    for (ts, ids) in [
+        (9, "||"),
+        (10, "|1,2|"),
+        (20, "|1,2,3|"),
+        (29, "|1,2,3|"),
+        (30, "|1,2,3,4,5|"),
+        (40, "|1,2,3,4,5,6|"),
+    ] {
+        let sql = "select coalesce(string_agg(cast(id as varchar), ',' order by id), '') from t";
+        assert_eq!(query(&store, &def, ts, sql).await, ids, "at {ts}");
+        let counted = query(&store, &def, ts, "select count(*) from t").await;
+        assert_eq!(
+            counted,
+            format!("|{}|", ids.matches(|c: char| c.is_ascii_digit()).count()),
+            "at {ts}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn filters_project_and_give_back_every_type() {
+    let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
+    let store = filled(dir.path(), &def);
+    assert_eq!(
+        query(&store, &def, 99, "select price, id from t where id = 5").await,
+        "|5.05|5|"
+    );
+    assert_eq!(
+        query(&store, &def, 99, "select id from t where name like '%number 4'").await,
+        "|4|"
+    );
+    assert_eq!(query(&store, &def, 15, "select id from t where id > 1").await, "|2|");
+    assert_eq!(
+        query(&store, &def, 99, "select count(*) from t where span is null").await,
+        "|1|"
+    );
+    let months = query(
+        &store,
+        &def,
+        99,
+        "select date_part('month', span) from t where id = 4 or id = 6 order by 1",
+    )
+    .await;
+    assert_eq!(months, "|4||6|");
+    assert_eq!(
+        query(&store, &def, 99, "select id from t order by id desc limit 2").await,
+        "|6||5|"
+    );
+    assert_eq!(
+        query(&store, &def, 99, "select count(*) from (select * from t limit 3)").await,
+        "|3|"
+    );
+    let context = SessionContext::new();
+    let provider = shard_table(def.clone(), vec![store], Timestamp(99));
+    assert_eq!(provider.schema(), def.visible_schema());
+    let frame = context.read_table(provider).unwrap();
+    let batches = frame.collect().await.unwrap();
+    assert!(batches.iter().all(|b| {
+        b.schema().fields().iter().map(|f| f.data_type()).eq(def
+            .visible_schema()
+            .fields()
+            .iter()
+            .map(|f| f.data_type()))
+    }));
+}
+
+#[tokio::test]
+async fn prunes_row_groups_and_reads_footers_once() {
+    let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
+    let store = store(dir.path());
+    let mut writer = store.stage(&def);
+    for start in (0..140_000).step_by(20_000) {
+        writer
+            .write(&rows(&def, &(start..start + 20_000).collect::<Vec<_>>()))
+            .unwrap();
+    }
+    let segments = writer.finish().unwrap();
+    store
+        .apply(
+            LogIndex(1),
+            Timestamp(1),
+            &[Write::Staged {
+                table: def.clone(),
+                segments,
+            }],
+        )
+        .unwrap();
+    let plan = query(&store, &def, 1, "explain analyze select name from t where id = 139999").await;
+    assert!(plan.contains("row_groups_pruned_statistics=2total→1matched"), "{plan}");
+    let path = store.version().tables[&def.id].segments[0].path.clone();
+    assert!(
+        store.version().tables[&def.id].segments[0]
+            .cache()
+            .lookup(&path)
+            .is_some()
+    );
+    assert_eq!(
+        query(&store, &def, 1, "select count(*), min(id), max(id) from t").await,
+        "|140000|0|139999|"
+    );
+}

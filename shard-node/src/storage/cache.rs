@@ -34,7 +34,10 @@ struct Slot {
 impl MetadataCache {
     /// An empty cache of at most so many bytes.
     pub fn new(bytes_max: usize) -> Arc<Self> {
-        Arc::new(Self { bytes_max, entries: Mutex::default() })
+        Arc::new(Self {
+            bytes_max,
+            entries: Mutex::default(),
+        })
     }
 
     /// A segment's footer with page index; reads it if it is not here. Blocking.
@@ -46,8 +49,11 @@ impl MetadataCache {
             return Ok(metadata);
         }
         let file = File::open(path).map_err(|e| Error::io(&format!("opening segment \"{}\"", path.display()), &e))?;
-        let read = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional).parse_and_finish(&file);
-        let metadata = read.map_err(|e| Error::corrupt(format!("footer of segment \"{}\" is damaged: {e}", path.display())))?;
+        let read = ParquetMetaDataReader::new()
+            .with_page_index_policy(PageIndexPolicy::Optional)
+            .parse_and_finish(&file);
+        let metadata =
+            read.map_err(|e| Error::corrupt(format!("footer of segment \"{}\" is damaged: {e}", path.display())))?;
         Ok(self.insert(path, Arc::new(metadata)))
     }
 
@@ -73,14 +79,25 @@ impl MetadataCache {
         let bytes = metadata.memory_size();
         let mut entries = self.entries.lock();
         entries.clock += 1;
-        let slot = Slot { metadata: metadata.clone(), bytes, used: entries.clock };
+        let slot = Slot {
+            metadata: metadata.clone(),
+            bytes,
+            used: entries.clock,
+        };
         entries.bytes += bytes;
         if let Some(old) = entries.by_path.insert(path.to_path_buf(), slot) {
             entries.bytes -= old.bytes;
         }
         while entries.bytes > self.bytes_max {
             // Linear, but only when full: a full cache of 100 MB has some thousand entries.
-            let Some(oldest) = entries.by_path.iter().min_by_key(|(_, s)| s.used).map(|(p, _)| p.clone()) else { break };
+            let Some(oldest) = entries
+                .by_path
+                .iter()
+                .min_by_key(|(_, s)| s.used)
+                .map(|(p, _)| p.clone())
+            else {
+                break;
+            };
             if let Some(slot) = entries.by_path.remove(&oldest) {
                 entries.bytes -= slot.bytes;
             }

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   chunks   [ 0..4096 | 4096..8200 | ... ][ 9000..9512 | 9512..9520 | 9520 ]      row positions: unbroken, never reused
-//!             frozen: being sealed            merged as they grow: 8 of a size become one of the next
+//!             frozen: being sealed            each at least twice as large as all behind it
 //! ```
 //!
-//! Small commits would make a chunk per row; merging eight equal sizes keeps the list short (about 60 chunks for 128 Ki rows)
-//! and copies a row at most four times. Chunks are immutable; a merge makes a new one.
+//! Small commits would make a chunk per row. A new chunk takes in those before it that are not at least twice its size, as
+//! in a binary counter: about 60 chunks for 128 Ki rows, and a row is copied at most twelve times. Chunks are immutable.
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
 use datafusion::arrow::compute::{concat_batches, filter_record_batch};
@@ -14,8 +14,6 @@ use datafusion::arrow::datatypes::DataType;
 use std::sync::Arc;
 use tessera_proto::{Error, Result, Timestamp};
 
-/// Chunks of one size that become one.
-const MERGE: usize = 8;
 /// Chunks this large stay as they are.
 const MERGED_ROWS: usize = 4_096;
 /// Rough cost of a key in the delta's key index beside its rows: hash slot, allocation.
@@ -35,14 +33,23 @@ pub struct Chunk {
 #[derive(Debug, Clone)]
 enum CommitTimes {
     All(Timestamp),
-    Each { times: UInt64Array, min: Timestamp, max: Timestamp },
+    Each {
+        times: UInt64Array,
+        min: Timestamp,
+        max: Timestamp,
+    },
 }
 
 impl Chunk {
     /// Rows of one commit.
     pub fn new(first: u64, batch: RecordBatch, ts: Timestamp) -> Self {
         let bytes = batch_bytes(&batch);
-        Self { first, batch, cts: CommitTimes::All(ts), bytes }
+        Self {
+            first,
+            batch,
+            cts: CommitTimes::All(ts),
+            bytes,
+        }
     }
 
     /// Number of rows.
@@ -91,25 +98,40 @@ impl Chunk {
             CommitTimes::All(_) => Ok(None),
             CommitTimes::Each { times, .. } => {
                 let mask: BooleanArray = times.values().iter().map(|t| Some(*t <= ts.0)).collect();
-                filter_record_batch(&self.batch, &mask).map(Some).map_err(|e| Error::internal(e.to_string()))
+                filter_record_batch(&self.batch, &mask)
+                    .map(Some)
+                    .map_err(|e| Error::internal(e.to_string()))
             }
         }
     }
 
     fn merge(chunks: &[Arc<Chunk>]) -> Result<Chunk> {
-        let internal = |e: datafusion::arrow::error::ArrowError| Error::internal(format!("merging rows in memory: {e}"));
+        let internal =
+            |e: datafusion::arrow::error::ArrowError| Error::internal(format!("merging rows in memory: {e}"));
         let batch = concat_batches(&chunks[0].batch.schema(), chunks.iter().map(|c| &c.batch)).map_err(internal)?;
         let columns = batch.columns().iter().map(compact).collect();
         let batch = RecordBatch::try_new(batch.schema(), columns).map_err(internal)?;
-        let (min, max) = chunks.iter().map(|c| c.cts_range()).fold((Timestamp::MAX, Timestamp(0)), |(a, b), (c, d)| (a.min(c), b.max(d)));
+        let (min, max) = chunks
+            .iter()
+            .map(|c| c.cts_range())
+            .fold((Timestamp::MAX, Timestamp(0)), |(a, b), (c, d)| (a.min(c), b.max(d)));
         let cts = if min == max {
             CommitTimes::All(min)
         } else {
             let times = chunks.iter().flat_map(|c| c.cts().values().to_vec());
-            CommitTimes::Each { times: UInt64Array::from_iter_values(times), min, max }
+            CommitTimes::Each {
+                times: UInt64Array::from_iter_values(times),
+                min,
+                max,
+            }
         };
         let bytes = batch_bytes(&batch);
-        Ok(Chunk { first: chunks[0].first, batch, cts, bytes })
+        Ok(Chunk {
+            first: chunks[0].first,
+            batch,
+            cts,
+            bytes,
+        })
     }
 }
 
@@ -145,25 +167,26 @@ fn array_bytes(array: &ArrayRef) -> usize {
 /// Appends rows of one commit behind `chunks`, and merges small chunks behind the first `frozen` ones.
 ///
 /// # Errors
-/// XX000: Arrow could not concatenate; nothing changed then.
+/// XX000: Arrow could not concatenate.
 pub fn push(chunks: &mut Vec<Arc<Chunk>>, frozen: usize, first: u64, batch: RecordBatch, ts: Timestamp) -> Result<()> {
+    let mut rows = batch.num_rows();
     chunks.push(Arc::new(Chunk::new(first, batch, ts)));
-    while let Some(tail) = chunks.len().checked_sub(MERGE).filter(|tail| *tail >= frozen) {
-        let class = size_class(&chunks[chunks.len() - 1]);
-        let same = chunks[tail..].iter().all(|c| size_class(c) == class && c.batch.schema() == chunks[tail].batch.schema());
-        if !same || chunks[chunks.len() - 1].rows() >= MERGED_ROWS {
+    let mut tail = chunks.len() - 1;
+    let schema = chunks[tail].batch.schema();
+    while tail > frozen && rows < MERGED_ROWS {
+        let before = &chunks[tail - 1];
+        if before.rows() >= MERGED_ROWS.min(2 * rows) || before.batch.schema() != schema {
             break;
         }
+        rows += before.rows();
+        tail -= 1;
+    }
+    if tail + 1 < chunks.len() {
         let merged = Chunk::merge(&chunks[tail..])?;
         chunks.truncate(tail);
         chunks.push(Arc::new(merged));
     }
     Ok(())
-}
-
-/// Sizes within a factor of eight are one class.
-fn size_class(chunk: &Chunk) -> u32 {
-    chunk.rows().max(1).ilog2() / 3
 }
 
 #[cfg(test)]
@@ -173,9 +196,16 @@ mod tests {
     use datafusion::arrow::datatypes::{Field, Schema};
 
     fn row(n: i64) -> RecordBatch {
-        let schema = Schema::new(vec![Field::new("a", DataType::Int64, false), Field::new("b", DataType::Utf8View, false)]);
+        let schema = Schema::new(vec![
+            Field::new("a", DataType::Int64, false),
+            Field::new("b", DataType::Utf8View, false),
+        ]);
         let text = StringViewArray::from(vec![format!("row number {n} is long")]);
-        RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Int64Array::from(vec![n])), Arc::new(text)]).unwrap()
+        RecordBatch::try_new(
+            Arc::new(schema),
+            vec![Arc::new(Int64Array::from(vec![n])), Arc::new(text)],
+        )
+        .unwrap()
     }
 
     #[test]
@@ -188,7 +218,11 @@ mod tests {
         let positions: Vec<u64> = chunks.iter().map(|c| c.first).collect();
         assert!(positions.windows(2).all(|w| w[0] < w[1]));
         for ts in [0, 1, 8, 9, 4_096, 4_097, 5_000, 9_999] {
-            let visible: usize = chunks.iter().filter_map(|c| c.visible(Timestamp(ts)).unwrap()).map(|b| b.num_rows()).sum();
+            let visible: usize = chunks
+                .iter()
+                .filter_map(|c| c.visible(Timestamp(ts)).unwrap())
+                .map(|b| b.num_rows())
+                .sum();
             assert_eq!(visible as u64, ts.min(5_000));
         }
     }
@@ -196,7 +230,9 @@ mod tests {
     #[test]
     fn frozen_chunks_stay() {
         let mut chunks = vec![];
-        (0..7).for_each(|n| push(&mut chunks, 0, n as u64, row(n), Timestamp(1)).unwrap());
+        for n in 0..7 {
+            push(&mut chunks, n, n as u64, row(n as i64), Timestamp(1)).unwrap();
+        }
         (7..30).for_each(|n| push(&mut chunks, 7, n as u64, row(n), Timestamp(1)).unwrap());
         assert!(chunks[..7].iter().all(|c| c.rows() == 1));
         assert_eq!(chunks.iter().map(|c| c.rows()).sum::<usize>(), 30);

@@ -19,7 +19,11 @@ use xxhash_rust::xxh3::xxh3_128;
 /// # Errors
 /// XX001 or 58030 when segments cannot be read.
 pub(crate) fn digest(def: &TableDef, version: &TableVersion, ts: Timestamp) -> Result<(u128, u64)> {
-    let mut digest = Digest { sum: 0, rows: 0, buffers: vec![] };
+    let mut digest = Digest {
+        sum: 0,
+        rows: 0,
+        buffers: vec![],
+    };
     let columns: Vec<usize> = (0..def.columns.len()).collect();
     for segment in &version.segments {
         for batch in segment.visible_rows(def, &columns, ts)? {
@@ -38,7 +42,10 @@ pub(crate) fn digest(def: &TableDef, version: &TableVersion, ts: Timestamp) -> R
 pub(crate) fn columns_by_name(def: &TableDef, columns: &[usize], batch: &RecordBatch) -> Vec<ArrayRef> {
     let column = |c: &usize| {
         let column = &def.columns[*c];
-        batch.column_by_name(&column.name).cloned().unwrap_or_else(|| new_null_array(&column.sql_type.arrow(), batch.num_rows()))
+        batch
+            .column_by_name(&column.name)
+            .cloned()
+            .unwrap_or_else(|| new_null_array(&column.sql_type.arrow(), batch.num_rows()))
     };
     columns.iter().filter(|c| **c < def.columns.len()).map(column).collect()
 }
@@ -65,7 +72,9 @@ impl Digest {
                 }
             })?;
         }
-        self.sum = self.buffers[..rows].iter().fold(self.sum, |sum, row| sum.wrapping_add(xxh3_128(row)));
+        self.sum = self.buffers[..rows]
+            .iter()
+            .fold(self.sum, |sum, row| sum.wrapping_add(xxh3_128(row)));
         self.rows += rows as u64;
         Ok(())
     }

@@ -15,7 +15,9 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let tmp = path.with_extension("tmp");
     let doing = || format!("writing \"{}\"", path.display());
     let written = File::create(&tmp).and_then(|mut file| file.write_all(bytes).map(|()| file));
-    let result = written.map(|file| sync(&file)).and_then(|()| std::fs::rename(&tmp, path));
+    let result = written
+        .map(|file| sync(&file))
+        .and_then(|()| std::fs::rename(&tmp, path));
     result.map_err(|e| {
         let _ = std::fs::remove_file(&tmp);
         Error::io(&doing(), &e)

@@ -39,7 +39,11 @@ impl Identity {
         let identity = match std::fs::read(&path) {
             Ok(bytes) => Self::parse(&bytes)?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                let identity = Self { cluster_id: cluster_id.into(), disk: Uuid::now_v7(), node };
+                let identity = Self {
+                    cluster_id: cluster_id.into(),
+                    disk: Uuid::now_v7(),
+                    node,
+                };
                 durable::create_dir(dir)?;
                 durable::write_file(&path, &identity.to_json()?)?;
                 identity
@@ -49,7 +53,10 @@ impl Identity {
         if identity.cluster_id != cluster_id || identity.node != node {
             return Err(Error::new(
                 "55000",
-                format!("data directory belongs to node {} of cluster \"{}\"", identity.node, identity.cluster_id),
+                format!(
+                    "data directory belongs to node {} of cluster \"{}\"",
+                    identity.node, identity.cluster_id
+                ),
             )
             .with_hint("start this node with its own data directory"));
         }
@@ -57,18 +64,33 @@ impl Identity {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self> {
-        let stored: Stored = serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("identity.json is damaged: {e}")))?;
+        let stored: Stored =
+            serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("identity.json is damaged: {e}")))?;
         if stored.format_version != FORMAT_VERSION {
             let found = stored.format_version;
-            return Err(Error::new("55000", format!("data directory has format version {found}, this program reads {FORMAT_VERSION}")));
+            return Err(Error::new(
+                "55000",
+                format!("data directory has format version {found}, this program reads {FORMAT_VERSION}"),
+            ));
         }
-        let disk = stored.disk.parse().map_err(|_| Error::corrupt("identity.json has no sound disk id"))?;
-        Ok(Self { cluster_id: stored.cluster_id, disk, node: stored.node })
+        let disk = stored
+            .disk
+            .parse()
+            .map_err(|_| Error::corrupt("identity.json has no sound disk id"))?;
+        Ok(Self {
+            cluster_id: stored.cluster_id,
+            disk,
+            node: stored.node,
+        })
     }
 
     fn to_json(&self) -> Result<Vec<u8>> {
-        let stored =
-            Stored { format_version: FORMAT_VERSION, cluster_id: self.cluster_id.clone(), disk: self.disk.to_string(), node: self.node };
+        let stored = Stored {
+            format_version: FORMAT_VERSION,
+            cluster_id: self.cluster_id.clone(),
+            disk: self.disk.to_string(),
+            node: self.node,
+        };
         serde_json::to_vec(&stored).map_err(|e| Error::internal(e.to_string()))
     }
 }
@@ -82,9 +104,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Identity::load_or_create(dir.path(), "a", NodeId(1)).unwrap();
         assert_eq!(Identity::load_or_create(dir.path(), "a", NodeId(1)).unwrap(), first);
-        assert_eq!(Identity::load_or_create(dir.path(), "b", NodeId(1)).unwrap_err().code, "55000");
-        assert_eq!(Identity::load_or_create(dir.path(), "a", NodeId(2)).unwrap_err().code, "55000");
+        assert_eq!(
+            Identity::load_or_create(dir.path(), "b", NodeId(1)).unwrap_err().code,
+            "55000"
+        );
+        assert_eq!(
+            Identity::load_or_create(dir.path(), "a", NodeId(2)).unwrap_err().code,
+            "55000"
+        );
         std::fs::write(dir.path().join("identity.json"), b"{").unwrap();
-        assert_eq!(Identity::load_or_create(dir.path(), "a", NodeId(1)).unwrap_err().code, "XX001");
+        assert_eq!(
+            Identity::load_or_create(dir.path(), "a", NodeId(1)).unwrap_err().code,
+            "XX001"
+        );
     }
 }

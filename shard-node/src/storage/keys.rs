@@ -39,7 +39,10 @@ pub(crate) fn key_columns(def: &TableDef, batch: &RecordBatch) -> Result<Vec<Arr
 /// A column type that cannot be a key.
 pub(crate) fn for_each_key(columns: &[ArrayRef], mut visit: impl FnMut(usize, &[u8])) -> Result<()> {
     let Some(fast) = fast_columns(columns)? else {
-        canonical_keys(columns)?.iter().enumerate().for_each(|(row, key)| visit(row, key));
+        canonical_keys(columns)?
+            .iter()
+            .enumerate()
+            .for_each(|(row, key)| visit(row, key));
         return Ok(());
     };
     let mut bytes = [0; FAST_COLUMNS_MAX * 9];
@@ -78,7 +81,11 @@ impl FastColumn {
 
 fn fast_columns(columns: &[ArrayRef]) -> Result<Option<Vec<FastColumn>>> {
     let fits = |c: &ArrayRef| {
-        c.null_count() == 0 && matches!(c.data_type(), DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Date32)
+        c.null_count() == 0
+            && matches!(
+                c.data_type(),
+                DataType::Int16 | DataType::Int32 | DataType::Int64 | DataType::Date32
+            )
     };
     if columns.len() > FAST_COLUMNS_MAX || !columns.iter().all(fits) {
         return Ok(None);
@@ -86,15 +93,25 @@ fn fast_columns(columns: &[ArrayRef]) -> Result<Option<Vec<FastColumn>>> {
     let fast = columns.iter().map(|c| match c.data_type() {
         DataType::Date32 => Ok(FastColumn::Date(c.clone())),
         DataType::Int64 => Ok(FastColumn::Int(c.clone())),
-        _ => cast(c, &DataType::Int64).map(FastColumn::Int).map_err(|e| Error::internal(e.to_string())),
+        _ => cast(c, &DataType::Int64)
+            .map(FastColumn::Int)
+            .map_err(|e| Error::internal(e.to_string())),
     });
     fast.collect::<Result<Vec<_>>>().map(Some)
 }
 
 /// Detail of a duplicate key error, as PostgreSQL words it; `columns` are the key columns.
 pub(crate) fn duplicate_detail(def: &TableDef, columns: &[ArrayRef], row: usize) -> String {
-    let names: Vec<&str> = def.row_key().into_iter().filter_map(|c| def.columns.get(c)).map(|c| c.name.as_str()).collect();
-    let values: Vec<String> = columns.iter().map(|c| array_value_to_string(c, row).unwrap_or_else(|_| "?".into())).collect();
+    let names: Vec<&str> = def
+        .row_key()
+        .into_iter()
+        .filter_map(|c| def.columns.get(c))
+        .map(|c| c.name.as_str())
+        .collect();
+    let values: Vec<String> = columns
+        .iter()
+        .map(|c| array_value_to_string(c, row).unwrap_or_else(|_| "?".into()))
+        .collect();
     format!("Key ({})=({}) already exists.", names.join(", "), values.join(", "))
 }
 
@@ -120,7 +137,11 @@ impl DeltaKeys {
     pub fn get(&self, key: &[u8]) -> Option<u64> {
         match self.by_hash.get(&hash_key(key)) {
             Some((found, position)) if **found == *key => Some(*position),
-            Some(_) => self.collided.iter().find(|(found, _)| **found == *key).map(|(_, position)| *position),
+            Some(_) => self
+                .collided
+                .iter()
+                .find(|(found, _)| **found == *key)
+                .map(|(_, position)| *position),
             None => None,
         }
     }
@@ -135,16 +156,17 @@ impl DeltaKeys {
         }
     }
 
-    /// All keys with their hashes, unordered.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        let collided = self.collided.iter().map(|(key, _)| (hash_key(key), &**key));
-        self.by_hash.iter().map(|(hash, (key, _))| (*hash, &**key)).chain(collided)
-    }
-
-    /// Number of keys.
-    #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.by_hash.len() + self.collided.len()
+    /// All keys with their hashes, ascending.
+    pub fn sorted(&self) -> Vec<(u64, Box<[u8]>)> {
+        let collided = self.collided.iter().map(|(key, _)| (hash_key(key), key.clone()));
+        let mut all: Vec<_> = self
+            .by_hash
+            .iter()
+            .map(|(hash, (key, _))| (*hash, key.clone()))
+            .chain(collided)
+            .collect();
+        all.sort_unstable();
+        all
     }
 }
 
@@ -158,6 +180,24 @@ mod tests {
         let mut keys = Vec::new();
         for_each_key(columns, |_, key| keys.push(Box::<[u8]>::from(key))).unwrap();
         assert_eq!(keys, canonical_keys(columns).unwrap());
+    }
+
+    #[test]
+    fn delta_keys_forget_what_was_sealed() {
+        let mut keys = DeltaKeys::default();
+        (0..100u64).for_each(|n| keys.insert(&n.to_le_bytes(), n));
+        // What a hash collision would leave behind.
+        keys.collided.push((Box::from(&b"other"[..]), 70));
+        keys.forget_below(60);
+        assert_eq!(
+            (
+                keys.get(&59u64.to_le_bytes()),
+                keys.get(&60u64.to_le_bytes()),
+                keys.get(b"other")
+            ),
+            (None, Some(60), Some(70))
+        );
+        assert_eq!(keys.sorted().len(), 41);
     }
 
     #[test]

@@ -66,7 +66,10 @@ impl Manifest {
             return Err(refused("written by another cluster or data directory".into()));
         }
         if manifest.shard != shard || manifest.sequence != sequence {
-            return Err(refused(format!("is number {} of shard {}", manifest.sequence, manifest.shard)));
+            return Err(refused(format!(
+                "is number {} of shard {}",
+                manifest.sequence, manifest.shard
+            )));
         }
         Ok(manifest)
     }
@@ -77,7 +80,11 @@ impl Manifest {
     /// XX000: not expressible as JSON.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let body = serde_json::to_string(self).map_err(|e| Error::internal(e.to_string()))?;
-        Ok(format!("{MAGIC} {FORMAT_VERSION} {:08x}\n{body}", crc32c::crc32c(body.as_bytes())).into_bytes())
+        Ok(format!(
+            "{MAGIC} {FORMAT_VERSION} {:08x}\n{body}",
+            crc32c::crc32c(body.as_bytes())
+        )
+        .into_bytes())
     }
 
     /// The inverse of [`Self::to_bytes`]; input may be anything.
@@ -91,7 +98,10 @@ impl Manifest {
         if words.next() != Some(MAGIC) {
             return Err("not a manifest".into());
         }
-        let version = words.next().and_then(|v| v.parse::<u32>().ok()).ok_or("no format version")?;
+        let version = words
+            .next()
+            .and_then(|v| v.parse::<u32>().ok())
+            .ok_or("no format version")?;
         if version != FORMAT_VERSION {
             return Err(format!("format version {version}, this program reads {FORMAT_VERSION}"));
         }
@@ -125,7 +135,10 @@ fn sequences(dir: &Path) -> Result<Vec<u64>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(reading)? {
         let name = entry.map_err(reading)?.file_name();
-        let name = name.to_str().and_then(|n| n.strip_prefix("MANIFEST-")).and_then(|n| n.strip_suffix(".json"));
+        let name = name
+            .to_str()
+            .and_then(|n| n.strip_prefix("MANIFEST-"))
+            .and_then(|n| n.strip_suffix(".json"));
         found.extend(name.and_then(|n| n.parse::<u64>().ok()));
     }
     Ok(found)
@@ -137,16 +150,34 @@ mod tests {
     use tessera_proto::{GroupId, NodeId, TableId};
 
     fn manifest() -> (Manifest, Identity) {
-        let identity = Identity { cluster_id: "c".into(), disk: uuid::Uuid::from_u128(7), node: NodeId(1) };
-        let shard = ShardId { group: GroupId(3), index: 2 };
-        let mut manifest = Manifest { sequence: 4, checkpoint: LogIndex(9), ..Manifest::empty(shard, &identity) };
+        let identity = Identity {
+            cluster_id: "c".into(),
+            disk: uuid::Uuid::from_u128(7),
+            node: NodeId(1),
+        };
+        let shard = ShardId {
+            group: GroupId(3),
+            index: 2,
+        };
+        let mut manifest = Manifest {
+            sequence: 4,
+            checkpoint: LogIndex(9),
+            ..Manifest::empty(shard, &identity)
+        };
         let meta = v1_segment();
-        manifest.segments.push(SegmentMeta::new(TableId(5), &meta, Timestamp(6)));
+        manifest
+            .segments
+            .push(SegmentMeta::new(TableId(5), &meta, Timestamp(6)));
         (manifest, identity)
     }
 
     fn v1_segment() -> tessera_proto::v1::SegmentRef {
-        tessera_proto::v1::SegmentRef { file: "f.parquet".into(), rows: 1, bytes: 2, checksum: vec![0xab; 16].into() }
+        tessera_proto::v1::SegmentRef {
+            file: "f.parquet".into(),
+            rows: 1,
+            bytes: 2,
+            checksum: vec![0xab; 16].into(),
+        }
     }
 
     #[test]
@@ -159,8 +190,14 @@ mod tests {
         assert_eq!(sequences(dir.path()).unwrap(), [5]);
         assert_eq!(Manifest::load(dir.path(), manifest.shard, &identity).unwrap(), manifest);
         assert_eq!(manifest.segments[0].to_ref(), v1_segment());
-        let other = Identity { disk: uuid::Uuid::from_u128(8), ..identity.clone() };
-        assert_eq!(Manifest::load(dir.path(), manifest.shard, &other).unwrap_err().code, "XX001");
+        let other = Identity {
+            disk: uuid::Uuid::from_u128(8),
+            ..identity.clone()
+        };
+        assert_eq!(
+            Manifest::load(dir.path(), manifest.shard, &other).unwrap_err().code,
+            "XX001"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@
 pub mod cache;
 pub mod delta;
 mod digest;
-mod durable;
+pub(crate) mod durable;
 pub mod identity;
 mod keys;
 pub mod manifest;

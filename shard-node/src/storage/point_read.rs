@@ -39,7 +39,15 @@ pub(crate) fn read(
     projection: &[usize],
 ) -> Result<RecordBatch> {
     let schema = result_schema(def, projection)?;
-    let mut search = Search { def, ts, keys, projection, schema, missing: vec![], pieces: BTreeMap::new() };
+    let mut search = Search {
+        def,
+        ts,
+        keys,
+        projection,
+        schema,
+        missing: vec![],
+        pieces: BTreeMap::new(),
+    };
     for (at, (key, position)) in keys.iter().enumerate() {
         match position.and_then(|p| chunk_row(version, p)) {
             Some((chunk, row)) if chunk.is_visible(row, ts) => {
@@ -74,7 +82,10 @@ impl Search<'_> {
     fn read_segment(&mut self, segment: &Segment) -> Result<()> {
         let hashes: Vec<u64> = self.missing.iter().map(|(hash, _)| *hash).collect();
         let candidates = segment.sidecar()?.find(&hashes)?;
-        let mut found: Vec<(u32, usize)> = candidates.into_iter().map(|(at, row)| (row, self.missing[at].1)).collect();
+        let mut found: Vec<(u32, usize)> = candidates
+            .into_iter()
+            .map(|(at, row)| (row, self.missing[at].1))
+            .collect();
         if found.is_empty() {
             return Ok(());
         }
@@ -94,8 +105,10 @@ impl Search<'_> {
             }
             self.missing.retain(|(_, m)| *m != at);
             if times[place] <= self.ts {
-                let one = take_record_batch(&batch, &UInt64Array::from(vec![place as u64])).map_err(|e| Error::internal(e.to_string()))?;
-                self.pieces.insert(at, reshape(&self.schema, one.columns()[key_columns..].to_vec())?);
+                let one = take_record_batch(&batch, &UInt64Array::from(vec![place as u64]))
+                    .map_err(|e| Error::internal(e.to_string()))?;
+                self.pieces
+                    .insert(at, reshape(&self.schema, one.columns()[key_columns..].to_vec())?);
             }
         }
         Ok(())
@@ -103,8 +116,17 @@ impl Search<'_> {
 }
 
 fn result_schema(def: &TableDef, projection: &[usize]) -> Result<SchemaRef> {
-    let schema = def.arrow_schema().project(projection).map_err(|e| Error::protocol(format!("point read: {e}")))?;
-    Ok(Arc::new(Schema::new(schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect::<Vec<_>>())))
+    let schema = def
+        .arrow_schema()
+        .project(projection)
+        .map_err(|e| Error::protocol(format!("point read: {e}")))?;
+    Ok(Arc::new(Schema::new(
+        schema
+            .fields()
+            .iter()
+            .map(|f| f.as_ref().clone().with_nullable(true))
+            .collect::<Vec<_>>(),
+    )))
 }
 
 /// One row under the result's schema.

@@ -23,6 +23,7 @@ use datafusion::arrow::compute::{concat, concat_batches, take, take_record_batch
 use datafusion::arrow::datatypes::UInt64Type;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tessera_proto::table::TableDef;
 use tessera_proto::{Error, LogIndex, Result, TableId, Timestamp};
 
@@ -51,6 +52,7 @@ impl Inner {
                 return Err(error);
             }
         }
+        self.checkpoint.store(frozen.applied.0, Ordering::Release);
         self.publish_sealed(&frozen, &written, tables);
         Ok(Some(frozen.applied))
     }
@@ -68,9 +70,16 @@ impl Inner {
         frozen
     }
 
-    fn write_frozen(&self, frozen: &Version, tables: &Tables<'_>, written: &mut BTreeMap<TableId, Vec<Arc<Segment>>>) -> Result<()> {
+    fn write_frozen(
+        &self,
+        frozen: &Version,
+        tables: &Tables<'_>,
+        written: &mut BTreeMap<TableId, Vec<Arc<Segment>>>,
+    ) -> Result<()> {
         for (id, table) in &frozen.tables {
-            let Some(def) = tables(*id).filter(|_| !table.chunks.is_empty()) else { continue };
+            let Some(def) = tables(*id).filter(|_| !table.chunks.is_empty()) else {
+                continue;
+            };
             let segments = written.entry(*id).or_default();
             for rows in batches_of(&table.chunks) {
                 segments.push(self.write_segment(&def, rows)?);
@@ -82,7 +91,10 @@ impl Inner {
     /// One segment of all rows of these chunks.
     fn write_segment(&self, def: &Arc<TableDef>, chunks: &[Arc<Chunk>]) -> Result<Arc<Segment>> {
         let internal = |e: datafusion::arrow::error::ArrowError| Error::internal(format!("sealing rows: {e}"));
-        let conformed = chunks.iter().map(|c| conform_old(def, &c.batch)).collect::<Result<Vec<_>>>()?;
+        let conformed = chunks
+            .iter()
+            .map(|c| conform_old(def, &c.batch))
+            .collect::<Result<Vec<_>>>()?;
         let all = concat_batches(&def.arrow_schema(), &conformed).map_err(internal)?;
         drop(conformed);
         let times: Vec<ArrayRef> = chunks.iter().map(|c| Arc::new(c.cts()) as ArrayRef).collect();
@@ -91,7 +103,10 @@ impl Inner {
         let all = take_record_batch(&all, &order).map_err(internal)?;
         let times = take(&times, &order, None).map_err(internal)?;
         let times: &UInt64Array = times.as_primitive::<UInt64Type>();
-        let (min, max) = chunks.iter().map(|c| c.cts_range()).fold((Timestamp::MAX, Timestamp(0)), |(a, b), (c, d)| (a.min(c), b.max(d)));
+        let (min, max) = chunks
+            .iter()
+            .map(|c| c.cts_range())
+            .fold((Timestamp::MAX, Timestamp(0)), |(a, b), (c, d)| (a.min(c), b.max(d)));
         let with_cts = min != max;
         let mut writer = SegmentWriter::create(&self.segments, def, with_cts)?;
         for at in (0..all.num_rows()).step_by(WRITE_ROWS) {
@@ -100,12 +115,25 @@ impl Inner {
             writer.write(&all.slice(at, rows), cts.as_ref())?;
         }
         let segment = writer.finish()?;
-        let meta = SegmentMeta { max_cts: max, ..SegmentMeta::new(def.id, &segment, min) };
+        let meta = SegmentMeta {
+            max_cts: max,
+            ..SegmentMeta::new(def.id, &segment, min)
+        };
         Segment::open(&self.segments, meta, &self.cache)
     }
 
-    fn next_manifest(&self, old: &Manifest, frozen: &Version, tables: &Tables<'_>, written: &BTreeMap<TableId, Vec<Arc<Segment>>>) -> Manifest {
-        let kept = frozen.tables.iter().filter(|(id, _)| tables(**id).is_some()).flat_map(|(_, t)| &t.segments);
+    fn next_manifest(
+        &self,
+        old: &Manifest,
+        frozen: &Version,
+        tables: &Tables<'_>,
+        written: &BTreeMap<TableId, Vec<Arc<Segment>>>,
+    ) -> Manifest {
+        let kept = frozen
+            .tables
+            .iter()
+            .filter(|(id, _)| tables(**id).is_some())
+            .flat_map(|(_, t)| &t.segments);
         Manifest {
             sequence: old.sequence + 1,
             checkpoint: frozen.applied,
@@ -147,7 +175,9 @@ impl Inner {
         self.version.store(Arc::new(next));
         drop(apply);
         self.keys.write().remove(&id);
-        gone.iter().flat_map(|t: &Arc<TableVersion>| &t.segments).for_each(|s| s.doom());
+        gone.iter()
+            .flat_map(|t: &Arc<TableVersion>| &t.segments)
+            .for_each(|s| s.doom());
     }
 }
 
@@ -173,5 +203,6 @@ fn conform_old(def: &TableDef, batch: &RecordBatch) -> Result<RecordBatch> {
     }
     let all: Vec<usize> = (0..def.columns.len()).collect();
     let columns = crate::storage::digest::columns_by_name(def, &all, batch);
-    RecordBatch::try_new(schema, columns).map_err(|e| Error::internal(format!("sealing rows of an older definition: {e}")))
+    RecordBatch::try_new(schema, columns)
+        .map_err(|e| Error::internal(format!("sealing rows of an older definition: {e}")))
 }

@@ -13,10 +13,14 @@ use crate::storage::keys::{for_each_key, hash_key, key_columns};
 use crate::storage::sketch::Sketch;
 use crate::storage::values::interval_bytes;
 use crate::storage::{durable, sidecar, version};
-use datafusion::arrow::array::{ArrayRef, AsArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Int64Array, RecordBatch, UInt64Array};
 use datafusion::arrow::array::{Array, IntervalMonthDayNanoArray};
+use datafusion::arrow::array::{
+    ArrayRef, AsArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Int64Array, RecordBatch, UInt64Array,
+};
 use datafusion::arrow::compute::{cast, max, min};
-use datafusion::arrow::datatypes::{DataType, Field, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{
+    DataType, Field, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit, Schema, SchemaRef,
+};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -58,16 +62,22 @@ fn stored_type(data_type: &DataType) -> DataType {
 pub fn stored_schema(schema: &Schema, with_cts: bool) -> SchemaRef {
     let stored = |f: &Arc<Field>| Arc::new(f.as_ref().clone().with_data_type(stored_type(f.data_type())));
     let cts = with_cts.then(|| Arc::new(Field::new(CTS_COLUMN, DataType::UInt64, false)));
-    Arc::new(Schema::new(schema.fields().iter().map(stored).chain(cts).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        schema.fields().iter().map(stored).chain(cts).collect::<Vec<_>>(),
+    ))
 }
 
 fn to_stored(array: &ArrayRef) -> Result<ArrayRef> {
-    let DataType::Interval(IntervalUnit::MonthDayNano) = array.data_type() else { return Ok(array.clone()) };
+    let DataType::Interval(IntervalUnit::MonthDayNano) = array.data_type() else {
+        return Ok(array.clone());
+    };
     let values = array.as_primitive::<IntervalMonthDayNanoType>();
     let mut builder = FixedSizeBinaryBuilder::with_capacity(values.len(), 16);
     for value in values {
         match value {
-            Some(v) => builder.append_value(interval_bytes(v)).map_err(|e| Error::internal(e.to_string()))?,
+            Some(v) => builder
+                .append_value(interval_bytes(v))
+                .map_err(|e| Error::internal(e.to_string()))?,
             None => builder.append_null(),
         }
     }
@@ -83,10 +93,14 @@ pub fn from_stored(array: ArrayRef, data_type: &DataType) -> Result<ArrayRef> {
         return Ok(array);
     }
     match (array.as_any().downcast_ref::<FixedSizeBinaryArray>(), data_type) {
-        (Some(bytes), DataType::Interval(IntervalUnit::MonthDayNano)) if bytes.value_length() == 16 => {
-            Ok(Arc::new(bytes.iter().map(|v| v.map(interval_of)).collect::<IntervalMonthDayNanoArray>()))
-        }
-        _ => cast(&array, data_type).map_err(|e| Error::corrupt(format!("segment column of type {}: {e}", array.data_type()))),
+        (Some(bytes), DataType::Interval(IntervalUnit::MonthDayNano)) if bytes.value_length() == 16 => Ok(Arc::new(
+            bytes
+                .iter()
+                .map(|v| v.map(interval_of))
+                .collect::<IntervalMonthDayNanoArray>(),
+        )),
+        _ => cast(&array, data_type)
+            .map_err(|e| Error::corrupt(format!("segment column of type {}: {e}", array.data_type()))),
     }
 }
 
@@ -128,7 +142,10 @@ impl SegmentWriter {
         let schema = stored_schema(&def.arrow_schema(), with_cts);
         let tmp = dir.join(format!("{stem}.parquet.tmp"));
         let file = File::create(&tmp).map_err(|e| Error::io(&format!("creating \"{}\"", tmp.display()), &e))?;
-        let sink = HashingFile { file: BufWriter::with_capacity(1 << 20, file), hash: Box::new(Xxh3::new()) };
+        let sink = HashingFile {
+            file: BufWriter::with_capacity(1 << 20, file),
+            hash: Box::new(Xxh3::new()),
+        };
         let writer = ArrowWriter::try_new(sink, schema.clone(), Some(properties(def)))
             .map_err(|e| parquet_error("creating a segment", e, Error::internal))?;
         Ok(Self {
@@ -166,8 +183,13 @@ impl SegmentWriter {
         columns.extend(cts.map(|c| Arc::new(c.clone()) as ArrayRef));
         let stored = RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| Error::internal(e.to_string()))?;
         self.rows += batch.num_rows();
-        let writer = self.writer.as_mut().ok_or_else(|| Error::internal("segment is finished"))?;
-        writer.write(&stored).map_err(|e| parquet_error("writing a segment", e, Error::internal))
+        let writer = self
+            .writer
+            .as_mut()
+            .ok_or_else(|| Error::internal("segment is finished"))?;
+        writer
+            .write(&stored)
+            .map_err(|e| parquet_error("writing a segment", e, Error::internal))
     }
 
     /// Ends the current row group.
@@ -175,12 +197,19 @@ impl SegmentWriter {
     /// # Errors
     /// 53100 or 58030; drop the writer then.
     pub fn end_row_group(&mut self) -> Result<()> {
-        let writer = self.writer.as_mut().ok_or_else(|| Error::internal("segment is finished"))?;
-        writer.flush().map_err(|e| parquet_error("writing a segment", e, Error::internal))
+        let writer = self
+            .writer
+            .as_mut()
+            .ok_or_else(|| Error::internal("segment is finished"))?;
+        writer
+            .flush()
+            .map_err(|e| parquet_error("writing a segment", e, Error::internal))
     }
 
     fn widen_key_range(&mut self, key: Option<&ArrayRef>) -> Result<()> {
-        let Some(key) = key.filter(|k| k.data_type().is_signed_integer()) else { return Ok(()) };
+        let Some(key) = key.filter(|k| k.data_type().is_signed_integer()) else {
+            return Ok(());
+        };
         let key = cast(key, &DataType::Int64).map_err(|e| Error::internal(e.to_string()))?;
         let values: &Int64Array = key.as_primitive();
         if let (Some(low), Some(high)) = (min(values), max(values)) {
@@ -194,7 +223,10 @@ impl SegmentWriter {
     /// # Errors
     /// 53100 or 58030; no file stays then.
     pub fn finish(mut self) -> Result<v1::SegmentRef> {
-        let mut writer = self.writer.take().ok_or_else(|| Error::internal("segment is finished"))?;
+        let mut writer = self
+            .writer
+            .take()
+            .ok_or_else(|| Error::internal("segment is finished"))?;
         for (key, value) in self.footer()? {
             writer.append_key_value_metadata(KeyValue::new(key.to_string(), value));
         }
@@ -205,7 +237,12 @@ impl SegmentWriter {
             .and_then(|(bytes, checksum)| self.publish().map(|()| (bytes, checksum)));
         let (bytes, checksum) = result.inspect_err(|_| self.remove())?;
         let checksum = checksum.to_be_bytes().to_vec().into();
-        Ok(v1::SegmentRef { file: format!("{}.parquet", self.stem), rows: self.rows as u64, bytes, checksum })
+        Ok(v1::SegmentRef {
+            file: format!("{}.parquet", self.stem),
+            rows: self.rows as u64,
+            bytes,
+            checksum,
+        })
     }
 
     fn footer(&self) -> Result<Vec<(&'static str, String)>> {
@@ -215,7 +252,10 @@ impl SegmentWriter {
             (KEY_ENTRY, serde_json::to_string(&self.def.row_key()).map_err(json)?),
             (SKETCHES_ENTRY, serde_json::to_string(&sketches).map_err(json)?),
         ];
-        footer.extend(self.key_range.map(|(low, high)| (KEY_RANGE_ENTRY, format!("{low},{high}"))));
+        footer.extend(
+            self.key_range
+                .map(|(low, high)| (KEY_RANGE_ENTRY, format!("{low},{high}"))),
+        );
         Ok(footer)
     }
 
@@ -223,7 +263,8 @@ impl SegmentWriter {
     fn publish(&mut self) -> Result<()> {
         let path = self.dir.join(format!("{}.parquet", self.stem));
         write_sidecar(&path, std::mem::take(&mut self.keys))?;
-        std::fs::rename(self.dir.join(format!("{}.parquet.tmp", self.stem)), &path).map_err(|e| Error::io("renaming a segment", &e))
+        std::fs::rename(self.dir.join(format!("{}.parquet.tmp", self.stem)), &path)
+            .map_err(|e| Error::io("renaming a segment", &e))
     }
 
     fn remove(&self) {
@@ -249,7 +290,9 @@ pub(crate) fn write_sidecar(path: &Path, keys: Vec<sidecar::Entry>) -> Result<()
     let tmp = path.with_extension("pk.tmp");
     let bytes = sidecar::encode(keys);
     let written = File::create(&tmp).and_then(|mut file| file.write_all(&bytes).map(|()| file));
-    let result = written.map(|file| durable::sync(&file)).and_then(|()| std::fs::rename(&tmp, &target));
+    let result = written
+        .map(|file| durable::sync(&file))
+        .and_then(|()| std::fs::rename(&tmp, &target));
     result.map_err(|e| {
         let _ = std::fs::remove_file(&tmp);
         Error::io("writing a key sidecar", &e)
@@ -262,7 +305,10 @@ fn properties(def: &TableDef) -> WriterProperties {
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_data_page_row_count_limit(PAGE_ROWS);
     for column in def.row_key().into_iter().filter_map(|c| def.columns.get(c)) {
-        if matches!(column.sql_type.arrow(), DataType::Utf8View | DataType::BinaryView | DataType::FixedSizeBinary(_)) {
+        if matches!(
+            column.sql_type.arrow(),
+            DataType::Utf8View | DataType::BinaryView | DataType::FixedSizeBinary(_)
+        ) {
             let path = ColumnPath::new(vec![column.name.clone()]);
             properties = properties
                 .set_column_bloom_filter_enabled(path.clone(), true)
@@ -281,7 +327,10 @@ pub(crate) struct HashingFile {
 impl HashingFile {
     /// A new file.
     pub fn new(file: File) -> Self {
-        Self { file: BufWriter::new(file), hash: Box::new(Xxh3::new()) }
+        Self {
+            file: BufWriter::new(file),
+            hash: Box::new(Xxh3::new()),
+        }
     }
 
     /// Makes the contents durable; returns size and checksum.

@@ -11,7 +11,8 @@ use datafusion::arrow::compute::{concat_batches, filter_record_batch};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef, UInt64Type};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
+    RowSelector,
 };
 use std::fs::File;
 use std::path::Path;
@@ -59,7 +60,12 @@ impl Segment {
             selectors.extend([RowSelector::skip(skipped), RowSelector::select(1)]);
             next = row + 1;
         }
-        let reader = build(self.builder()?, &wanted.names, Some(RowSelection::from(selectors)), &self.path)?;
+        let reader = build(
+            self.builder()?,
+            &wanted.names,
+            Some(RowSelection::from(selectors)),
+            &self.path,
+        )?;
         let batches = reader
             .map(|batch| wanted.assemble(&batch.map_err(|e| damaged(&self.path, &e.to_string()))?, Timestamp::MAX))
             .collect::<Result<Vec<_>>>()?;
@@ -81,15 +87,29 @@ impl Segment {
         let mut selectors = Vec::with_capacity(rows.len() * 2);
         let mut next = 0u32;
         for row in rows {
-            selectors.extend([RowSelector::skip(row.saturating_sub(next) as usize), RowSelector::select(1)]);
+            selectors.extend([
+                RowSelector::skip(row.saturating_sub(next) as usize),
+                RowSelector::select(1),
+            ]);
             next = row + 1;
         }
-        let reader = build(self.builder()?, &[CTS_COLUMN.to_string()], Some(RowSelection::from(selectors)), &self.path)?;
+        let reader = build(
+            self.builder()?,
+            &[CTS_COLUMN.to_string()],
+            Some(RowSelection::from(selectors)),
+            &self.path,
+        )?;
         let mut times = Vec::with_capacity(rows.len());
         for batch in reader {
             let batch = batch.map_err(|e| damaged(&self.path, &e.to_string()))?;
             let column = batch.columns().first().and_then(|c| c.as_primitive_opt::<UInt64Type>());
-            times.extend(column.ok_or_else(|| damaged(&self.path, "no commit timestamps"))?.values().iter().map(|t| Timestamp(*t)));
+            times.extend(
+                column
+                    .ok_or_else(|| damaged(&self.path, "no commit timestamps"))?
+                    .values()
+                    .iter()
+                    .map(|t| Timestamp(*t)),
+            );
         }
         if times.len() != rows.len() {
             return Err(damaged(&self.path, "it has fewer rows than its footer says"));
@@ -99,19 +119,30 @@ impl Segment {
 
     fn builder(&self) -> Result<ParquetRecordBatchReaderBuilder<File>> {
         let metadata = self.cache().get(&self.path)?;
-        let metadata =
-            ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new()).map_err(|e| damaged(&self.path, &e.to_string()))?;
-        let file = File::open(&self.path).map_err(|e| Error::io(&format!("opening segment \"{}\"", self.path.display()), &e))?;
+        let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
+            .map_err(|e| damaged(&self.path, &e.to_string()))?;
+        let file = File::open(&self.path)
+            .map_err(|e| Error::io(&format!("opening segment \"{}\"", self.path.display()), &e))?;
         Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata))
     }
 
     fn wanted(&self, def: &TableDef, columns: &[usize], filter: bool) -> Result<Wanted> {
-        let schema = def.arrow_schema().project(columns).map_err(|e| Error::protocol(e.to_string()))?;
+        let schema = def
+            .arrow_schema()
+            .project(columns)
+            .map_err(|e| Error::protocol(e.to_string()))?;
         // A column added later is NULL in old rows, whatever the definition says now.
-        let fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
+        let fields: Vec<Field> = schema
+            .fields()
+            .iter()
+            .map(|f| f.as_ref().clone().with_nullable(true))
+            .collect();
         let mut names: Vec<String> = fields.iter().map(|f| f.name().clone()).collect();
         names.extend(filter.then(|| CTS_COLUMN.to_string()));
-        Ok(Wanted { schema: Arc::new(Schema::new(fields)), names })
+        Ok(Wanted {
+            schema: Arc::new(Schema::new(fields)),
+            names,
+        })
     }
 }
 
@@ -124,15 +155,22 @@ struct Wanted {
 impl Wanted {
     /// A batch as read from the file in the wanted shape, and only its rows visible at `ts`.
     fn assemble(&self, batch: &RecordBatch, ts: Timestamp) -> Result<RecordBatch> {
-        let columns = self.schema.fields().iter().map(|f| match batch.column_by_name(f.name()) {
-            Some(column) => segment::from_stored(column.clone(), f.data_type()),
-            None => Ok(new_null_array(f.data_type(), batch.num_rows())),
-        });
+        let columns = self
+            .schema
+            .fields()
+            .iter()
+            .map(|f| match batch.column_by_name(f.name()) {
+                Some(column) => segment::from_stored(column.clone(), f.data_type()),
+                None => Ok(new_null_array(f.data_type(), batch.num_rows())),
+            });
         let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let shaped = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
             .map_err(|e| Error::internal(e.to_string()))?;
-        let Some(times) = batch.column_by_name(CTS_COLUMN).and_then(|c| c.as_primitive_opt::<UInt64Type>()) else {
+        let Some(times) = batch
+            .column_by_name(CTS_COLUMN)
+            .and_then(|c| c.as_primitive_opt::<UInt64Type>())
+        else {
             return Ok(shaped);
         };
         let mask: BooleanArray = times.values().iter().map(|t| Some(*t <= ts.0)).collect();
@@ -168,10 +206,17 @@ pub(crate) fn read_keys(path: &Path) -> Result<Vec<sidecar::Entry>> {
     let file = File::open(path).map_err(|e| Error::io(&format!("opening segment \"{}\"", path.display()), &e))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(path, &e.to_string()))?;
     let entries = builder.metadata().file_metadata().key_value_metadata();
-    let text = entries.and_then(|e| e.iter().find(|kv| kv.key == KEY_ENTRY)).and_then(|kv| kv.value.as_deref());
-    let columns: Vec<usize> = text.and_then(|t| serde_json::from_str(t).ok()).ok_or_else(|| damaged(path, "no key columns"))?;
+    let text = entries
+        .and_then(|e| e.iter().find(|kv| kv.key == KEY_ENTRY))
+        .and_then(|kv| kv.value.as_deref());
+    let columns: Vec<usize> = text
+        .and_then(|t| serde_json::from_str(t).ok())
+        .ok_or_else(|| damaged(path, "no key columns"))?;
     let fields = builder.schema().fields();
-    let names: Option<Vec<String>> = columns.iter().map(|c| fields.get(*c).map(|f| f.name().clone())).collect();
+    let names: Option<Vec<String>> = columns
+        .iter()
+        .map(|c| fields.get(*c).map(|f| f.name().clone()))
+        .collect();
     let names = names.ok_or_else(|| damaged(path, "key columns do not exist"))?;
     let mut keys = Vec::with_capacity(builder.metadata().file_metadata().num_rows().clamp(0, 1 << 21) as usize);
     let mut base = 0;

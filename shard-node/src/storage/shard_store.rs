@@ -18,8 +18,9 @@ use crate::storage::segment::{HashingFile, write_sidecar};
 use crate::storage::snapshot::open_version;
 use crate::storage::staging::{StageWriter, conform};
 use crate::storage::statistics::TableSummary;
+use crate::storage::unique::{self, InlineKeys};
 use crate::storage::version::{Segment, SegmentMeta, TableVersion, Version, remove_segment_files};
-use crate::storage::{Identity, SnapshotManifest, digest, durable, point_read, segment_reader, unique};
+use crate::storage::{Identity, SnapshotManifest, digest, durable, point_read, segment_reader};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
@@ -29,6 +30,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tessera_proto::table::TableDef;
 use tessera_proto::token::canonical_keys;
 use tessera_proto::{Error, LogIndex, Result, ShardId, TableId, Timestamp, v1};
@@ -73,6 +75,8 @@ pub(super) struct Inner {
     pub keys: RwLock<HashMap<TableId, DeltaKeys>>,
     /// The newest manifest on disk; held while files change.
     pub manifest: Mutex<Manifest>,
+    /// Its checkpoint, to be read without waiting.
+    pub checkpoint: AtomicU64,
 }
 
 impl ShardStore {
@@ -95,6 +99,7 @@ impl ShardStore {
             version,
             apply: Mutex::new(()),
             keys: RwLock::default(),
+            checkpoint: AtomicU64::new(manifest.checkpoint.0),
             manifest: Mutex::new(manifest),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -110,9 +115,9 @@ impl ShardStore {
         self.inner.version.load_full()
     }
 
-    /// Entries up to here are in durable segments; replay starts after it. Waits for a seal under way.
+    /// Entries up to here are in durable segments; replay starts after it.
     pub fn checkpoint(&self) -> LogIndex {
-        self.inner.manifest.lock().checkpoint
+        LogIndex(self.inner.checkpoint.load(Ordering::Acquire))
     }
 
     /// Last entry applied or passed over with [`Self::advance`].
@@ -167,7 +172,11 @@ impl ShardStore {
 
     fn open_staged(&self, table: TableId, segment: &v1::SegmentRef, ts: Timestamp) -> Result<Arc<Segment>> {
         check_file_name(&segment.file)?;
-        Segment::open(&self.inner.segments, SegmentMeta::new(table, segment, ts), &self.inner.cache)
+        Segment::open(
+            &self.inner.segments,
+            SegmentMeta::new(table, segment, ts),
+            &self.inner.cache,
+        )
     }
 
     /// Passes over an entry without rows.
@@ -175,7 +184,10 @@ impl ShardStore {
         let _apply = self.inner.apply.lock();
         let version = self.inner.version.load();
         if index > version.applied {
-            self.inner.version.store(Arc::new(Version { applied: index, ..Version::clone(&version) }));
+            self.inner.version.store(Arc::new(Version {
+                applied: index,
+                ..Version::clone(&version)
+            }));
         }
     }
 
@@ -186,17 +198,39 @@ impl ShardStore {
     /// 23502 for NULL in a NOT NULL column; XX001 or 58030 when segments cannot be read.
     pub fn unique_conflict(&self, write: &Write) -> Result<Option<String>> {
         let table = write.table();
-        // Keys first, then the version: what a seal moves in between is then in both.
-        let keys = self.inner.keys.read();
-        let version = self.version();
-        let existing = version.tables.get(&table.id).map_or(&[][..], |t| &t.segments);
+        // Keys in memory first, then the version: what a seal moves in between is then in both. The lock on the keys is
+        // not kept while files are read, because applies wait for it.
         match write {
-            Write::Rows { table: def, batch } => unique::inline_conflict(def, &conform(def, batch)?, keys.get(&def.id), existing),
+            Write::Rows { table: def, batch } => {
+                let rows = InlineKeys::new(def, &conform(def, batch)?)?;
+                if let Some(detail) = rows.conflict_in_memory(self.inner.keys.read().get(&table.id)) {
+                    return Ok(Some(detail));
+                }
+                rows.conflict_in_segments(&self.segments_of(table.id))
+            }
             Write::Staged { table: def, segments } => {
-                let staged = segments.iter().map(|s| self.open_staged(def.id, s, Timestamp(0))).collect::<Result<Vec<_>>>()?;
-                unique::staged_conflict(def, &staged, keys.get(&def.id), existing)
+                let staged = segments
+                    .iter()
+                    .map(|s| self.open_staged(def.id, s, Timestamp(0)))
+                    .collect::<Result<Vec<_>>>()?;
+                let in_memory = self
+                    .inner
+                    .keys
+                    .read()
+                    .get(&table.id)
+                    .map_or_else(Vec::new, DeltaKeys::sorted);
+                unique::staged_conflict(def, &staged, &in_memory, &self.segments_of(table.id))
             }
         }
+    }
+
+    fn segments_of(&self, table: TableId) -> Vec<Arc<Segment>> {
+        self.inner
+            .version
+            .load()
+            .tables
+            .get(&table)
+            .map_or_else(Vec::new, |t| t.segments.clone())
     }
 
     /// Canonical row keys of an inline write, for the lock table; empty for staged writes.
@@ -229,9 +263,13 @@ impl ShardStore {
     ///
     /// # Errors
     /// XX001 when the contents do not have the checksum; the error of `chunks`; 53100.
-    pub fn install_segment(&self, segment: &v1::SegmentRef, chunks: &mut dyn Iterator<Item = Result<Bytes>>) -> Result<()> {
+    pub fn install_segment(
+        &self,
+        segment: &v1::SegmentRef,
+        chunks: &mut dyn Iterator<Item = Result<Bytes>>,
+    ) -> Result<()> {
         let path = self.segment_path(&segment.file)?;
-        if self.has_segment(segment) {
+        if self.has_segment(&segment.file) {
             return Ok(());
         }
         let tmp = path.with_extension("parquet.tmp");
@@ -244,17 +282,21 @@ impl ShardStore {
         })
     }
 
-    /// Whether a file is here, durable and complete.
-    pub fn has_segment(&self, segment: &v1::SegmentRef) -> bool {
-        let path = self.segment_path(&segment.file);
-        path.is_ok_and(|p| std::fs::metadata(&p).is_ok_and(|m| m.len() == segment.bytes) && p.with_extension("pk").exists())
+    /// Whether a file is here, durable and complete: under their names files always are.
+    pub fn has_segment(&self, file: &str) -> bool {
+        self.segment_path(file)
+            .is_ok_and(|p| p.exists() && p.with_extension("pk").exists())
     }
 
     /// Removes staged files of an aborted transaction; files that became visible stay.
     pub fn discard(&self, files: &[String]) {
         let version = self.version();
         let visible: HashSet<&str> = version.files().collect();
-        for path in files.iter().filter(|f| !visible.contains(f.as_str())).filter_map(|f| self.segment_path(f).ok()) {
+        for path in files
+            .iter()
+            .filter(|f| !visible.contains(f.as_str()))
+            .filter_map(|f| self.segment_path(f).ok())
+        {
             self.inner.cache.remove(&path);
             remove_segment_files(&path);
         }
@@ -266,12 +308,16 @@ impl ShardStore {
         let version = self.version();
         let visible: HashSet<&str> = version.files().collect();
         let needed = |name: &str| visible.contains(name) || keep.contains(name);
-        let Ok(entries) = std::fs::read_dir(&self.inner.segments) else { return };
+        let Ok(entries) = std::fs::read_dir(&self.inner.segments) else {
+            return;
+        };
         for path in entries.flatten().map(|e| e.path()) {
             let segment = path.with_extension("parquet");
             let name = segment.file_name().and_then(|n| n.to_str()).unwrap_or_default();
             let finished = matches!(path.extension().and_then(|e| e.to_str()), Some("parquet" | "pk"));
-            if (!finished || !needed(name)) && let Err(error) = std::fs::remove_file(&path) {
+            if (!finished || !needed(name))
+                && let Err(error) = std::fs::remove_file(&path)
+            {
                 tracing::warn!(path = %path.display(), %error, "unused file not removed");
             }
         }
@@ -281,7 +327,9 @@ impl ShardStore {
     pub fn delta_size(&self) -> (usize, usize) {
         let version = self.inner.version.load();
         let chunks = version.tables.values().flat_map(|t| &t.chunks);
-        chunks.fold((0, 0), |(rows, bytes), c| (rows + c.rows(), bytes + c.bytes() + c.rows() * KEY_BYTES))
+        chunks.fold((0, 0), |(rows, bytes), c| {
+            (rows + c.rows(), bytes + c.bytes() + c.rows() * KEY_BYTES)
+        })
     }
 
     /// Moves the delta to durable segments and writes a manifest; returns the new checkpoint, `None` if there was nothing
@@ -336,14 +384,30 @@ impl ShardStore {
     ///
     /// # Errors
     /// 08P01 when keys or projection do not fit the table; XX001 or 58030 when segments cannot be read.
-    pub fn point_read(&self, table: &TableDef, ts: Timestamp, keys: &RecordBatch, projection: &[usize]) -> Result<RecordBatch> {
+    pub fn point_read(
+        &self,
+        table: &TableDef,
+        ts: Timestamp,
+        keys: &RecordBatch,
+        projection: &[usize],
+    ) -> Result<RecordBatch> {
         if keys.num_columns() != table.row_key().len() {
-            return Err(Error::protocol(format!("point read of table \"{}\" has {} key columns", table.name, keys.num_columns())));
+            return Err(Error::protocol(format!(
+                "point read of table \"{}\" has {} key columns",
+                table.name,
+                keys.num_columns()
+            )));
         }
         let located = point_read::locate(keys.columns(), self.inner.keys.read().get(&table.id))?;
         let version = self.version();
         let empty = Arc::default();
-        point_read::read(table, version.tables.get(&table.id).unwrap_or(&empty), ts, &located, projection)
+        point_read::read(
+            table,
+            version.tables.get(&table.id).unwrap_or(&empty),
+            ts,
+            &located,
+            projection,
+        )
     }
 
     /// Tables that have rows here.
@@ -359,7 +423,10 @@ impl ShardStore {
     pub fn drop_table(&self, table: TableId) -> Result<()> {
         let mut manifest = self.inner.manifest.lock();
         if manifest.segments.iter().any(|s| s.table == table) {
-            let mut next = Manifest { sequence: manifest.sequence + 1, ..manifest.clone() };
+            let mut next = Manifest {
+                sequence: manifest.sequence + 1,
+                ..manifest.clone()
+            };
             next.segments.retain(|s| s.table != table);
             next.store(&self.inner.dir)?;
             *manifest = next;
@@ -388,7 +455,14 @@ fn add_rows(table: &mut TableVersion, batch: RecordBatch, ts: Timestamp) -> Resu
 pub(super) fn check_file_name(file: &str) -> Result<()> {
     let stem = file.strip_suffix(".parquet").unwrap_or_default();
     let sound = !stem.is_empty() && stem.len() <= 100 && stem.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    if sound { Ok(()) } else { Err(Error::protocol(format!("\"{}\" is not a segment's name", file.escape_debug()))) }
+    if sound {
+        Ok(())
+    } else {
+        Err(Error::protocol(format!(
+            "\"{}\" is not a segment's name",
+            file.escape_debug()
+        )))
+    }
 }
 
 /// Writes the chunks durably to `tmp` and compares size and checksum.
@@ -400,7 +474,10 @@ fn fetch(tmp: &Path, segment: &v1::SegmentRef, chunks: &mut dyn Iterator<Item = 
     }
     let (bytes, checksum) = file.finish().map_err(io)?;
     if bytes != segment.bytes || checksum.to_be_bytes() != segment.checksum[..] {
-        return Err(Error::corrupt(format!("fetched segment \"{}\" does not have its checksum", segment.file)));
+        return Err(Error::corrupt(format!(
+            "fetched segment \"{}\" does not have its checksum",
+            segment.file
+        )));
     }
     Ok(())
 }

@@ -26,7 +26,10 @@ pub(crate) type Entry = (u64, u32);
 /// The file's bytes for entries in any order.
 pub(crate) fn encode(mut entries: Vec<Entry>) -> Vec<u8> {
     entries.sort_unstable();
-    let fences: Vec<u8> = entries.chunks(BLOCK).flat_map(|block| block[0].0.to_le_bytes()).collect();
+    let fences: Vec<u8> = entries
+        .chunks(BLOCK)
+        .flat_map(|block| block[0].0.to_le_bytes())
+        .collect();
     let mut out = Vec::with_capacity(HEADER_BYTES + fences.len() + entries.len() * 12 + entries.len() / BLOCK * 4 + 4);
     out.extend(MAGIC);
     out.extend((entries.len() as u64).to_le_bytes());
@@ -62,7 +65,8 @@ impl Sidecar {
         let file = File::open(path).map_err(io)?;
         let mut header = [0; HEADER_BYTES];
         file.read_exact_at(&mut header, 0).map_err(|_| damaged())?;
-        let number = |range: std::ops::Range<usize>| header[range].iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
+        let number =
+            |range: std::ops::Range<usize>| header[range].iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
         if header[..8] != MAGIC || number(20..24) != u64::from(crc32c::crc32c(&header[..20])) {
             return Err(damaged());
         }
@@ -79,7 +83,12 @@ impl Sidecar {
             return Err(damaged());
         }
         let fences = bytes.chunks_exact(8).map(le64).collect();
-        Ok(Self { file, name, rows, fences })
+        Ok(Self {
+            file,
+            name,
+            rows,
+            fences,
+        })
     }
 
     /// Number of keys.
@@ -105,10 +114,15 @@ impl Sidecar {
             .map_err(|e| Error::io(&format!("reading key sidecar \"{}\"", self.name), &e))?;
         let (body, crc) = bytes.split_at(entries * 12);
         if crc32c::crc32c(body).to_le_bytes() != crc {
-            return Err(Error::corrupt(format!("key sidecar \"{}\" is damaged at offset {offset}", self.name)));
+            return Err(Error::corrupt(format!(
+                "key sidecar \"{}\" is damaged at offset {offset}",
+                self.name
+            )));
         }
         let (hashes, rows) = body.split_at(entries * 8);
-        let rows = rows.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let rows = rows
+            .chunks_exact(4)
+            .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         Ok(hashes.chunks_exact(8).map(le64).zip(rows).collect())
     }
 
@@ -131,7 +145,12 @@ impl Sidecar {
                     _ => self.block(number)?,
                 };
                 let start = block.partition_point(|(h, _)| h < hash);
-                found.extend(block[start..].iter().take_while(|(h, _)| h == hash).map(|(_, row)| (at, *row)));
+                found.extend(
+                    block[start..]
+                        .iter()
+                        .take_while(|(h, _)| h == hash)
+                        .map(|(_, row)| (at, *row)),
+                );
                 current = Some((number, block));
             }
         }

@@ -25,7 +25,9 @@ pub(crate) struct Sketch {
 
 impl Default for Sketch {
     fn default() -> Self {
-        Self { registers: vec![0; REGISTERS] }
+        Self {
+            registers: vec![0; REGISTERS],
+        }
     }
 }
 
@@ -75,7 +77,10 @@ impl Sketch {
 
     /// The inverse; `None` for any other text.
     pub fn from_text(text: &str) -> Option<Self> {
-        let registers = text.bytes().map(|b| b.checked_sub(b'0').filter(|r| *r <= RANK_MAX)).collect::<Option<Vec<_>>>()?;
+        let registers = text
+            .bytes()
+            .map(|b| b.checked_sub(b'0').filter(|r| *r <= RANK_MAX))
+            .collect::<Option<Vec<_>>>()?;
         (registers.len() == REGISTERS).then_some(Self { registers })
     }
 }
@@ -89,8 +94,14 @@ mod tests {
     fn check(range: std::ops::Range<i64>) {
         let mut sketch = Sketch::default();
         let expected = range.end - range.start;
-        sketch.add(&(Arc::new(Int64Array::from_iter_values(range)) as ArrayRef)).unwrap();
-        assert!((sketch.count() as f64 / expected as f64 - 1.0).abs() < 0.1, "{} for {expected}", sketch.count());
+        sketch
+            .add(&(Arc::new(Int64Array::from_iter_values(range)) as ArrayRef))
+            .unwrap();
+        assert!(
+            (sketch.count() as f64 / expected as f64 - 1.0).abs() < 0.1,
+            "{} for {expected}",
+            sketch.count()
+        );
         assert_eq!(Sketch::from_text(&sketch.to_text()), Some(sketch));
     }
 
@@ -108,7 +119,9 @@ mod tests {
     fn merging_counts_common_values_once() {
         let of = |range: std::ops::Range<i64>| {
             let mut sketch = Sketch::default();
-            sketch.add(&(Arc::new(Int64Array::from_iter_values(range)) as ArrayRef)).unwrap();
+            sketch
+                .add(&(Arc::new(Int64Array::from_iter_values(range)) as ArrayRef))
+                .unwrap();
             sketch
         };
         let mut left = of(0..6_000);

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tessera_proto::{Error, LogIndex, Result, TableId, v1};
 
 /// State a far-behind copy starts from. The files stay on disk while this lives, even if the shard drops them.
@@ -33,9 +34,15 @@ impl Inner {
         let named: HashSet<&str> = manifest.segments.iter().map(|s| s.file.as_str()).collect();
         let version = self.version.load();
         let visible = version.tables.values().flat_map(|t| &t.segments);
-        let pins: Vec<Arc<Segment>> = visible.filter(|s| named.contains(s.meta.file.as_str())).cloned().collect();
+        let pins: Vec<Arc<Segment>> = visible
+            .filter(|s| named.contains(s.meta.file.as_str()))
+            .cloned()
+            .collect();
         if pins.len() != manifest.segments.len() {
-            return Err(Error::internal(format!("manifest of shard {} names segments that are not visible", manifest.shard)));
+            return Err(Error::internal(format!(
+                "manifest of shard {} names segments that are not visible",
+                manifest.shard
+            )));
         }
         Ok(SnapshotManifest {
             manifest: manifest.to_bytes()?.into(),
@@ -49,22 +56,34 @@ impl Inner {
     pub(super) fn install(&self, mine: &mut Manifest, bytes: &[u8]) -> Result<LogIndex> {
         let theirs = Manifest::parse(bytes).map_err(|why| Error::protocol(format!("malformed snapshot: {why}")))?;
         if theirs.cluster_id != mine.cluster_id || theirs.shard != mine.shard {
-            return Err(Error::protocol(format!("snapshot is of shard {} of cluster \"{}\"", theirs.shard, theirs.cluster_id)));
+            return Err(Error::protocol(format!(
+                "snapshot is of shard {} of cluster \"{}\"",
+                theirs.shard, theirs.cluster_id
+            )));
         }
         for segment in &theirs.segments {
             super::shard_store::check_file_name(&segment.file)?;
         }
         durable::sync_dir(&self.segments)?;
         let version = open_version(&self.segments, &theirs, &self.cache)?;
-        let next = Manifest { disk: mine.disk.clone(), sequence: mine.sequence + 1, ..theirs };
+        let next = Manifest {
+            disk: mine.disk.clone(),
+            sequence: mine.sequence + 1,
+            ..theirs
+        };
         next.store(&self.dir)?;
         *mine = next;
+        self.checkpoint.store(mine.checkpoint.0, Ordering::Release);
         let apply = self.apply.lock();
         let old = self.version.swap(Arc::new(version));
         self.keys.write().clear();
         drop(apply);
         let kept: HashSet<&str> = mine.segments.iter().map(|s| s.file.as_str()).collect();
-        let gone = old.tables.values().flat_map(|t| &t.segments).filter(|s| !kept.contains(s.meta.file.as_str()));
+        let gone = old
+            .tables
+            .values()
+            .flat_map(|t| &t.segments)
+            .filter(|s| !kept.contains(s.meta.file.as_str()));
         gone.for_each(|s| s.doom());
         Ok(mine.checkpoint)
     }
@@ -77,8 +96,16 @@ impl Inner {
 pub(super) fn open_version(segments: &Path, manifest: &Manifest, cache: &Arc<super::MetadataCache>) -> Result<Version> {
     let mut tables: BTreeMap<TableId, TableVersion> = BTreeMap::new();
     for meta in &manifest.segments {
-        tables.entry(meta.table).or_default().segments.push(Segment::open(segments, meta.clone(), cache)?);
+        tables
+            .entry(meta.table)
+            .or_default()
+            .segments
+            .push(Segment::open(segments, meta.clone(), cache)?);
     }
     let tables = tables.into_iter().map(|(id, t)| (id, Arc::new(t))).collect();
-    Ok(Version { applied: manifest.checkpoint, max_timestamp: manifest.max_timestamp, tables })
+    Ok(Version {
+        applied: manifest.checkpoint,
+        max_timestamp: manifest.max_timestamp,
+        tables,
+    })
 }

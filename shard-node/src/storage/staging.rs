@@ -15,7 +15,9 @@ use crate::storage::keys::key_columns;
 use crate::storage::segment::{ROW_GROUP_ROWS, SEGMENT_ROWS_MAX, SegmentWriter};
 use crate::storage::version::remove_segment_files;
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, UInt64Array, make_comparator};
-use datafusion::arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices, take, take_record_batch};
+use datafusion::arrow::compute::{
+    SortColumn, SortOptions, concat_batches, lexsort_to_indices, take, take_record_batch,
+};
 use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +29,10 @@ const BUFFER_BYTES: usize = 32 << 20;
 /// Rows given to the encoder at a time.
 const WRITE_ROWS: usize = 8_192;
 /// Ascending, NULL first (keys have none).
-const ORDER: SortOptions = SortOptions { descending: false, nulls_first: true };
+const ORDER: SortOptions = SortOptions {
+    descending: false,
+    nulls_first: true,
+};
 
 /// Writes rows to segments. Dropping it unfinished removes what it wrote.
 pub struct StageWriter {
@@ -124,7 +129,9 @@ impl StageWriter {
                 Some(segment) => segment,
                 None => self.segment.insert(SegmentWriter::create(&self.dir, &self.def, false)?),
             };
-            let rows = WRITE_ROWS.min(batch.num_rows() - at).min(SEGMENT_ROWS_MAX - segment.rows());
+            let rows = WRITE_ROWS
+                .min(batch.num_rows() - at)
+                .min(SEGMENT_ROWS_MAX - segment.rows());
             segment.write(&batch.slice(at, rows), None)?;
             at += rows;
             if segment.rows() >= SEGMENT_ROWS_MAX {
@@ -133,7 +140,11 @@ impl StageWriter {
         }
         // A copy: a slice would keep the batch.
         let last_row = UInt64Array::from(vec![batch.num_rows() as u64 - 1]);
-        self.last = Some(keys.iter().map(|k| take(k, &last_row, None).map_err(internal)).collect::<Result<_>>()?);
+        self.last = Some(
+            keys.iter()
+                .map(|k| take(k, &last_row, None).map_err(internal))
+                .collect::<Result<_>>()?,
+        );
         Ok(())
     }
 
@@ -164,21 +175,39 @@ fn internal(error: datafusion::arrow::error::ArrowError) -> Error {
 pub(crate) fn conform(def: &TableDef, batch: &RecordBatch) -> Result<RecordBatch> {
     if batch.num_columns() != def.columns.len() {
         let (found, expected) = (batch.num_columns(), def.columns.len());
-        return Err(Error::protocol(format!("rows for table \"{}\" have {found} columns instead of {expected}", def.name)));
+        return Err(Error::protocol(format!(
+            "rows for table \"{}\" have {found} columns instead of {expected}",
+            def.name
+        )));
     }
-    if let Some((column, _)) = def.columns.iter().zip(batch.columns()).find(|(c, a)| !c.nullable && a.null_count() > 0) {
+    if let Some((column, _)) = def
+        .columns
+        .iter()
+        .zip(batch.columns())
+        .find(|(c, a)| !c.nullable && a.null_count() > 0)
+    {
         return Err(Error::new(
             "23502",
-            format!("null value in column \"{}\" of relation \"{}\" violates not-null constraint", column.name, def.name),
+            format!(
+                "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
+                column.name, def.name
+            ),
         ));
     }
-    let malformed = |e: datafusion::error::DataFusionError| Error::protocol(format!("rows for table \"{}\": {e}", def.name));
+    let malformed =
+        |e: datafusion::error::DataFusionError| Error::protocol(format!("rows for table \"{}\": {e}", def.name));
     ipc::relabel(&def.arrow_schema(), batch.clone()).map_err(malformed)
 }
 
 /// Positions of the rows in key order.
 pub(crate) fn sort_order(keys: &[ArrayRef]) -> Result<datafusion::arrow::array::UInt32Array> {
-    let columns: Vec<SortColumn> = keys.iter().map(|k| SortColumn { values: k.clone(), options: Some(ORDER) }).collect();
+    let columns: Vec<SortColumn> = keys
+        .iter()
+        .map(|k| SortColumn {
+            values: k.clone(),
+            options: Some(ORDER),
+        })
+        .collect();
     lexsort_to_indices(&columns, None).map_err(internal)
 }
 
@@ -194,8 +223,17 @@ pub(crate) fn is_sorted(last: Option<&[ArrayRef]>, keys: &[ArrayRef]) -> Result<
 }
 
 /// Whether `left[i] <= right[j]` for the pairs (i, j) of `count` rows.
-fn ordered(left: &[ArrayRef], right: &[ArrayRef], pair: impl Fn(usize) -> (usize, usize), count: usize) -> Result<bool> {
-    let compare = left.iter().zip(right).map(|(l, r)| make_comparator(l, r, ORDER).map_err(internal)).collect::<Result<Vec<_>>>()?;
+fn ordered(
+    left: &[ArrayRef],
+    right: &[ArrayRef],
+    pair: impl Fn(usize) -> (usize, usize),
+    count: usize,
+) -> Result<bool> {
+    let compare = left
+        .iter()
+        .zip(right)
+        .map(|(l, r)| make_comparator(l, r, ORDER).map_err(internal))
+        .collect::<Result<Vec<_>>>()?;
     Ok((0..count).map(pair).all(|(i, j)| {
         let order = compare.iter().map(|c| c(i, j)).find(|o| *o != Ordering::Equal);
         order.unwrap_or(Ordering::Equal) != Ordering::Greater

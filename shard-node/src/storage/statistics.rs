@@ -50,7 +50,11 @@ pub(crate) struct TableSummary {
 impl TableSummary {
     /// Of no rows.
     pub fn empty(def: &TableDef) -> Self {
-        Self { rows: 0, bytes: 0, columns: vec![ColumnSummary::default(); def.columns.len()] }
+        Self {
+            rows: 0,
+            bytes: 0,
+            columns: vec![ColumnSummary::default(); def.columns.len()],
+        }
     }
 
     /// Adds a shard's rows. Blocking at the first call for a segment.
@@ -90,12 +94,19 @@ impl TableSummary {
             min: encode(c.min.as_ref()),
             max: encode(c.max.as_ref()),
         });
-        v1::TableStatistics { table: def.id.0, rows: self.rows, bytes: self.bytes, columns: columns.collect() }
+        v1::TableStatistics {
+            table: def.id.0,
+            rows: self.rows,
+            bytes: self.bytes,
+            columns: columns.collect(),
+        }
     }
 }
 
 fn encode(value: Option<&ScalarValue>) -> bytes::Bytes {
-    let message = value.filter(|v| !v.is_null()).and_then(|v| datafusion_proto::protobuf::ScalarValue::try_from(v).ok());
+    let message = value
+        .filter(|v| !v.is_null())
+        .and_then(|v| datafusion_proto::protobuf::ScalarValue::try_from(v).ok());
     message.map(|m| m.encode_to_vec().into()).unwrap_or_default()
 }
 
@@ -105,7 +116,12 @@ impl ColumnSummary {
         let mut sketch = Sketch::default();
         let sketched = sketch.add(array).is_ok();
         let (min, max) = bounds(array, array);
-        Self { nulls: array.null_count() as u64, min, max, sketch: sketched.then_some(sketch) }
+        Self {
+            nulls: array.null_count() as u64,
+            min,
+            max,
+            sketch: sketched.then_some(sketch),
+        }
     }
 
     fn merge(&mut self, other: &Self) {
@@ -132,8 +148,10 @@ fn bounds(mins: &ArrayRef, maxes: &ArrayRef) -> (Option<ScalarValue>, Option<Sca
     if matches!(mins.data_type(), DataType::Interval(_)) {
         return (None, None);
     }
-    let min = MinAccumulator::try_new(mins.data_type()).and_then(|mut a| a.update_batch(std::slice::from_ref(mins)).and_then(|()| a.evaluate()));
-    let max = MaxAccumulator::try_new(maxes.data_type()).and_then(|mut a| a.update_batch(std::slice::from_ref(maxes)).and_then(|()| a.evaluate()));
+    let min = MinAccumulator::try_new(mins.data_type())
+        .and_then(|mut a| a.update_batch(std::slice::from_ref(mins)).and_then(|()| a.evaluate()));
+    let max = MaxAccumulator::try_new(maxes.data_type())
+        .and_then(|mut a| a.update_batch(std::slice::from_ref(maxes)).and_then(|()| a.evaluate()));
     (min.ok().filter(|v| !v.is_null()), max.ok().filter(|v| !v.is_null()))
 }
 
@@ -152,18 +170,33 @@ impl Segment {
 
 fn from_footer(metadata: &ParquetMetaData) -> SegmentStatistics {
     let entries = metadata.file_metadata().key_value_metadata();
-    let entry = |name: &str| entries.and_then(|e| e.iter().find(|kv| kv.key == name)).and_then(|kv| kv.value.as_deref());
+    let entry = |name: &str| {
+        entries
+            .and_then(|e| e.iter().find(|kv| kv.key == name))
+            .and_then(|kv| kv.value.as_deref())
+    };
     let range = entry(KEY_RANGE_ENTRY).and_then(|t| t.split_once(','));
     let key_range = range.and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
-    let sketches: Vec<String> = entry(SKETCHES_ENTRY).and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default();
+    let sketches: Vec<String> = entry(SKETCHES_ENTRY)
+        .and_then(|t| serde_json::from_str(t).ok())
+        .unwrap_or_default();
     let parquet_schema = metadata.file_metadata().schema_descr();
     let Ok(schema) = parquet_to_arrow_schema(parquet_schema, entries) else {
-        return SegmentStatistics { key_range, ..Default::default() };
+        return SegmentStatistics {
+            key_range,
+            ..Default::default()
+        };
     };
     let columns = schema.fields().iter().enumerate().map(|(at, field)| {
-        let mut summary = ColumnSummary { sketch: sketches.get(at).and_then(|t| Sketch::from_text(t)), ..Default::default() };
+        let mut summary = ColumnSummary {
+            sketch: sketches.get(at).and_then(|t| Sketch::from_text(t)),
+            ..Default::default()
+        };
         if let Ok(converter) = StatisticsConverter::try_new(field.name(), &schema, parquet_schema) {
-            if let (Ok(mins), Ok(maxes)) = (converter.row_group_mins(metadata.row_groups()), converter.row_group_maxes(metadata.row_groups())) {
+            if let (Ok(mins), Ok(maxes)) = (
+                converter.row_group_mins(metadata.row_groups()),
+                converter.row_group_maxes(metadata.row_groups()),
+            ) {
                 (summary.min, summary.max) = bounds(&mins, &maxes);
             }
             let nulls = converter.row_group_null_counts(metadata.row_groups());
@@ -171,5 +204,8 @@ fn from_footer(metadata: &ParquetMetaData) -> SegmentStatistics {
         }
         (field.name().clone(), summary)
     });
-    SegmentStatistics { key_range, columns: columns.collect() }
+    SegmentStatistics {
+        key_range,
+        columns: columns.collect(),
+    }
 }

@@ -2,7 +2,9 @@
 
 use crate::storage::{Identity, MetadataCache, ShardStore};
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
-use datafusion::arrow::array::{Decimal128Array, FixedSizeBinaryArray, Int64Array, IntervalMonthDayNanoArray, StringViewArray};
+use datafusion::arrow::array::{
+    Decimal128Array, FixedSizeBinaryArray, Int64Array, IntervalMonthDayNanoArray, StringViewArray,
+};
 use datafusion::arrow::datatypes::IntervalMonthDayNano;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,11 +13,18 @@ use tessera_proto::table::{ColumnDef, Distribution, TableDef};
 use tessera_proto::{GroupId, NodeId, ShardId, TableId};
 
 /// Shard 3/0.
-pub(crate) const SHARD: ShardId = ShardId { group: GroupId(3), index: 0 };
+pub(crate) const SHARD: ShardId = ShardId {
+    group: GroupId(3),
+    index: 0,
+};
 
 /// A fixed identity.
 pub(crate) fn identity() -> Identity {
-    Identity { cluster_id: "test".into(), disk: uuid::Uuid::from_u128(42), node: NodeId(1) }
+    Identity {
+        cluster_id: "test".into(),
+        disk: uuid::Uuid::from_u128(42),
+        node: NodeId(1),
+    }
 }
 
 /// The store of [`SHARD`] in `dir`.
@@ -24,7 +33,13 @@ pub(crate) fn store(dir: &Path) -> ShardStore {
 }
 
 fn column(name: &str, sql_type: SqlType, nullable: bool) -> ColumnDef {
-    ColumnDef { name: name.into(), sql_type, nullable, default: None, hidden: false }
+    ColumnDef {
+        name: name.into(),
+        sql_type,
+        nullable,
+        default: None,
+        hidden: false,
+    }
 }
 
 /// `t (id int8 primary key, name text, price numeric(12,2), tag uuid, span interval)`.
@@ -36,7 +51,14 @@ pub(crate) fn table(id: u64) -> Arc<TableDef> {
         columns: vec![
             column("id", SqlType::Int8, false),
             column("name", SqlType::Text, true),
-            column("price", SqlType::Numeric { precision: 12, scale: 2 }, true),
+            column(
+                "price",
+                SqlType::Numeric {
+                    precision: 12,
+                    scale: 2,
+                },
+                true,
+            ),
             column("tag", SqlType::Uuid, true),
             column("span", SqlType::Interval, true),
         ],
@@ -49,14 +71,23 @@ pub(crate) fn table(id: u64) -> Arc<TableDef> {
 
 /// Rows with these ids; the other columns follow from the id, with some NULLs.
 pub(crate) fn rows(def: &TableDef, ids: &[i64]) -> RecordBatch {
-    let name = ids.iter().map(|id| (id % 7 != 0).then(|| format!("name of row number {id}")));
+    let name = ids
+        .iter()
+        .map(|id| (id % 7 != 0).then(|| format!("name of row number {id}")));
     let price = ids.iter().map(|id| Some(i128::from(id % 1_000) * 101));
     let tag: Vec<[u8; 16]> = ids.iter().map(|id| u128::from(*id as u64).to_le_bytes()).collect();
-    let span = ids.iter().map(|id| (id % 5 != 0).then(|| IntervalMonthDayNano::new(*id as i32 % 12, 3, *id)));
+    let span = ids
+        .iter()
+        .map(|id| (id % 5 != 0).then(|| IntervalMonthDayNano::new(*id as i32 % 12, 3, *id)));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from(ids.to_vec())),
         Arc::new(name.collect::<StringViewArray>()),
-        Arc::new(price.collect::<Decimal128Array>().with_precision_and_scale(12, 2).unwrap()),
+        Arc::new(
+            price
+                .collect::<Decimal128Array>()
+                .with_precision_and_scale(12, 2)
+                .unwrap(),
+        ),
         Arc::new(FixedSizeBinaryArray::try_from_iter(tag.into_iter()).unwrap_or_else(|_| empty_tags())),
         Arc::new(span.collect::<IntervalMonthDayNanoArray>()),
     ];

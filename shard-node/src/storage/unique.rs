@@ -21,73 +21,83 @@ use tessera_proto::Result;
 use tessera_proto::table::TableDef;
 use tessera_proto::token::canonical_keys;
 
-/// Detail of the first duplicate among inline rows.
-///
-/// # Errors
-/// XX001 or 58030 when segments cannot be read.
-pub(crate) fn inline_conflict(
-    def: &TableDef,
-    batch: &RecordBatch,
-    delta: Option<&DeltaKeys>,
-    segments: &[Arc<Segment>],
-) -> Result<Option<String>> {
-    let columns = key_columns(def, batch)?;
-    let mut all: Vec<Box<[u8]>> = Vec::with_capacity(batch.num_rows());
-    for_each_key(&columns, |_, key| all.push(key.into()))?;
-    let mut seen = HashSet::with_capacity(all.len());
-    for (row, key) in all.iter().enumerate() {
-        if !seen.insert(key) || delta.is_some_and(|d| d.get(key).is_some()) {
-            return Ok(Some(keys::duplicate_detail(def, &columns, row)));
-        }
-    }
-    let mut hashes: Vec<(u64, usize)> = all.iter().enumerate().map(|(row, key)| (hash_key(key), row)).collect();
-    hashes.sort_unstable();
-    let range = key_range(&columns);
-    for segment in segments.iter().filter(|s| overlaps(s, range)) {
-        let sorted: Vec<u64> = hashes.iter().map(|(hash, _)| *hash).collect();
-        for (at, row) in segment.sidecar()?.find(&sorted)? {
-            let mine = hashes[at].1;
-            if *all[mine] == *key_at(segment, def, row)?.1 {
-                return Ok(Some(keys::duplicate_detail(def, &columns, mine)));
-            }
-        }
-    }
-    Ok(None)
+/// Inline rows with their keys.
+pub(crate) struct InlineKeys<'a> {
+    def: &'a TableDef,
+    columns: Vec<ArrayRef>,
+    keys: Vec<Box<[u8]>>,
 }
 
-/// Detail of the first duplicate among staged segments.
+impl<'a> InlineKeys<'a> {
+    /// The keys of a batch of the table.
+    ///
+    /// # Errors
+    /// A column type that cannot be a key.
+    pub fn new(def: &'a TableDef, batch: &RecordBatch) -> Result<Self> {
+        let columns = key_columns(def, batch)?;
+        let mut keys = Vec::with_capacity(batch.num_rows());
+        for_each_key(&columns, |_, key| keys.push(key.into()))?;
+        Ok(Self { def, columns, keys })
+    }
+
+    /// Detail of the first duplicate among the rows themselves or in memory. Short: a lock is held.
+    pub fn conflict_in_memory(&self, delta: Option<&DeltaKeys>) -> Option<String> {
+        let mut seen = HashSet::with_capacity(self.keys.len());
+        let exists = |key: &Box<[u8]>| delta.is_some_and(|d| d.get(key).is_some());
+        let row = self.keys.iter().position(|key| !seen.insert(key) || exists(key))?;
+        Some(keys::duplicate_detail(self.def, &self.columns, row))
+    }
+
+    /// Detail of the first duplicate in segments.
+    ///
+    /// # Errors
+    /// XX001 or 58030 when segments cannot be read.
+    pub fn conflict_in_segments(&self, segments: &[Arc<Segment>]) -> Result<Option<String>> {
+        let mut sorted: Vec<(u64, usize)> = self
+            .keys
+            .iter()
+            .enumerate()
+            .map(|(row, key)| (hash_key(key), row))
+            .collect();
+        sorted.sort_unstable();
+        let hashes: Vec<u64> = sorted.iter().map(|(hash, _)| *hash).collect();
+        let range = key_range(&self.columns);
+        for segment in segments.iter().filter(|s| overlaps(s, range)) {
+            for (at, row) in segment.sidecar()?.find(&hashes)? {
+                let mine = sorted[at].1;
+                if self.keys[mine] == key_at(segment, self.def, row)?.1 {
+                    return Ok(Some(keys::duplicate_detail(self.def, &self.columns, mine)));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Detail of the first duplicate among staged segments; `delta` are hashes and keys in memory, ascending.
 ///
 /// # Errors
 /// XX001 or 58030 when segments cannot be read.
 pub(crate) fn staged_conflict(
     def: &TableDef,
     staged: &[Arc<Segment>],
-    delta: Option<&DeltaKeys>,
+    delta: &[(u64, Box<[u8]>)],
     existing: &[Arc<Segment>],
 ) -> Result<Option<String>> {
-    if let Some(delta) = delta
-        && let Some(detail) = staged_against_delta(def, staged, delta)?
-    {
-        return Ok(Some(detail));
-    }
-    let relevant = existing.iter().filter(|e| staged.iter().any(|s| overlaps(e, s.statistics().key_range)));
-    let all: Vec<&Arc<Segment>> = staged.iter().chain(relevant).collect();
-    merge(def, &all, staged.len())
-}
-
-fn staged_against_delta(def: &TableDef, staged: &[Arc<Segment>], delta: &DeltaKeys) -> Result<Option<String>> {
-    let mut known: Vec<(u64, &[u8])> = delta.iter().collect();
-    known.sort_unstable();
-    let hashes: Vec<u64> = known.iter().map(|(hash, _)| *hash).collect();
+    let hashes: Vec<u64> = delta.iter().map(|(hash, _)| *hash).collect();
     for segment in staged {
         for (at, row) in segment.sidecar()?.find(&hashes)? {
             let (columns, key) = key_at(segment, def, row)?;
-            if *key == *known[at].1 {
+            if key == delta[at].1 {
                 return Ok(Some(keys::duplicate_detail(def, &columns, 0)));
             }
         }
     }
-    Ok(None)
+    let relevant = existing
+        .iter()
+        .filter(|e| staged.iter().any(|s| overlaps(e, s.statistics().key_range)));
+    let all: Vec<&Arc<Segment>> = staged.iter().chain(relevant).collect();
+    merge(def, &all, staged.len())
 }
 
 /// One sidecar read front to back.
@@ -115,8 +125,15 @@ impl Cursor<'_> {
 
 /// Walks all sidecars by hash; two equal hashes count when at least one is of the first `staged` segments.
 fn merge(def: &TableDef, segments: &[&Arc<Segment>], staged: usize) -> Result<Option<String>> {
-    let mut cursors: Vec<Cursor> =
-        segments.iter().map(|s| Cursor { segment: s.as_ref(), next_block: 0, block: vec![], at: 0 }).collect();
+    let mut cursors: Vec<Cursor> = segments
+        .iter()
+        .map(|s| Cursor {
+            segment: s.as_ref(),
+            next_block: 0,
+            block: vec![],
+            at: 0,
+        })
+        .collect();
     let mut window: Vec<(u64, usize, u32)> = Vec::new();
     loop {
         // Up to the least of the blocks' last hashes everything is in memory.
@@ -144,8 +161,16 @@ fn merge(def: &TableDef, segments: &[&Arc<Segment>], staged: usize) -> Result<Op
     }
 }
 
-fn first_duplicate(def: &TableDef, segments: &[&Arc<Segment>], staged: usize, window: &[(u64, usize, u32)]) -> Result<Option<String>> {
-    for group in window.chunk_by(|a, b| a.0 == b.0).filter(|g| g.len() > 1 && g.iter().any(|e| e.1 < staged)) {
+fn first_duplicate(
+    def: &TableDef,
+    segments: &[&Arc<Segment>],
+    staged: usize,
+    window: &[(u64, usize, u32)],
+) -> Result<Option<String>> {
+    for group in window
+        .chunk_by(|a, b| a.0 == b.0)
+        .filter(|g| g.len() > 1 && g.iter().any(|e| e.1 < staged))
+    {
         let mut seen = HashSet::new();
         // New rows last, so that the first repetition involves one.
         for (_, number, row) in group.iter().rev() {

@@ -15,7 +15,9 @@ pub(crate) fn for_each_value(array: &ArrayRef, visit: &mut impl FnMut(usize, Opt
     match array.data_type() {
         DataType::Boolean => {
             let values = array.as_boolean();
-            each(array, visit, |row, visit| visit(row, Some(&[u8::from(values.value(row))])));
+            each(array, visit, |row, visit| {
+                visit(row, Some(&[u8::from(values.value(row))]))
+            });
         }
         DataType::Int16 => primitive::<Int16Type>(array, visit),
         DataType::Int32 => primitive::<Int32Type>(array, visit),
@@ -29,7 +31,9 @@ pub(crate) fn for_each_value(array: &ArrayRef, visit: &mut impl FnMut(usize, Opt
         DataType::Timestamp(TimeUnit::Microsecond, _) => primitive::<TimestampMicrosecondType>(array, visit),
         DataType::Interval(IntervalUnit::MonthDayNano) => {
             let values = array.as_primitive::<IntervalMonthDayNanoType>();
-            each(array, visit, |row, visit| visit(row, Some(&interval_bytes(values.value(row)))));
+            each(array, visit, |row, visit| {
+                visit(row, Some(&interval_bytes(values.value(row))))
+            });
         }
         DataType::FixedSizeBinary(_) => {
             let values = array.as_fixed_size_binary();
@@ -37,7 +41,9 @@ pub(crate) fn for_each_value(array: &ArrayRef, visit: &mut impl FnMut(usize, Opt
         }
         DataType::Utf8View => {
             let values = array.as_string_view();
-            each(array, visit, |row, visit| visit(row, Some(values.value(row).as_bytes())));
+            each(array, visit, |row, visit| {
+                visit(row, Some(values.value(row).as_bytes()))
+            });
         }
         DataType::BinaryView => {
             let values = array.as_binary_view();
@@ -61,7 +67,9 @@ fn each<V: FnMut(usize, Option<&[u8]>)>(array: &ArrayRef, visit: &mut V, mut val
 fn primitive<T: ArrowPrimitiveType>(array: &ArrayRef, visit: &mut impl FnMut(usize, Option<&[u8]>)) {
     let values = array.as_primitive::<T>();
     // Arrow runs on little-endian machines only, so native bytes are little endian.
-    each(array, visit, |row, visit| visit(row, Some(values.value(row).to_byte_slice())));
+    each(array, visit, |row, visit| {
+        visit(row, Some(values.value(row).to_byte_slice()))
+    });
 }
 
 /// months i32 | days i32 | nanoseconds i64

@@ -30,7 +30,10 @@ pub struct Version {
 impl Version {
     /// Names of all visible files.
     pub fn files(&self) -> impl Iterator<Item = &str> {
-        self.tables.values().flat_map(|t| &t.segments).map(|s| s.meta.file.as_str())
+        self.tables
+            .values()
+            .flat_map(|t| &t.segments)
+            .map(|s| s.meta.file.as_str())
     }
 }
 
@@ -82,7 +85,12 @@ impl SegmentMeta {
 
     /// As other copies name it.
     pub fn to_ref(&self) -> v1::SegmentRef {
-        v1::SegmentRef { file: self.file.clone(), rows: self.rows, bytes: self.bytes, checksum: unhex(&self.checksum).into() }
+        v1::SegmentRef {
+            file: self.file.clone(),
+            rows: self.rows,
+            bytes: self.bytes,
+            checksum: unhex(&self.checksum).into(),
+        }
     }
 }
 
@@ -108,7 +116,11 @@ impl Segment {
         let path = dir.join(&meta.file);
         let size = std::fs::metadata(&path).map(|m| m.len()).unwrap_or(0);
         if size != meta.bytes {
-            return Err(Error::corrupt(format!("segment \"{}\" has {size} bytes instead of {}", path.display(), meta.bytes)));
+            return Err(Error::corrupt(format!(
+                "segment \"{}\" has {size} bytes instead of {}",
+                path.display(),
+                meta.bytes
+            )));
         }
         let segment = Self {
             meta,
@@ -136,7 +148,11 @@ impl Segment {
         }
         let opened = Sidecar::open(&self.path.with_extension("pk"))?;
         if opened.rows() as u64 != self.meta.rows {
-            return Err(Error::corrupt(format!("key sidecar of segment \"{}\" has {} rows", self.path.display(), opened.rows())));
+            return Err(Error::corrupt(format!(
+                "key sidecar of segment \"{}\" has {} rows",
+                self.path.display(),
+                opened.rows()
+            )));
         }
         Ok(self.sidecar.get_or_init(|| opened))
     }
@@ -176,5 +192,8 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// The inverse of [`hex`]; what is not hexadecimal reads as 0 and so never equals a checksum.
 pub(crate) fn unhex(text: &str) -> Vec<u8> {
     let digit = |b: u8| char::from(b).to_digit(16).unwrap_or(0) as u8;
-    text.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | pair.get(1).map_or(0, |b| digit(*b))).collect()
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| digit(pair[0]) << 4 | pair.get(1).map_or(0, |b| digit(*b)))
+        .collect()
 }

@@ -19,7 +19,7 @@ mod writer;
 use crate::storage::Identity;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use state::{LogFile, LogState, Location};
+use state::{Location, LogFile, LogState};
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -193,13 +193,25 @@ impl Wal {
             None => {
                 let start = format::Position { file: 0, offset: 0 };
                 let created = writer::create_file(dir, identity, 1, 1, start, &[])?;
-                let end = format::Position { file: 1, offset: created.log_file.bytes };
+                let end = format::Position {
+                    file: 1,
+                    offset: created.log_file.bytes,
+                };
                 recovered.state.files.insert(1, created.log_file);
-                recovery::Tail { salt: created.salt, end, sequence: 1 }
+                recovery::Tail {
+                    salt: created.salt,
+                    end,
+                    sequence: 1,
+                }
             }
         };
         let report = WalReport {
-            shards: recovered.state.shards.iter().map(|(shard, log)| (*shard, log.state())).collect(),
+            shards: recovered
+                .state
+                .shards
+                .iter()
+                .map(|(shard, log)| (*shard, log.state()))
+                .collect(),
             files: recovered.state.files.len(),
             cut_bytes: recovered.cut_bytes,
         };
@@ -221,7 +233,9 @@ impl Wal {
             full: full.clone(),
         };
         let (sender, receiver) = mpsc::channel(QUEUE_APPENDS);
-        let thread = std::thread::Builder::new().name("wal".into()).spawn(move || writer.run(receiver));
+        let thread = std::thread::Builder::new()
+            .name("wal".into())
+            .spawn(move || writer.run(receiver));
         let thread = thread.map_err(|e| Error::io("starting the log writer", &e))?;
         let inner = Inner {
             state,
@@ -248,13 +262,35 @@ impl Wal {
             sizes.push((body.len() - start) as u32);
         }
         if body.len() > format::RECORD_BYTES_MAX {
-            return Err(Error::new("54000", format!("log append of {} bytes is larger than {}", body.len(), format::RECORD_BYTES_MAX)));
+            return Err(Error::new(
+                "54000",
+                format!(
+                    "log append of {} bytes is larger than {}",
+                    body.len(),
+                    format::RECORD_BYTES_MAX
+                ),
+            ));
         }
         let kib = (body.len() / 1_024 + 1).min(QUEUE_KIB) as u32;
-        let permit = self.inner.queue_kib.clone().acquire_many_owned(kib).await.map_err(|_| closed())?;
+        let permit = self
+            .inner
+            .queue_kib
+            .clone()
+            .acquire_many_owned(kib)
+            .await
+            .map_err(|_| closed())?;
         let queue = self.inner.queue.lock().clone().ok_or_else(closed)?;
         let (reply, answer) = oneshot::channel();
-        queue.send(Append { records, body, sizes, reply, _permit: permit }).await.map_err(|_| closed())?;
+        queue
+            .send(Append {
+                records,
+                body,
+                sizes,
+                reply,
+                _permit: permit,
+            })
+            .await
+            .map_err(|_| closed())?;
         drop(queue);
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -265,25 +301,39 @@ impl Wal {
     /// XX001 when stored bytes are damaged; 58030 on I/O errors; XX000 when `from` is below [`Wal::first`].
     pub fn read(&self, shard: ShardId, from: LogIndex, max_bytes: usize) -> Result<Vec<LogRecord>> {
         let found = self.locate(shard, from, max_bytes)?;
-        found.into_iter().enumerate().map(|(at, (location, file))| {
-            let index = LogIndex(from.0 + at as u64);
-            read_entry(shard, index, location, &file)
-        }).collect()
+        found
+            .into_iter()
+            .enumerate()
+            .map(|(at, (location, file))| {
+                let index = LogIndex(from.0 + at as u64);
+                read_entry(shard, index, location, &file)
+            })
+            .collect()
     }
 
     /// Where the entries lie; the files stay readable even when they are removed meanwhile.
     fn locate(&self, shard: ShardId, from: LogIndex, max_bytes: usize) -> Result<Vec<(Location, LogFile)>> {
         let state = self.inner.state.read();
-        let Some(log) = state.shards.get(&shard) else { return Ok(vec![]) };
+        let Some(log) = state.shards.get(&shard) else {
+            return Ok(vec![]);
+        };
         let skip = from.0.checked_sub(log.start.0);
-        let skip = skip.ok_or_else(|| Error::internal(format!("log entry {from} of shard {shard} is gone, the first is {}", log.start)))?;
+        let skip = skip.ok_or_else(|| {
+            Error::internal(format!(
+                "log entry {from} of shard {shard} is gone, the first is {}",
+                log.start
+            ))
+        })?;
         let (mut found, mut bytes) = (Vec::new(), 0);
         for location in log.entries.iter().skip(skip as usize) {
             if !found.is_empty() && bytes + location.bytes as usize > max_bytes {
                 break;
             }
             bytes += location.bytes as usize;
-            let file = state.files.get(&location.file).ok_or_else(|| Error::internal("log file of a live entry is gone"))?;
+            let file = state
+                .files
+                .get(&location.file)
+                .ok_or_else(|| Error::internal("log file of a live entry is gone"))?;
             found.push((*location, file.clone()));
         }
         Ok(found)
@@ -291,17 +341,32 @@ impl Wal {
 
     /// Greatest epoch promised; 0 for unknown shards.
     pub fn promised(&self, shard: ShardId) -> Epoch {
-        self.inner.state.read().shards.get(&shard).map_or(Epoch(0), |log| log.tip.promised)
+        self.inner
+            .state
+            .read()
+            .shards
+            .get(&shard)
+            .map_or(Epoch(0), |log| log.tip.promised)
     }
 
     /// Epoch and index of the last durable entry; zeros when there never was one.
     pub fn last(&self, shard: ShardId) -> (Epoch, LogIndex) {
-        self.inner.state.read().shards.get(&shard).map_or_else(Default::default, |log| log.tip.last())
+        self.inner
+            .state
+            .read()
+            .shards
+            .get(&shard)
+            .map_or_else(Default::default, |log| log.tip.last())
     }
 
     /// First entry that can be read; `last + 1` when there is none.
     pub fn first(&self, shard: ShardId) -> LogIndex {
-        self.inner.state.read().shards.get(&shard).map_or(LogIndex(1), |log| log.start)
+        self.inner
+            .state
+            .read()
+            .shards
+            .get(&shard)
+            .map_or(LogIndex(1), |log| log.start)
     }
 
     /// Epoch of an entry, also of one whose bytes are gone; index 0 has epoch 0; `None` outside the log.
@@ -314,10 +379,16 @@ impl Wal {
 
     /// (epoch, its last index) of every epoch in the log, ascending; begins at the last [`Record::Reset`].
     pub fn boundaries(&self, shard: ShardId) -> Vec<(Epoch, LogIndex)> {
-        self.inner.state.read().shards.get(&shard).map_or_else(Vec::new, |log| log.tip.boundaries.clone())
+        self.inner
+            .state
+            .read()
+            .shards
+            .get(&shard)
+            .map_or_else(Vec::new, |log| log.tip.boundaries.clone())
     }
 
-    /// Entries up to `upto` are in durable segments. Whole files go when all their entries are released.
+    /// Entries up to `upto` are in durable segments. Whole files go when all their entries are released. Not kept over a
+    /// restart: release again after opening.
     pub fn release(&self, shard: ShardId, upto: LogIndex) {
         let mut state = self.inner.state.write();
         if let Some(log) = state.shards.get_mut(&shard) {
@@ -336,7 +407,10 @@ impl Wal {
     /// Bytes of log files on disk, and the shard whose unreleased entries hold the oldest file (seal it to free space).
     pub fn retained(&self) -> (u64, Option<ShardId>) {
         let state = self.inner.state.read();
-        (state.files.values().map(|f| f.bytes).sum(), state.oldest_needed().map(|(_, shard)| shard))
+        (
+            state.files.values().map(|f| f.bytes).sum(),
+            state.oldest_needed().map(|(_, shard)| shard),
+        )
     }
 
     /// Finishes queued appends, marks the log as cleanly closed and joins the writer. Later appends fail. Blocking.
@@ -367,9 +441,18 @@ impl Drop for Inner {
 fn read_entry(shard: ShardId, index: LogIndex, location: Location, file: &LogFile) -> Result<LogRecord> {
     let mut bytes = vec![0; location.bytes as usize];
     let at = || format!("log file \"{}\" at offset {}", file.path.display(), location.offset);
-    file.file.read_exact_at(&mut bytes, u64::from(location.offset)).map_err(|e| Error::io(&format!("reading {}", at()), &e))?;
+    file.file
+        .read_exact_at(&mut bytes, u64::from(location.offset))
+        .map_err(|e| Error::io(&format!("reading {}", at()), &e))?;
     match format::read_record(&bytes.into()) {
-        Some((format::Decoded::Change(Record::Entry { shard: s, record }), _)) if s == shard && record.index == index => Ok(record),
-        _ => Err(Error::corrupt(format!("{}: entry {index} of shard {shard} is damaged", at()))),
+        Some((format::Decoded::Change(Record::Entry { shard: s, record }), _))
+            if s == shard && record.index == index =>
+        {
+            Ok(record)
+        }
+        _ => Err(Error::corrupt(format!(
+            "{}: entry {index} of shard {shard} is damaged",
+            at()
+        ))),
     }
 }

@@ -68,7 +68,11 @@ pub(super) fn file_header(identity: &Identity, number: u64, salt: u32) -> Vec<u8
 ///
 /// # Errors
 /// A text saying why the file is not ours.
-pub(super) fn read_file_header(bytes: &[u8], identity: &Identity, number: u64) -> std::result::Result<(u32, usize), String> {
+pub(super) fn read_file_header(
+    bytes: &[u8],
+    identity: &Identity,
+    number: u64,
+) -> std::result::Result<(u32, usize), String> {
     let mut reader = Reader { bytes };
     let damaged = || "damaged header".to_string();
     if reader.take(8).ok_or_else(damaged)? != FILE_MAGIC {
@@ -82,7 +86,9 @@ pub(super) fn read_file_header(bytes: &[u8], identity: &Identity, number: u64) -
     let found_number = reader.u64().ok_or_else(damaged)?;
     let disk = reader.take(16).ok_or_else(damaged)?;
     let cluster_bytes = reader.take(2).ok_or_else(damaged)?;
-    let cluster = reader.take(usize::from(u16::from_le_bytes([cluster_bytes[0], cluster_bytes[1]]))).ok_or_else(damaged)?;
+    let cluster = reader
+        .take(usize::from(u16::from_le_bytes([cluster_bytes[0], cluster_bytes[1]])))
+        .ok_or_else(damaged)?;
     let header_bytes = bytes.len() - reader.bytes.len();
     if reader.u32().ok_or_else(damaged)? != crc32c::crc32c(&bytes[..header_bytes]) {
         return Err(damaged());
@@ -117,7 +123,10 @@ pub(super) fn read_group_header(bytes: &[u8], salt: u32) -> Option<GroupHeader> 
     let header = GroupHeader {
         body_bytes: reader.u32()?,
         sequence: reader.u64()?,
-        durable: Position { file: reader.u64()?, offset: reader.u64()? },
+        durable: Position {
+            file: reader.u64()?,
+            offset: reader.u64()?,
+        },
     };
     let crc = crc32c::crc32c_append(salt, &bytes[..GROUP_HEADER_BYTES - 4]);
     (reader.u32()? == crc).then_some(header)
@@ -126,7 +135,9 @@ pub(super) fn read_group_header(bytes: &[u8], salt: u32) -> Option<GroupHeader> 
 /// Where the next group header may begin at or after `from`.
 pub(super) fn find_group_magic(bytes: &[u8], from: usize) -> Option<usize> {
     let rest = bytes.get(from..)?;
-    rest.windows(GROUP_MAGIC.len()).position(|w| w == GROUP_MAGIC).map(|at| from + at)
+    rest.windows(GROUP_MAGIC.len())
+        .position(|w| w == GROUP_MAGIC)
+        .map(|at| from + at)
 }
 
 /// Appends a record.
@@ -193,7 +204,10 @@ fn end(out: &mut Vec<u8>, start: usize) -> Result<()> {
     let body_bytes = out.len() - start - RECORD_PREFIX_BYTES;
     if body_bytes > RECORD_BYTES_MAX {
         out.truncate(start);
-        return Err(Error::new("54000", format!("log record of {body_bytes} bytes is larger than {RECORD_BYTES_MAX}")));
+        return Err(Error::new(
+            "54000",
+            format!("log record of {body_bytes} bytes is larger than {RECORD_BYTES_MAX}"),
+        ));
     }
     let length = (body_bytes as u32).to_le_bytes();
     let crc = crc32c::crc32c_append(crc32c::crc32c(&length), &out[start + RECORD_PREFIX_BYTES..]);
@@ -213,23 +227,42 @@ pub(super) fn read_record(bytes: &Bytes) -> Option<(Decoded, usize)> {
         return None;
     }
     let size = RECORD_PREFIX_BYTES + body_bytes;
-    let payload = (body_bytes >= RECORD_HEAD_BYTES + 16).then(|| bytes.slice(RECORD_PREFIX_BYTES + RECORD_HEAD_BYTES + 16..size));
+    let payload =
+        (body_bytes >= RECORD_HEAD_BYTES + 16).then(|| bytes.slice(RECORD_PREFIX_BYTES + RECORD_HEAD_BYTES + 16..size));
     Some((decode(body, payload)?, size))
 }
 
 fn decode(body: &[u8], payload: Option<Bytes>) -> Option<Decoded> {
     let mut reader = Reader { bytes: body };
     let kind = reader.take(1)?[0];
-    let shard = ShardId { group: GroupId(reader.u64()?), index: reader.u32()? };
+    let shard = ShardId {
+        group: GroupId(reader.u64()?),
+        index: reader.u32()?,
+    };
     let record = match kind {
         1..=7 => {
             let (epoch, index) = (Epoch(reader.u64()?), LogIndex(reader.u64()?));
-            let record = LogRecord { epoch, index, kind: EntryKind::from_u8(kind)?, payload: payload? };
+            let record = LogRecord {
+                epoch,
+                index,
+                kind: EntryKind::from_u8(kind)?,
+                payload: payload?,
+            };
             return Some(Decoded::Change(Record::Entry { shard, record }));
         }
-        16 => Record::Promise { shard, epoch: Epoch(reader.u64()?) },
-        17 => Record::TruncateAfter { shard, index: LogIndex(reader.u64()?) },
-        18 => Record::Reset { shard, epoch: Epoch(reader.u64()?), index: LogIndex(reader.u64()?) },
+        16 => Record::Promise {
+            shard,
+            epoch: Epoch(reader.u64()?),
+        },
+        17 => Record::TruncateAfter {
+            shard,
+            index: LogIndex(reader.u64()?),
+        },
+        18 => Record::Reset {
+            shard,
+            epoch: Epoch(reader.u64()?),
+            index: LogIndex(reader.u64()?),
+        },
         19 => Record::Forget { shard },
         20 => return Some(Decoded::State(shard, read_tip(&mut reader)?)),
         _ => return None,
@@ -242,8 +275,14 @@ fn read_tip(reader: &mut Reader<'_>) -> Option<Tip> {
     if reader.bytes.len() != count.checked_mul(16)? {
         return None;
     }
-    let boundaries = (0..count).map(|_| Some((Epoch(reader.u64()?), LogIndex(reader.u64()?)))).collect::<Option<Vec<_>>>()?;
-    Some(Tip { promised, base, boundaries })
+    let boundaries = (0..count)
+        .map(|_| Some((Epoch(reader.u64()?), LogIndex(reader.u64()?))))
+        .collect::<Option<Vec<_>>>()?;
+    Some(Tip {
+        promised,
+        base,
+        boundaries,
+    })
 }
 
 /// Takes bytes off the front; `None` past the end.

@@ -40,7 +40,11 @@ pub(super) struct Tail {
 /// XX001 naming file and offset; 58030.
 pub(super) fn recover(dir: &Path, identity: &Identity) -> Result<Recovered> {
     let numbers = list(dir)?;
-    let mut recovered = Recovered { state: LogState::default(), tail: None, cut_bytes: 0 };
+    let mut recovered = Recovered {
+        state: LogState::default(),
+        tail: None,
+        cut_bytes: 0,
+    };
     for (at, number) in numbers.iter().enumerate() {
         if at > 0 && numbers[at - 1] + 1 != *number {
             return Err(Error::corrupt(format!("log file {} is missing", numbers[at - 1] + 1)));
@@ -60,7 +64,9 @@ fn list(dir: &Path) -> Result<Vec<u64>> {
             Some("tmp") => std::fs::remove_file(&path).map_err(reading)?,
             Some("wal") => {
                 let number = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok());
-                numbers.push(number.ok_or_else(|| Error::corrupt(format!("\"{}\" is not a log file's name", path.display())))?);
+                numbers.push(
+                    number.ok_or_else(|| Error::corrupt(format!("\"{}\" is not a log file's name", path.display())))?,
+                );
             }
             _ => {}
         }
@@ -73,33 +79,69 @@ fn read_file(dir: &Path, identity: &Identity, number: u64, is_last: bool, recove
     let path = super::writer::file_path(dir, number);
     let doing = || format!("reading log file \"{}\"", path.display());
     let bytes = Bytes::from(std::fs::read(&path).map_err(|e| Error::io(&doing(), &e))?);
-    let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|e| Error::io(&doing(), &e))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(|e| Error::io(&doing(), &e))?;
     let (salt, header_bytes) = format::read_file_header(&bytes, identity, number)
         .map_err(|reason| Error::corrupt(format!("log file \"{}\" refused: {reason}", path.display())))?;
-    let mut scan = Scan { bytes: &bytes, salt, number, offset: header_bytes, sequence: recovered.tail.map(|t| t.sequence) };
+    let mut scan = Scan {
+        bytes: &bytes,
+        salt,
+        number,
+        offset: header_bytes,
+        sequence: recovered.tail.map(|t| t.sequence),
+    };
     while scan.offset < bytes.len() {
         let Some((header, records)) = scan.group() else { break };
         for (decoded, offset, size) in records {
-            apply(&mut recovered.state, decoded, Position { file: number, offset: offset as u64 }, size as u32)
-                .map_err(|reason| damaged(&path, offset, &reason))?;
+            apply(
+                &mut recovered.state,
+                decoded,
+                Position {
+                    file: number,
+                    offset: offset as u64,
+                },
+                size as u32,
+            )
+            .map_err(|reason| damaged(&path, offset, &reason))?;
         }
         scan.offset += format::GROUP_HEADER_BYTES + header.body_bytes as usize;
         scan.sequence = Some(header.sequence);
     }
+    // Files appear under their names with their first group, which holds every shard's state.
+    if scan.offset == header_bytes {
+        return Err(damaged(&path, header_bytes, "no first group"));
+    }
     let cut = bytes.len() - scan.offset;
     if cut > 0 {
-        if !is_last || scan.durable_beyond() || scan.offset == header_bytes {
+        if !is_last || scan.durable_beyond() {
             return Err(damaged(&path, scan.offset, "damaged after it was durable"));
         }
-        file.set_len(scan.offset as u64).and_then(|()| file.sync_all()).map_err(|e| Error::io("cutting the log", &e))?;
+        file.set_len(scan.offset as u64)
+            .and_then(|()| file.sync_all())
+            .map_err(|e| Error::io("cutting the log", &e))?;
         tracing::warn!(path = %path.display(), offset = scan.offset, cut, "unfinished write at the end of the log cut off");
     }
-    let Some(sequence) = scan.sequence else {
-        return Err(damaged(&path, header_bytes, "no first group"));
-    };
+    let sequence = scan.sequence.unwrap_or_default();
     recovered.cut_bytes += cut as u64;
-    recovered.tail = Some(Tail { salt, end: Position { file: number, offset: scan.offset as u64 }, sequence });
-    recovered.state.files.insert(number, LogFile { path, file: Arc::new(file), bytes: scan.offset as u64 });
+    recovered.tail = Some(Tail {
+        salt,
+        end: Position {
+            file: number,
+            offset: scan.offset as u64,
+        },
+        sequence,
+    });
+    recovered.state.files.insert(
+        number,
+        LogFile {
+            path,
+            file: Arc::new(file),
+            bytes: scan.offset as u64,
+        },
+    );
     Ok(())
 }
 
@@ -128,7 +170,9 @@ impl Scan<'_> {
             return None;
         }
         let mut at = self.offset + format::GROUP_HEADER_BYTES;
-        let end = at.checked_add(header.body_bytes as usize).filter(|end| *end <= self.bytes.len())?;
+        let end = at
+            .checked_add(header.body_bytes as usize)
+            .filter(|end| *end <= self.bytes.len())?;
         let mut records = Vec::new();
         while at < end {
             let (decoded, size) = format::read_record(&self.bytes.slice(at..end))?;
@@ -140,7 +184,10 @@ impl Scan<'_> {
 
     /// Whether any group header after the bad place says that the bad place was durable.
     fn durable_beyond(&self) -> bool {
-        let bad = Position { file: self.number, offset: self.offset as u64 };
+        let bad = Position {
+            file: self.number,
+            offset: self.offset as u64,
+        };
         let mut from = self.offset + 1;
         while let Some(at) = format::find_group_magic(self.bytes, from) {
             if format::read_group_header(&self.bytes[at..], self.salt).is_some_and(|h| h.durable > bad) {

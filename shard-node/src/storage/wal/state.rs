@@ -31,7 +31,9 @@ impl Tip {
         if index < self.base || index > self.last().1 {
             return None;
         }
-        self.boundaries.get(self.boundaries.partition_point(|(_, last)| *last < index)).map(|(epoch, _)| *epoch)
+        self.boundaries
+            .get(self.boundaries.partition_point(|(_, last)| *last < index))
+            .map(|(epoch, _)| *epoch)
     }
 
     /// Applies a record that is not `Forget`.
@@ -56,7 +58,10 @@ impl Tip {
             Record::Promise { epoch, .. } => self.promised = self.promised.max(*epoch),
             Record::TruncateAfter { index, .. } => {
                 let Some(epoch) = self.epoch_at(*index) else {
-                    return Err(format!("log from {} to {last_index} cannot be cut after {index}", self.base));
+                    return Err(format!(
+                        "log from {} to {last_index} cannot be cut after {index}",
+                        self.base
+                    ));
                 };
                 self.boundaries.retain(|(e, _)| *e <= epoch && e.0 > 0);
                 if let Some(boundary) = self.boundaries.last_mut() {
@@ -97,11 +102,20 @@ pub(super) struct ShardLog {
 impl ShardLog {
     pub fn new(tip: Tip) -> Self {
         let start = LogIndex(tip.last().1.0 + 1);
-        Self { tip, start, entries: VecDeque::new(), released: LogIndex(0) }
+        Self {
+            tip,
+            start,
+            entries: VecDeque::new(),
+            released: LogIndex(0),
+        }
     }
 
     pub fn state(&self) -> ShardLogState {
-        ShardLogState { promised: self.tip.promised, first: self.start, last: self.tip.last() }
+        ShardLogState {
+            promised: self.tip.promised,
+            first: self.start,
+            last: self.tip.last(),
+        }
     }
 
     /// As [`Tip::apply`], and keeps the entry's location.
@@ -110,7 +124,8 @@ impl ShardLog {
         match record {
             Record::Entry { .. } => self.entries.push_back(location),
             Record::TruncateAfter { index, .. } => {
-                self.entries.truncate((index.0 + 1).saturating_sub(self.start.0) as usize);
+                self.entries
+                    .truncate((index.0 + 1).saturating_sub(self.start.0) as usize);
                 self.start = self.start.min(LogIndex(index.0 + 1));
                 self.released = self.released.min(*index);
             }
@@ -162,19 +177,31 @@ impl LogState {
             self.shards.remove(&shard);
             return Ok(());
         }
-        let location = Location { file: position.file, offset: position.offset as u32, bytes };
-        self.shards.entry(shard).or_insert_with(|| ShardLog::new(Tip::default())).apply(record, location)
+        let location = Location {
+            file: position.file,
+            offset: position.offset as u32,
+            bytes,
+        };
+        self.shards
+            .entry(shard)
+            .or_insert_with(|| ShardLog::new(Tip::default()))
+            .apply(record, location)
     }
 
     /// The shard that needs the oldest file, and that file.
     pub fn oldest_needed(&self) -> Option<(u64, ShardId)> {
-        self.shards.iter().filter_map(|(shard, log)| Some((log.oldest_needed()?, *shard))).min()
+        self.shards
+            .iter()
+            .filter_map(|(shard, log)| Some((log.oldest_needed()?, *shard)))
+            .min()
     }
 
     /// Takes out the files that nobody needs; only from the front, because later files may cut what earlier ones hold. The
     /// last file is being written and stays.
     pub fn take_unneeded(&mut self) -> Vec<LogFile> {
-        let Some(last) = self.files.keys().next_back().copied() else { return vec![] };
+        let Some(last) = self.files.keys().next_back().copied() else {
+            return vec![];
+        };
         let keep_from = self.oldest_needed().map_or(last, |(file, _)| file.min(last));
         let keep = self.files.split_off(&keep_from);
         let gone = std::mem::replace(&mut self.files, keep);

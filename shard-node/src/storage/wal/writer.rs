@@ -93,7 +93,9 @@ impl Writer {
         }
         match self.write_group(&body) {
             Ok(start) => self.publish(accepted, start),
-            Err(error) => accepted.into_iter().for_each(|append| answer(append, Err(error.clone()))),
+            Err(error) => accepted
+                .into_iter()
+                .for_each(|append| answer(append, Err(error.clone()))),
         }
     }
 
@@ -104,7 +106,9 @@ impl Writer {
         for record in records {
             let shard = record.shard();
             let tip = changed.entry(shard).or_insert_with(|| {
-                let known = tips.get(&shard).or_else(|| state.shards.get(&shard).map(|log| &log.tip));
+                let known = tips
+                    .get(&shard)
+                    .or_else(|| state.shards.get(&shard).map(|log| &log.tip));
                 known.cloned().unwrap_or_default()
             });
             tip.apply(record).map_err(|reason| format!("shard {shard}: {reason}"))?;
@@ -118,7 +122,11 @@ impl Writer {
         if self.end.offset > self.file_bytes {
             self.next_file()?;
         }
-        let header = GroupHeader { body_bytes: body.len() as u32, sequence: self.sequence + 1, durable: self.end };
+        let header = GroupHeader {
+            body_bytes: body.len() as u32,
+            sequence: self.sequence + 1,
+            durable: self.end,
+        };
         let mut bytes = Vec::with_capacity(format::GROUP_HEADER_BYTES + body.len());
         format::group_header(header, self.salt, &mut bytes);
         bytes.extend_from_slice(body);
@@ -128,7 +136,10 @@ impl Writer {
             return Err(Error::io("writing the log", &error));
         }
         sync_or_abort(&self.file);
-        let start = Position { file: self.end.file, offset: self.end.offset + format::GROUP_HEADER_BYTES as u64 };
+        let start = Position {
+            file: self.end.file,
+            offset: self.end.offset + format::GROUP_HEADER_BYTES as u64,
+        };
         self.end.offset += bytes.len() as u64;
         self.sequence += 1;
         Ok(start)
@@ -145,12 +156,21 @@ impl Writer {
 
     fn next_file(&mut self) -> Result<()> {
         let number = self.end.file + 1;
-        let tips: Vec<(ShardId, Tip)> = self.state.read().shards.iter().map(|(s, log)| (*s, log.tip.clone())).collect();
+        let tips: Vec<(ShardId, Tip)> = self
+            .state
+            .read()
+            .shards
+            .iter()
+            .map(|(s, log)| (*s, log.tip.clone()))
+            .collect();
         let created = create_file(&self.dir, &self.identity, number, self.sequence + 1, self.end, &tips)?;
         self.state.write().files.insert(number, created.log_file.clone());
         self.file = created.log_file.file;
         self.salt = created.salt;
-        self.end = Position { file: number, offset: created.log_file.bytes };
+        self.end = Position {
+            file: number,
+            offset: created.log_file.bytes,
+        };
         self.sequence += 1;
         // The file just finished may already be free to go.
         remove_files(self.state.write().take_unneeded());
@@ -162,7 +182,14 @@ impl Writer {
         let mut state = self.state.write();
         for append in &accepted {
             for (record, size) in append.records.iter().zip(&append.sizes) {
-                if let Err(reason) = state.apply(record, Position { file: start.file, offset }, *size) {
+                if let Err(reason) = state.apply(
+                    record,
+                    Position {
+                        file: start.file,
+                        offset,
+                    },
+                    *size,
+                ) {
                     // `check` accepted it against the same state, so memory and disk would disagree from here on.
                     tracing::error!(reason, "log state broken");
                     std::process::abort();
@@ -214,7 +241,15 @@ pub(super) fn create_file(
     }
     let salt = rand::random();
     let mut bytes = format::file_header(identity, number, salt);
-    format::group_header(GroupHeader { body_bytes: body.len() as u32, sequence, durable }, salt, &mut bytes);
+    format::group_header(
+        GroupHeader {
+            body_bytes: body.len() as u32,
+            sequence,
+            durable,
+        },
+        salt,
+        &mut bytes,
+    );
     bytes.extend(body);
     let path = file_path(dir, number);
     let tmp = path.with_extension("tmp");
@@ -225,11 +260,23 @@ pub(super) fn create_file(
             let _ = std::fs::remove_file(&tmp);
             Error::io("creating a log file", &e)
         })?;
-    Ok(Created { log_file: LogFile { path, file: Arc::new(file), bytes: bytes.len() as u64 }, salt })
+    Ok(Created {
+        log_file: LogFile {
+            path,
+            file: Arc::new(file),
+            bytes: bytes.len() as u64,
+        },
+        salt,
+    })
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<File> {
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)?;
     file.write_all(bytes)?;
     sync_or_abort(&file);
     Ok(file)
