@@ -40,7 +40,11 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
@@ -70,7 +74,13 @@ fn write_ymd(out: &mut impl Write, days: i64) -> Result<bool, fmt::Error> {
 /// Writes a time of day, fraction without trailing zeros.
 pub(super) fn write_time(out: &mut impl Write, micros: i64) -> fmt::Result {
     let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
-    write!(out, "{:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60)?;
+    write!(
+        out,
+        "{:02}:{:02}:{:02}",
+        seconds / 3_600,
+        seconds / 60 % 60,
+        seconds % 60
+    )?;
     write_fraction(out, fraction)
 }
 
@@ -136,7 +146,11 @@ fn write_offset(out: &mut impl Write, offset: i32) -> fmt::Result {
 
 /// Seconds east of UTC at an instant; beyond chrono's years, what holds at their edge.
 fn offset_at(zone: &Tz, micros: i64) -> i32 {
-    let edge = if micros < 0 { NaiveDateTime::MIN } else { NaiveDateTime::MAX };
+    let edge = if micros < 0 {
+        NaiveDateTime::MIN
+    } else {
+        NaiveDateTime::MAX
+    };
     let instant = DateTime::from_timestamp_micros(micros).map_or(edge, |utc| utc.naive_utc());
     zone.offset_from_utc_datetime(&instant).fix().local_minus_utc()
 }
@@ -165,7 +179,10 @@ pub(super) fn read_date(text: &str) -> Result<i32> {
     if !rest.is_empty() && read_clock(rest.trim_start_matches(['T', 't', ' '])).is_none() {
         return Err(bad());
     }
-    i32::try_from(days).ok().filter(|d| *d < i32::MAX && *d > i32::MIN).ok_or_else(|| out_of_range("date", text))
+    i32::try_from(days)
+        .ok()
+        .filter(|d| *d < i32::MAX && *d > i32::MIN)
+        .ok_or_else(|| out_of_range("date", text))
 }
 
 /// Reads a time of day.
@@ -179,7 +196,11 @@ pub(super) fn read_time(text: &str) -> Result<i64> {
 /// Reads a timestamp; one with a zone is brought to UTC, and without `session` (timestamp without time zone) a zone in the
 /// text is ignored.
 pub(super) fn read_timestamp(text: &str, session: Zone<'_>) -> Result<i64> {
-    let kind = if matches!(session, Zone::None) { "timestamp" } else { "timestamp with time zone" };
+    let kind = if matches!(session, Zone::None) {
+        "timestamp"
+    } else {
+        "timestamp with time zone"
+    };
     let bad = || invalid(kind, text);
     if let Some(micros) = special(text) {
         return Ok(micros);
@@ -187,10 +208,17 @@ pub(super) fn read_timestamp(text: &str, session: Zone<'_>) -> Result<i64> {
     let (body, before_christ) = era(text);
     let (days, rest) = read_ymd(body, before_christ).ok_or_else(bad)??;
     let rest = rest.trim_start_matches(['T', 't', ' ']);
-    let (clock, rest) = if rest.is_empty() { (0, "") } else { read_clock(rest).ok_or_else(bad)? };
+    let (clock, rest) = if rest.is_empty() {
+        (0, "")
+    } else {
+        read_clock(rest).ok_or_else(bad)?
+    };
     let local = i128::from(days) * i128::from(DAY_MICROS) + i128::from(clock);
     let range = || out_of_range(kind, text);
-    let local = i64::try_from(local).ok().filter(|m| *m != i64::MAX && *m != i64::MIN).ok_or_else(range)?;
+    let local = i64::try_from(local)
+        .ok()
+        .filter(|m| *m != i64::MAX && *m != i64::MIN)
+        .ok_or_else(range)?;
     let given = rest.trim();
     let given = match given {
         "" => None,
@@ -220,7 +248,9 @@ fn special(text: &str) -> Option<i64> {
 /// Cuts ` BC` or ` AD` off.
 fn era(text: &str) -> (&str, bool) {
     let text = text.trim();
-    let Some((body, last)) = text.rsplit_once(' ') else { return (text, false) };
+    let Some((body, last)) = text.rsplit_once(' ') else {
+        return (text, false);
+    };
     match last.to_ascii_uppercase().as_str() {
         "BC" => (body.trim_end(), true),
         "AD" => (body.trim_end(), false),
@@ -244,10 +274,17 @@ fn read_ymd(text: &str, before_christ: bool) -> Option<Result<(i64, &str)>> {
         return None;
     }
     let proleptic = if before_christ { 1 - year } else { year };
-    let days = if year == 0 { None } else { days_of(proleptic, month, day) };
+    let days = if year == 0 {
+        None
+    } else {
+        days_of(proleptic, month, day)
+    };
     Some(match days {
         Some(days) => Ok((days, rest)),
-        None => Err(Error::new("22008", format!("date/time field value out of range: \"{text}\""))),
+        None => Err(Error::new(
+            "22008",
+            format!("date/time field value out of range: \"{text}\""),
+        )),
     })
 }
 
@@ -394,7 +431,11 @@ mod tests {
             (i64::MIN, None, "-infinity"),
         ] {
             assert_eq!(timestamp(micros, zone_name), text);
-            assert_eq!(read_timestamp(text, of(&zone_name.map(zone))).ok(), Some(micros), "{text}");
+            assert_eq!(
+                read_timestamp(text, of(&zone_name.map(zone))).ok(),
+                Some(micros),
+                "{text}"
+            );
         }
     }
 
@@ -405,11 +446,22 @@ mod tests {
         assert_eq!(read("2024-07-03 11:46:40.123"), Ok(1_720_000_000_123_000));
         assert_eq!(read("2024-07-03T09:46:40.123Z"), Ok(1_720_000_000_123_000));
         assert_eq!(read("2024-07-03 15:16:40.123 Asia/Kolkata"), Ok(1_720_000_000_123_000));
-        assert_eq!(read("2024-10-27 02:30:00"), read("2024-10-27 02:30:00+01"), "twice: standard time");
-        assert_eq!(read("2024-03-31 02:30:00"), read("2024-03-31 02:30:00+01"), "never: as before the jump");
+        assert_eq!(
+            read("2024-10-27 02:30:00"),
+            read("2024-10-27 02:30:00+01"),
+            "twice: standard time"
+        );
+        assert_eq!(
+            read("2024-03-31 02:30:00"),
+            read("2024-03-31 02:30:00+01"),
+            "never: as before the jump"
+        );
         assert_eq!(read("2024-07-03 25:00:00"), Err("22007".into()));
         assert_eq!(read("2024-07-03 10:00:00+99"), Err("22007".into()));
-        assert_eq!(read_timestamp("2024-07-03 09:46:40.123+02", Zone::None).ok(), Some(1_720_000_000_123_000));
+        assert_eq!(
+            read_timestamp("2024-07-03 09:46:40.123+02", Zone::None).ok(),
+            Some(1_720_000_000_123_000)
+        );
         assert_eq!(read_time("24:00:00").ok(), Some(DAY_MICROS));
         assert_eq!(read_time("12:34:56.7890126").ok(), Some(45_296_789_013));
     }

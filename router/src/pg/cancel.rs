@@ -42,7 +42,11 @@ impl CancelRegistry {
             let number = slots.next;
             if !slots.by_number.contains_key(&number) {
                 slots.by_number.insert(number, Slot { secret, running: None });
-                return CancelKey { registry: Arc::clone(self), number, secret };
+                return CancelKey {
+                    registry: Arc::clone(self),
+                    number,
+                    secret,
+                };
             }
         }
     }

@@ -55,7 +55,12 @@ pub(super) struct Channel {
 impl Channel {
     /// Takes over a fresh connection.
     pub(super) fn new(stream: TcpStream, message_bytes_max: usize) -> Self {
-        Self { stream, input: BytesMut::new(), output: BytesMut::new(), message_bytes_max }
+        Self {
+            stream,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            message_bytes_max,
+        }
     }
 
     /// The next startup packet without its length: `code u32, rest`.
@@ -77,28 +82,38 @@ impl Channel {
         self.fill(1).await?;
         let kind = self.input[0];
         if !Frontend::kind_is_known(kind) {
-            return Err(Broken::Refused(Error::protocol(format!("invalid frontend message type {kind}"))));
+            return Err(Broken::Refused(Error::protocol(format!(
+                "invalid frontend message type {kind}"
+            ))));
         }
         self.fill(5).await?;
         let length = (&self.input[1..5]).get_i32();
         let Some(body) = usize::try_from(length).ok().and_then(|l| l.checked_sub(4)) else {
-            return Err(Broken::Refused(Error::protocol(format!("invalid message length {length}"))));
+            return Err(Broken::Refused(Error::protocol(format!(
+                "invalid message length {length}"
+            ))));
         };
         if body > self.message_bytes_max {
             return Err(Broken::Refused(
-                Error::new("54000", format!("message of {body} bytes is too long"))
-                    .with_hint(format!("the limit is {} bytes; load larger data with COPY", self.message_bytes_max)),
+                Error::new("54000", format!("message of {body} bytes is too long")).with_hint(format!(
+                    "the limit is {} bytes; load larger data with COPY",
+                    self.message_bytes_max
+                )),
             ));
         }
         self.fill(5 + body).await?;
         self.input.advance(5);
-        Ok(Frame { kind, body: self.input.split_to(body).freeze() })
+        Ok(Frame {
+            kind,
+            body: self.input.split_to(body).freeze(),
+        })
     }
 
     /// Waits until `bytes` are in the input. Room is made as bytes come, so a large length alone allocates nothing.
     async fn fill(&mut self, bytes: usize) -> Result<(), Broken> {
         while self.input.len() < bytes {
-            self.input.reserve((bytes - self.input.len()).clamp(4 << 10, FLUSH_BYTES));
+            self.input
+                .reserve((bytes - self.input.len()).clamp(4 << 10, FLUSH_BYTES));
             if self.stream.read_buf(&mut self.input).await? == 0 {
                 return Err(Broken::Gone);
             }

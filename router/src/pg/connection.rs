@@ -271,7 +271,10 @@ pub(super) async fn attend<T>(
 
 /// XX000 for a panic, with what it said.
 fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let text = text.unwrap_or("no message");
     tracing::error!(panic = text, "statement panicked");
     Error::internal(format!("statement failed inside: {text}")).with_hint("this is a bug; the session goes on")
@@ -281,7 +284,9 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
 pub(super) async fn parse(text: String) -> Result<Vec<ParsedStatement>> {
     match text.len() {
         0..=PARSE_INLINE_BYTES_MAX => parse_here(&text),
-        _ => tokio::task::spawn_blocking(move || parse_here(&text)).await.map_err(|e| Error::internal(format!("parser: {e}")))?,
+        _ => tokio::task::spawn_blocking(move || parse_here(&text))
+            .await
+            .map_err(|e| Error::internal(format!("parser: {e}")))?,
     }
 }
 

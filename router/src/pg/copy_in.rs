@@ -26,7 +26,11 @@ const PIECE_BYTES: usize = 64 << 10;
 
 impl<S: SqlSession> Connection<S> {
     /// Receives the data of a COPY to its end and tells how many rows it was.
-    pub(super) async fn copy_in(&mut self, mut sink: Box<dyn CopySink>, token: &CancellationToken) -> Result<u64, Stop> {
+    pub(super) async fn copy_in(
+        &mut self,
+        mut sink: Box<dyn CopySink>,
+        token: &CancellationToken,
+    ) -> Result<u64, Stop> {
         match self.receive_all(sink.as_mut(), token).await {
             Ok(()) => attend(&mut self.channel, &self.shutdown, token, sink.finish()).await,
             Err(stop) => {

@@ -81,13 +81,20 @@ impl<S: SqlSession> Connection<S> {
         }
         let described = match &statement {
             Some(statement) => self.describe_statement(statement, oids).await?,
-            None => Described { params: vec![], columns: None, declared: vec![] },
+            None => Described {
+                params: vec![],
+                columns: None,
+                declared: vec![],
+            },
         };
         let prepared = Prepared {
             statement,
             params: param_types(oids, &described.params)?,
             arrow_params: described.params,
-            columns: described.columns.map(|schema| types::columns(&schema, &described.declared)).transpose()?,
+            columns: described
+                .columns
+                .map(|schema| types::columns(&schema, &described.declared))
+                .transpose()?,
             bytes,
         };
         self.statements.insert(name, Arc::new(prepared));
@@ -96,9 +103,17 @@ impl<S: SqlSession> Connection<S> {
 
     fn check_room(&self, bytes: usize) -> Result<()> {
         let held: usize = self.statements.values().map(|s| s.bytes).sum();
-        if self.statements.len() >= self.limits.statements_max || held.saturating_add(bytes) > self.limits.statement_bytes_max {
-            return Err(Error::new("53400", format!("session holds {} prepared statements of {held} bytes", self.statements.len()))
-                .with_hint("close statements that are no longer needed"));
+        if self.statements.len() >= self.limits.statements_max
+            || held.saturating_add(bytes) > self.limits.statement_bytes_max
+        {
+            return Err(Error::new(
+                "53400",
+                format!(
+                    "session holds {} prepared statements of {held} bytes",
+                    self.statements.len()
+                ),
+            )
+            .with_hint("close statements that are no longer needed"));
         }
         Ok(())
     }
@@ -130,7 +145,11 @@ impl<S: SqlSession> Connection<S> {
             return Err(Error::new("42P03", format!("cursor \"{}\" already exists", bind.portal)).into());
         }
         if self.portals.len() >= self.limits.portals_max {
-            return Err(Error::new("53400", format!("session holds {} portals", self.portals.len())).with_hint("send Sync").into());
+            return Err(
+                Error::new("53400", format!("session holds {} portals", self.portals.len()))
+                    .with_hint("send Sync")
+                    .into(),
+            );
         }
         let (given, wanted) = (bind.values.len(), prepared.params.len());
         if given != wanted {
@@ -141,24 +160,45 @@ impl<S: SqlSession> Connection<S> {
             .into());
         }
         check_formats(&bind.formats, wanted, "parameter")?;
-        check_formats(&bind.result_formats, prepared.columns.as_ref().map_or(0, Vec::len), "result column")?;
+        check_formats(
+            &bind.result_formats,
+            prepared.columns.as_ref().map_or(0, Vec::len),
+            "result column",
+        )?;
         let style = self.style();
         let decode = |(i, value)| {
-            params::decode(value, format_of(&bind.formats, i), &prepared.params[i], prepared.arrow_params.get(i), &style)
-                .map_err(|e| Error { message: format!("parameter ${}: {}", i + 1, e.message), ..e })
+            params::decode(
+                value,
+                format_of(&bind.formats, i),
+                &prepared.params[i],
+                prepared.arrow_params.get(i),
+                &style,
+            )
+            .map_err(|e| Error {
+                message: format!("parameter ${}: {}", i + 1, e.message),
+                ..e
+            })
         };
         let values = bind.values.into_iter().enumerate().map(decode).collect::<Result<_>>()?;
-        let portal = Portal { prepared, values, formats: bind.result_formats, state: State::Bound };
+        let portal = Portal {
+            prepared,
+            values,
+            formats: bind.result_formats,
+            state: State::Bound,
+        };
         self.portals.insert(bind.portal, portal);
         self.put(&Message::BindComplete(BindComplete::new()))
     }
 
     fn statement(&self, name: &str) -> Result<&Arc<Prepared>> {
         self.statements.get(name).ok_or_else(|| {
-            Error::new("26000", match name {
-                "" => "unnamed prepared statement does not exist".to_owned(),
-                name => format!("prepared statement \"{name}\" does not exist"),
-            })
+            Error::new(
+                "26000",
+                match name {
+                    "" => "unnamed prepared statement does not exist".to_owned(),
+                    name => format!("prepared statement \"{name}\" does not exist"),
+                },
+            )
         })
     }
 
@@ -211,15 +251,23 @@ impl<S: SqlSession> Connection<S> {
         };
         let token = CancellationToken::new();
         self.key.begin(token.clone());
-        let work = self.session.execute(statement, std::mem::take(&mut portal.values), token.clone());
+        let work = self
+            .session
+            .execute(statement, std::mem::take(&mut portal.values), token.clone());
         let reply = attend(&mut self.channel, &self.shutdown, &token, work).await?;
         self.after(statement)?;
         match reply {
-            Reply::Rows { schema, declared, stream, tag } => {
+            Reply::Rows {
+                schema,
+                declared,
+                stream,
+                tag,
+            } => {
                 let columns = types::columns(&schema, &declared)?;
                 check_unchanged(prepared.columns.as_deref(), &columns)?;
                 let encoder = RowEncoder::new(columns, portal.formats.clone(), self.style());
-                self.send_rows(portal, Box::new(RowSource::new(stream, encoder, token, tag)), rows_max).await
+                self.send_rows(portal, Box::new(RowSource::new(stream, encoder, token, tag)), rows_max)
+                    .await
             }
             Reply::Done { tag, notices } => {
                 self.notices(&notices)?;
@@ -233,7 +281,12 @@ impl<S: SqlSession> Connection<S> {
         }
     }
 
-    async fn send_rows(&mut self, portal: &mut Portal, mut source: Box<RowSource>, rows_max: usize) -> Result<(), Stop> {
+    async fn send_rows(
+        &mut self,
+        portal: &mut Portal,
+        mut source: Box<RowSource>,
+        rows_max: usize,
+    ) -> Result<(), Stop> {
         match source.send(&mut self.channel, &self.shutdown, rows_max).await? {
             Sent::All(rows) => {
                 portal.state = State::Drained(source.tag(0));
@@ -264,10 +317,16 @@ fn no_portal(name: &str) -> Error {
 fn param_types(oids: &[u32], inferred: &[DataType]) -> Result<Vec<Type>> {
     let unknown = Type::UNKNOWN.oid();
     (0..oids.len().max(inferred.len()))
-        .map(|i| match (oids.get(i).copied().filter(|oid| *oid != 0 && *oid != unknown), inferred.get(i)) {
-            (Some(oid), _) => Type::from_oid(oid).ok_or_else(|| Error::new("42704", format!("type with OID {oid} does not exist"))),
-            (None, Some(inferred)) => types::type_of(inferred),
-            (None, None) => Ok(Type::TEXT),
+        .map(|i| {
+            match (
+                oids.get(i).copied().filter(|oid| *oid != 0 && *oid != unknown),
+                inferred.get(i),
+            ) {
+                (Some(oid), _) => Type::from_oid(oid)
+                    .ok_or_else(|| Error::new("42704", format!("type with OID {oid} does not exist"))),
+                (None, Some(inferred)) => types::type_of(inferred),
+                (None, None) => Ok(Type::TEXT),
+            }
         })
         .collect()
 }
@@ -277,7 +336,10 @@ fn check_unchanged(described: Option<&[Column]>, now: &[Column]) -> Result<()> {
     let same = |a: &Column, b: &Column| a.pg_type == b.pg_type && a.name == b.name;
     match described {
         Some(described) if described.len() == now.len() && described.iter().zip(now).all(|(a, b)| same(a, b)) => Ok(()),
-        Some(_) => Err(Error::unsupported("cached plan must not change result type", "prepare the statement again")),
+        Some(_) => Err(Error::unsupported(
+            "cached plan must not change result type",
+            "prepare the statement again",
+        )),
         None => Err(Error::internal("statement returned rows and was described without")),
     }
 }

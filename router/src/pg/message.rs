@@ -100,10 +100,17 @@ impl Frontend {
         let mut body = Body(frame.body);
         let message = match frame.kind {
             b'Q' => Self::Query(body.text()?),
-            b'P' => Self::Parse { name: body.text()?, query: body.text()?, oids: body.list(|b| b.u32())? },
+            b'P' => Self::Parse {
+                name: body.text()?,
+                query: body.text()?,
+                oids: body.list(|b| b.u32())?,
+            },
             b'B' => Self::Bind(read_bind(&mut body)?),
             b'D' => Self::Describe(read_target(&mut body)?),
-            b'E' => Self::Execute { portal: body.text()?, rows_max: usize::try_from(body.i32()?).unwrap_or(0) },
+            b'E' => Self::Execute {
+                portal: body.text()?,
+                rows_max: usize::try_from(body.i32()?).unwrap_or(0),
+            },
             b'C' => Self::Close(read_target(&mut body)?),
             b'H' => Self::Flush,
             b'S' => Self::Sync,
@@ -189,7 +196,9 @@ impl Body {
 
     fn value(&mut self) -> Result<Option<Bytes>> {
         let length = self.i32()?;
-        let Ok(length) = usize::try_from(length) else { return Ok(None) };
+        let Ok(length) = usize::try_from(length) else {
+            return Ok(None);
+        };
         self.need(length)?;
         Ok(Some(self.0.split_to(length)))
     }
@@ -211,13 +220,20 @@ mod tests {
     use super::*;
 
     fn read(kind: u8, body: &[u8]) -> Result<Frontend> {
-        Frontend::read(Frame { kind, body: Bytes::copy_from_slice(body) })
+        Frontend::read(Frame {
+            kind,
+            body: Bytes::copy_from_slice(body),
+        })
     }
 
     #[test]
     fn bodies_are_read_whole_or_refused() {
         assert_eq!(read(b'Q', b"select 1\0").ok(), Some(Frontend::Query("select 1".into())));
-        let parse = Frontend::Parse { name: "s".into(), query: "q".into(), oids: vec![23] };
+        let parse = Frontend::Parse {
+            name: "s".into(),
+            query: "q".into(),
+            oids: vec![23],
+        };
         assert_eq!(read(b'P', b"s\0q\0\0\x01\0\0\0\x17").ok(), Some(parse));
         let bind = Frontend::Bind(Bind {
             portal: String::new(),
@@ -226,7 +242,10 @@ mod tests {
             values: vec![None, Some(Bytes::from_static(b"ab"))],
             result_formats: vec![],
         });
-        assert_eq!(read(b'B', b"\0s\0\0\x01\0\x01\0\x02\xff\xff\xff\xff\0\0\0\x02ab\0\0").ok(), Some(bind));
+        assert_eq!(
+            read(b'B', b"\0s\0\0\x01\0\x01\0\x02\xff\xff\xff\xff\0\0\0\x02ab\0\0").ok(),
+            Some(bind)
+        );
         for (kind, body) in [
             (b'Q', &b"no end"[..]),
             (b'Q', b"two\0three\0"),
@@ -237,8 +256,15 @@ mod tests {
             (b'S', b"x"),
             (b'z', b""),
         ] {
-            assert_eq!(read(kind, body).map_err(|e| e.code).err().as_deref(), Some("08P01"), "{kind} {body:?}");
+            assert_eq!(
+                read(kind, body).map_err(|e| e.code).err().as_deref(),
+                Some("08P01"),
+                "{kind} {body:?}"
+            );
         }
-        assert_eq!(read(b'Q', b"\xff\0").map_err(|e| e.code).err().as_deref(), Some("22021"));
+        assert_eq!(
+            read(b'Q', b"\xff\0").map_err(|e| e.code).err().as_deref(),
+            Some("22021")
+        );
     }
 }

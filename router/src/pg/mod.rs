@@ -80,6 +80,11 @@ impl Default for PgLimits {
 ///
 /// # Errors
 /// None at present: a connection that cannot be accepted or served is logged, and the others go on.
-pub async fn serve(listener: TcpListener, engine: Arc<Engine>, limits: PgLimits, shutdown: CancellationToken) -> Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    engine: Arc<Engine>,
+    limits: PgLimits,
+    shutdown: CancellationToken,
+) -> Result<()> {
     server::serve(listener, engine, limits, shutdown).await
 }

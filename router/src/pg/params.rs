@@ -32,7 +32,11 @@ pub(super) fn decode(
     described: Option<&DataType>,
     style: &Style,
 ) -> Result<ScalarValue> {
-    let target = described.filter(|t| !t.is_null()).cloned().or_else(|| arrow_of(pg_type)).unwrap_or(DataType::Utf8View);
+    let target = described
+        .filter(|t| !t.is_null())
+        .cloned()
+        .or_else(|| arrow_of(pg_type))
+        .unwrap_or(DataType::Utf8View);
     let Some(bytes) = value else {
         return ScalarValue::try_from(&target).map_err(Error::from);
     };
@@ -45,21 +49,30 @@ pub(super) fn decode(
 
 /// The scalar with the described type if it keeps its value, else as it is: coercion of the statement decides then.
 fn fit(scalar: ScalarValue, target: &DataType) -> ScalarValue {
-    if &scalar.data_type() == target {
+    // Bare numeric, as declared by most drivers: a cast would only add zeros to what the client sees of it again.
+    let bare = scalar.data_type().is_decimal() && arrow_of(&Type::NUMERIC).as_ref() == Some(target);
+    if bare || &scalar.data_type() == target {
         return scalar;
     }
-    let Ok(cast) = scalar.cast_to(target) else { return scalar };
+    let Ok(cast) = scalar.cast_to(target) else {
+        return scalar;
+    };
     let exact = !cast.is_null() && cast.cast_to(&scalar.data_type()).is_ok_and(|back| back == scalar);
     if exact { cast } else { scalar }
 }
 
 fn text_of(bytes: Bytes) -> Result<String> {
-    let text = String::from_utf8(bytes.to_vec()).ok().filter(|text| !text.contains('\0'));
+    let text = String::from_utf8(bytes.to_vec())
+        .ok()
+        .filter(|text| !text.contains('\0'));
     text.ok_or_else(|| Error::new("22021", "invalid byte sequence for encoding \"UTF8\""))
 }
 
 fn invalid(pg_type: &Type, text: &str) -> Error {
-    Error::new("22P02", format!("invalid input syntax for type {}: \"{text}\"", name_of(pg_type)))
+    Error::new(
+        "22P02",
+        format!("invalid input syntax for type {}: \"{text}\"", name_of(pg_type)),
+    )
 }
 
 fn name_of(pg_type: &Type) -> &str {
@@ -75,7 +88,10 @@ fn name_of(pg_type: &Type) -> &str {
 }
 
 fn refused(pg_type: &Type) -> Error {
-    Error::unsupported(format!("parameters of type {} are not supported", pg_type.name()), "send the value as text")
+    Error::unsupported(
+        format!("parameters of type {} are not supported", pg_type.name()),
+        "send the value as text",
+    )
 }
 
 fn from_text(text: &str, pg_type: &Type, style: &Style) -> Result<ScalarValue> {
@@ -93,7 +109,10 @@ fn from_text(text: &str, pg_type: &Type, style: &Style) -> Result<ScalarValue> {
         Type::TIME => ScalarValue::Time64Microsecond(Some(calendar::read_time(text)?)),
         Type::TIMESTAMP => ScalarValue::TimestampMicrosecond(Some(calendar::read_timestamp(text, Zone::None)?), None),
         Type::TIMESTAMPTZ => utc(calendar::read_timestamp(text, zone)?),
-        Type::INTERVAL => read_interval(text).ok_or_else(|| Error { code: "22007".into(), ..invalid(pg_type, text) })?,
+        Type::INTERVAL => read_interval(text).ok_or_else(|| Error {
+            code: "22007".into(),
+            ..invalid(pg_type, text)
+        })?,
         Type::UUID => {
             let uuid = uuid::Uuid::try_parse(text.trim()).map_err(|_| invalid(pg_type, text))?;
             ScalarValue::FixedSizeBinary(16, Some(uuid.as_bytes().to_vec()))
@@ -126,7 +145,12 @@ fn read_int<T: TryFrom<i128>>(text: &str, pg_type: &Type) -> Result<T> {
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(invalid(pg_type, text));
     }
-    let range = || Error::new("22003", format!("value \"{text}\" is out of range for type {}", name_of(pg_type)));
+    let range = || {
+        Error::new(
+            "22003",
+            format!("value \"{text}\" is out of range for type {}", name_of(pg_type)),
+        )
+    };
     let value: i128 = body.parse().map_err(|_| range())?;
     T::try_from(value).map_err(|_| range())
 }
@@ -136,7 +160,10 @@ fn read_float<T: std::str::FromStr + Into<f64> + Copy>(text: &str, pg_type: &Typ
     let value: T = body.parse().map_err(|_| invalid(pg_type, text))?;
     // Rust reads digits beyond the range as infinity; only the word may mean that.
     if value.into().is_infinite() && !body.contains(['i', 'I']) {
-        return Err(Error::new("22003", format!("\"{text}\" is out of range for type {}", name_of(pg_type))));
+        return Err(Error::new(
+            "22003",
+            format!("\"{text}\" is out of range for type {}", name_of(pg_type)),
+        ));
     }
     Ok(value)
 }
@@ -145,7 +172,12 @@ fn read_float<T: std::str::FromStr + Into<f64> + Copy>(text: &str, pg_type: &Typ
 fn read_bytea(text: &str) -> Result<Vec<u8>> {
     let bad = || invalid(&Type::BYTEA, text);
     if let Some(hex) = text.strip_prefix("\\x") {
-        let digits: Vec<u8> = hex.chars().filter(|c| !c.is_ascii_whitespace()).map(|c| c.to_digit(16).map(|d| d as u8)).collect::<Option<_>>().ok_or_else(bad)?;
+        let digits: Vec<u8> = hex
+            .chars()
+            .filter(|c| !c.is_ascii_whitespace())
+            .map(|c| c.to_digit(16).map(|d| d as u8))
+            .collect::<Option<_>>()
+            .ok_or_else(bad)?;
         if digits.len() % 2 != 0 {
             return Err(Error::new("22023", "invalid hexadecimal data: odd number of digits"));
         }
@@ -174,7 +206,9 @@ fn read_bytea(text: &str) -> Result<Vec<u8>> {
 
 /// `1 year 2 mons -3 days 04:05:06.7` and the other forms Arrow reads.
 fn read_interval(text: &str) -> Option<ScalarValue> {
-    let scalar = ScalarValue::Utf8(Some(text.to_owned())).cast_to(&DataType::Interval(IntervalUnit::MonthDayNano)).ok()?;
+    let scalar = ScalarValue::Utf8(Some(text.to_owned()))
+        .cast_to(&DataType::Interval(IntervalUnit::MonthDayNano))
+        .ok()?;
     (!scalar.is_null()).then_some(scalar)
 }
 
@@ -194,9 +228,16 @@ fn from_binary(bytes: Bytes, pg_type: &Type) -> Result<ScalarValue> {
         Type::TIME => {
             let micros = i64::from_be_bytes(fixed(&bytes, pg_type)?);
             let valid = (0..=calendar::DAY_MICROS).contains(&micros);
-            ScalarValue::Time64Microsecond(Some(valid.then_some(micros).ok_or_else(|| Error::new("22008", "time out of range"))?))
+            ScalarValue::Time64Microsecond(Some(
+                valid
+                    .then_some(micros)
+                    .ok_or_else(|| Error::new("22008", "time out of range"))?,
+            ))
         }
-        Type::TIMESTAMP => ScalarValue::TimestampMicrosecond(Some(arrow_timestamp(i64::from_be_bytes(fixed(&bytes, pg_type)?))?), None),
+        Type::TIMESTAMP => ScalarValue::TimestampMicrosecond(
+            Some(arrow_timestamp(i64::from_be_bytes(fixed(&bytes, pg_type)?))?),
+            None,
+        ),
         Type::TIMESTAMPTZ => utc(arrow_timestamp(i64::from_be_bytes(fixed(&bytes, pg_type)?))?),
         Type::INTERVAL => interval_from_binary(&fixed::<16>(&bytes, pg_type)?)?,
         _ if arrow_of(pg_type) == Some(DataType::Utf8View) => ScalarValue::Utf8View(Some(text_of(bytes)?)),
@@ -205,7 +246,12 @@ fn from_binary(bytes: Bytes, pg_type: &Type) -> Result<ScalarValue> {
 }
 
 fn fixed<const N: usize>(bytes: &Bytes, pg_type: &Type) -> Result<[u8; N]> {
-    let wrong = |_| Error::new("22P03", format!("incorrect binary data format for type {}", name_of(pg_type)));
+    let wrong = |_| {
+        Error::new(
+            "22P03",
+            format!("incorrect binary data format for type {}", name_of(pg_type)),
+        )
+    };
     <[u8; N]>::try_from(bytes.as_ref()).map_err(wrong)
 }
 
@@ -213,7 +259,10 @@ fn fixed<const N: usize>(bytes: &Bytes, pg_type: &Type) -> Result<[u8; N]> {
 fn arrow_date(days: i32) -> Result<i32> {
     match days {
         i32::MAX | i32::MIN => Ok(days),
-        _ => days.checked_add(PG_EPOCH_DAYS).filter(|d| *d != i32::MAX).ok_or_else(|| Error::new("22008", "date out of range")),
+        _ => days
+            .checked_add(PG_EPOCH_DAYS)
+            .filter(|d| *d != i32::MAX)
+            .ok_or_else(|| Error::new("22008", "date out of range")),
     }
 }
 
@@ -221,14 +270,23 @@ fn arrow_date(days: i32) -> Result<i32> {
 fn arrow_timestamp(micros: i64) -> Result<i64> {
     match micros {
         i64::MAX | i64::MIN => Ok(micros),
-        _ => micros.checked_add(PG_EPOCH_MICROS).filter(|m| *m != i64::MAX).ok_or_else(|| Error::new("22008", "timestamp out of range")),
+        _ => micros
+            .checked_add(PG_EPOCH_MICROS)
+            .filter(|m| *m != i64::MAX)
+            .ok_or_else(|| Error::new("22008", "timestamp out of range")),
     }
 }
 
 fn interval_from_binary(mut bytes: &[u8]) -> Result<ScalarValue> {
     let (micros, days, months) = (bytes.get_i64(), bytes.get_i32(), bytes.get_i32());
-    let nanoseconds = micros.checked_mul(1_000).ok_or_else(|| Error::new("22008", "interval out of range"))?;
-    Ok(ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano { months, days, nanoseconds })))
+    let nanoseconds = micros
+        .checked_mul(1_000)
+        .ok_or_else(|| Error::new("22008", "interval out of range"))?;
+    Ok(ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano {
+        months,
+        days,
+        nanoseconds,
+    })))
 }
 
 #[cfg(test)]
@@ -241,8 +299,18 @@ mod tests {
 
     #[track_caller]
     fn text(value: &str, pg_type: Type, expected: Result<ScalarValue, &str>) {
-        let got = decode(Some(Bytes::copy_from_slice(value.as_bytes())), 0, &pg_type, None, &style());
-        assert_eq!(got.map_err(|e| e.code).as_ref().map_err(String::as_str), expected.as_ref().map_err(|e| *e), "{value:?}");
+        let got = decode(
+            Some(Bytes::copy_from_slice(value.as_bytes())),
+            0,
+            &pg_type,
+            None,
+            &style(),
+        );
+        assert_eq!(
+            got.map_err(|e| e.code).as_ref().map_err(String::as_str),
+            expected.as_ref().map_err(|e| *e),
+            "{value:?}"
+        );
     }
 
     #[test]
@@ -263,7 +331,11 @@ mod tests {
         text("NaN", Type::NUMERIC, Err("0A000"));
         text("1.2.3", Type::NUMERIC, Err("22P02"));
         text("\\x0aFF", Type::BYTEA, Ok(ScalarValue::BinaryView(Some(vec![10, 255]))));
-        text("a\\\\\\001", Type::BYTEA, Ok(ScalarValue::BinaryView(Some(vec![b'a', b'\\', 1]))));
+        text(
+            "a\\\\\\001",
+            Type::BYTEA,
+            Ok(ScalarValue::BinaryView(Some(vec![b'a', b'\\', 1]))),
+        );
         text("\\x0", Type::BYTEA, Err("22023"));
         text("2024-07-03 11:00", Type::TIMESTAMPTZ, Ok(utc(1_719_997_200_000_000)));
         text("2024-07-03", Type::DATE, Ok(ScalarValue::Date32(Some(19_907))));
@@ -276,28 +348,55 @@ mod tests {
     #[test]
     fn described_types_are_met_where_nothing_is_lost() {
         let decode = |value: &str, described: DataType| {
-            decode(Some(Bytes::copy_from_slice(value.as_bytes())), 0, &Type::NUMERIC, Some(&described), &style()).ok()
+            decode(
+                Some(Bytes::copy_from_slice(value.as_bytes())),
+                0,
+                &Type::NUMERIC,
+                Some(&described),
+                &style(),
+            )
+            .ok()
         };
         let money = DataType::Decimal128(12, 2);
-        assert_eq!(decode("1.5", money.clone()), Some(ScalarValue::Decimal128(Some(150), 12, 2)));
-        assert_eq!(decode("1.505", money.clone()), Some(ScalarValue::Decimal128(Some(1505), 4, 3)));
-        assert_eq!(decode("12345678901234", money), Some(ScalarValue::Decimal128(Some(12_345_678_901_234), 14, 0)));
+        assert_eq!(
+            decode("1.5", money.clone()),
+            Some(ScalarValue::Decimal128(Some(150), 12, 2))
+        );
+        assert_eq!(
+            decode("1.505", money.clone()),
+            Some(ScalarValue::Decimal128(Some(1505), 4, 3))
+        );
+        assert_eq!(
+            decode("12345678901234", money),
+            Some(ScalarValue::Decimal128(Some(12_345_678_901_234), 14, 0))
+        );
         let null = super::decode(None, 1, &Type::INT4, Some(&DataType::Int64), &style());
         assert_eq!(null.ok(), Some(ScalarValue::Int64(None)));
     }
 
     #[test]
     fn binary_parameters() {
-        let decode = |bytes: &[u8], pg_type| decode(Some(Bytes::copy_from_slice(bytes)), 1, &pg_type, None, &style()).map_err(|e| e.code);
+        let decode = |bytes: &[u8], pg_type| {
+            decode(Some(Bytes::copy_from_slice(bytes)), 1, &pg_type, None, &style()).map_err(|e| e.code)
+        };
         assert_eq!(decode(&[0, 0, 0, 42], Type::INT4), Ok(ScalarValue::from(42_i32)));
         assert_eq!(decode(&[0, 42], Type::INT4), Err("22P03".into()));
         assert_eq!(decode(&[0; 8], Type::TIMESTAMPTZ), Ok(utc(PG_EPOCH_MICROS)));
-        assert_eq!(decode(&i64::MAX.to_be_bytes(), Type::TIMESTAMP), Ok(ScalarValue::TimestampMicrosecond(Some(i64::MAX), None)));
+        assert_eq!(
+            decode(&i64::MAX.to_be_bytes(), Type::TIMESTAMP),
+            Ok(ScalarValue::TimestampMicrosecond(Some(i64::MAX), None))
+        );
         // 12.50: two groups, weight 0, scale 2.
         let numeric = [0, 2, 0, 0, 0, 0, 0, 2, 0, 12, 0x13, 0x88];
-        assert_eq!(decode(&numeric, Type::NUMERIC), Ok(ScalarValue::Decimal128(Some(1250), 4, 2)));
+        assert_eq!(
+            decode(&numeric, Type::NUMERIC),
+            Ok(ScalarValue::Decimal128(Some(1250), 4, 2))
+        );
         assert_eq!(decode(&numeric[..10], Type::NUMERIC), Err("22P03".into()));
-        assert_eq!(decode(&[0, 1, 0x7f, 0xff, 0, 0, 0, 0, 0, 1], Type::NUMERIC), Err("22003".into()));
+        assert_eq!(
+            decode(&[0, 1, 0x7f, 0xff, 0, 0, 0, 0, 0, 1], Type::NUMERIC),
+            Err("22003".into())
+        );
         assert_eq!(decode(&[0xff], Type::TEXT), Err("22021".into()));
     }
 }

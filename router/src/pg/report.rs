@@ -28,7 +28,11 @@ pub(super) fn error_message(error: &Error, severity: Severity) -> PgWireBackendM
 
 /// The message that tells of `notice`: a warning if its code is of class 01, a notice otherwise.
 pub(super) fn notice_message(notice: &Error) -> PgWireBackendMessage {
-    let severity = if notice.code.starts_with("01") { "WARNING" } else { "NOTICE" };
+    let severity = if notice.code.starts_with("01") {
+        "WARNING"
+    } else {
+        "NOTICE"
+    };
     PgWireBackendMessage::NoticeResponse(NoticeResponse::new(fields(notice, severity)))
 }
 
@@ -39,7 +43,11 @@ fn fields(error: &Error, severity: &str) -> Vec<(u8, String)> {
         _ if error.code.len() == 5 => error.code.as_str(),
         _ => "XX000",
     };
-    let mut fields = vec![(b'S', severity.to_owned()), (b'V', severity.to_owned()), (b'C', code.to_owned())];
+    let mut fields = vec![
+        (b'S', severity.to_owned()),
+        (b'V', severity.to_owned()),
+        (b'C', code.to_owned()),
+    ];
     fields.push((b'M', clean(&error.message)));
     fields.extend(error.detail.as_deref().map(|detail| (b'D', clean(detail))));
     fields.extend(error.hint.as_deref().map(|hint| (b'H', clean(hint))));

@@ -40,8 +40,21 @@ pub(super) enum Sent {
 
 impl RowSource {
     /// A result of which nothing is sent yet.
-    pub(super) fn new(stream: SendableRecordBatchStream, encoder: RowEncoder, token: CancellationToken, tag: RowsTag) -> Self {
-        Self { stream, encoder, token, tag, batch: vec![], rows: 0, next: 0 }
+    pub(super) fn new(
+        stream: SendableRecordBatchStream,
+        encoder: RowEncoder,
+        token: CancellationToken,
+        tag: RowsTag,
+    ) -> Self {
+        Self {
+            stream,
+            encoder,
+            token,
+            tag,
+            batch: vec![],
+            rows: 0,
+            next: 0,
+        }
     }
 
     /// The tag that ends it.
@@ -54,7 +67,12 @@ impl RowSource {
     }
 
     /// Sends rows: `rows_max` of them at most, or all for 0.
-    pub(super) async fn send(&mut self, channel: &mut Channel, shutdown: &CancellationToken, rows_max: usize) -> Result<Sent, Stop> {
+    pub(super) async fn send(
+        &mut self,
+        channel: &mut Channel,
+        shutdown: &CancellationToken,
+        rows_max: usize,
+    ) -> Result<Sent, Stop> {
         let mut sent = 0;
         loop {
             while self.next < self.rows {
@@ -87,7 +105,9 @@ impl RowSource {
                 batch = stream.next() => batch.transpose().map_err(Error::from),
             }
         };
-        let Some(batch) = attend(channel, shutdown, token, next).await? else { return Ok(false) };
+        let Some(batch) = attend(channel, shutdown, token, next).await? else {
+            return Ok(false);
+        };
         // Free the last batch before the next one is unpacked.
         self.batch.clear();
         (self.rows, self.next) = (0, 0);

@@ -43,7 +43,12 @@ struct Server<E> {
 }
 
 /// Serves until `shutdown` fires and all connections have ended.
-pub(super) async fn serve<E: SqlEngine>(listener: TcpListener, engine: Arc<E>, limits: PgLimits, shutdown: CancellationToken) -> Result<()> {
+pub(super) async fn serve<E: SqlEngine>(
+    listener: TcpListener,
+    engine: Arc<E>,
+    limits: PgLimits,
+    shutdown: CancellationToken,
+) -> Result<()> {
     let server = Arc::new(Server {
         engine,
         registry: Arc::default(),
@@ -96,7 +101,9 @@ impl<E: SqlEngine> Server<E> {
     async fn connection(&self, stream: TcpStream, opening: tokio::sync::OwnedSemaphorePermit) {
         // Small messages must not wait for each other, and a peer whose machine died must not hold its place for ever.
         let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE);
-        let options = stream.set_nodelay(true).and_then(|()| socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive));
+        let options = stream
+            .set_nodelay(true)
+            .and_then(|()| socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive));
         if let Err(error) = options {
             tracing::debug!(%error, "socket options");
         }
@@ -121,12 +128,24 @@ impl<E: SqlEngine> Server<E> {
     async fn session(&self, mut channel: Channel, startup: Startup) {
         let Ok(_permit) = self.connections.try_acquire() else {
             let error = Error::new("53300", "sorry, too many clients already");
-            return farewell(channel, &error.with_hint(format!("the limit is {}", self.limits.connections_max))).await;
+            return farewell(
+                channel,
+                &error.with_hint(format!("the limit is {}", self.limits.connections_max)),
+            )
+            .await;
         };
-        let Startup { user, database, application_name, .. } = &startup;
-        let mut session = self.engine.open(user.clone(), database.clone(), application_name.clone());
+        let Startup {
+            user,
+            database,
+            application_name,
+            ..
+        } = &startup;
+        let mut session = self
+            .engine
+            .open(user.clone(), database.clone(), application_name.clone());
         let key = self.registry.register();
-        let greeted = apply_settings(&mut session, &startup).and_then(|()| greet(&mut channel, &session, &startup, &key));
+        let greeted =
+            apply_settings(&mut session, &startup).and_then(|()| greet(&mut channel, &session, &startup, &key));
         let told = match greeted {
             Ok(told) => told,
             Err(error) => return farewell(channel, &error).await,

@@ -93,7 +93,11 @@ impl SqlEngine for Engine {
     type Session = Session;
 
     fn open(self: &Arc<Self>, user: String, database: String, application_name: String) -> Session {
-        self.session(SessionParams { user, database, application_name })
+        self.session(SessionParams {
+            user,
+            database,
+            application_name,
+        })
     }
 }
 
@@ -124,7 +128,17 @@ impl SqlSession for Session {
 impl From<Outcome> for Reply {
     fn from(outcome: Outcome) -> Self {
         match outcome {
-            Outcome::Rows { schema, columns, stream, tag } => Self::Rows { schema, declared: columns, stream, tag },
+            Outcome::Rows {
+                schema,
+                columns,
+                stream,
+                tag,
+            } => Self::Rows {
+                schema,
+                declared: columns,
+                stream,
+                tag,
+            },
             Outcome::Done { tag, notices } => Self::Done { tag, notices },
             Outcome::CopyIn(copy) => Self::CopyIn(copy),
             Outcome::Empty => Self::Empty,

@@ -43,7 +43,12 @@ impl<S: SqlSession> Connection<S> {
         let reply = attend(&mut self.channel, &self.shutdown, token, work).await?;
         self.after(statement)?;
         match reply {
-            Reply::Rows { schema, declared, stream, tag } => {
+            Reply::Rows {
+                schema,
+                declared,
+                stream,
+                tag,
+            } => {
                 let encoder = RowEncoder::new(types::columns(&schema, &declared)?, vec![], self.style());
                 self.put(&Message::RowDescription(types::row_description(encoder.columns(), &[])))?;
                 let mut source = RowSource::new(stream, encoder, token.clone(), tag);
@@ -65,7 +70,10 @@ impl<S: SqlSession> Connection<S> {
 
     /// How values look in this session at this moment.
     pub(super) fn style(&self) -> Style {
-        let (zone, digits) = (self.session.setting("timezone"), self.session.setting("extra_float_digits"));
+        let (zone, digits) = (
+            self.session.setting("timezone"),
+            self.session.setting("extra_float_digits"),
+        );
         Style::new(zone.as_deref(), digits.as_deref())
     }
 }

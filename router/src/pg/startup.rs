@@ -18,9 +18,7 @@ use super::session::SqlSession;
 use bytes::{Buf, Bytes};
 use pgwire::messages::PgWireBackendMessage as Message;
 use pgwire::messages::response::{ReadyForQuery, TransactionStatus};
-use pgwire::messages::startup::{
-    Authentication, BackendKeyData, NegotiateProtocolVersion, ParameterStatus, SecretKey,
-};
+use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtocolVersion, ParameterStatus, SecretKey};
 use tessera_proto::{Error, Result};
 
 const SSL_REQUEST: u32 = 80_877_103;
@@ -98,7 +96,10 @@ pub(super) async fn open(channel: &mut Channel) -> Result<Opening, Stop> {
 
 fn read_cancel(packet: Bytes) -> Result<Opening> {
     let mut body = Body(packet);
-    Ok(Opening::Cancel { number: body.i32()?, secret: body.i32()? })
+    Ok(Opening::Cancel {
+        number: body.i32()?,
+        secret: body.i32()?,
+    })
 }
 
 fn read_startup(version: u32, packet: Bytes) -> Result<Startup> {
@@ -107,7 +108,10 @@ fn read_startup(version: u32, packet: Bytes) -> Result<Startup> {
         let message = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.0");
         return Err(Error::unsupported(message, "use a client for PostgreSQL 7.4 or later"));
     }
-    let mut startup = Startup { minor, ..Startup::default() };
+    let mut startup = Startup {
+        minor,
+        ..Startup::default()
+    };
     let mut body = Body(packet);
     loop {
         let name = body.text()?;
@@ -118,7 +122,10 @@ fn read_startup(version: u32, packet: Bytes) -> Result<Startup> {
         startup.take(name, value)?;
     }
     if startup.user.is_empty() {
-        return Err(Error::new("28000", "no PostgreSQL user name specified in startup packet"));
+        return Err(Error::new(
+            "28000",
+            "no PostgreSQL user name specified in startup packet",
+        ));
     }
     if startup.database.is_empty() {
         startup.database.clone_from(&startup.user);
@@ -134,7 +141,10 @@ impl Startup {
             "application_name" => self.application_name = value,
             "options" => self.take_options(&value)?,
             "replication" if !matches!(value.as_str(), "false" | "off" | "no" | "0") => {
-                return Err(Error::unsupported("replication connections are not supported", "shards replicate by themselves"));
+                return Err(Error::unsupported(
+                    "replication connections are not supported",
+                    "shards replicate by themselves",
+                ));
             }
             "replication" => {}
             // "No conversion" is what happens for UTF-8, and what clients in the C locale ask for.
@@ -154,7 +164,12 @@ impl Startup {
                 (Some(long), _) => long,
                 (_, Some("")) => words.next().unwrap_or_default(),
                 (_, Some(rest)) => rest,
-                _ => return Err(Error::new("42601", format!("invalid command-line argument for server process: {word}"))),
+                _ => {
+                    return Err(Error::new(
+                        "42601",
+                        format!("invalid command-line argument for server process: {word}"),
+                    ));
+                }
             };
             let Some((name, value)) = setting.split_once('=') else {
                 return Err(Error::new("42601", format!("option \"{setting}\" requires a value")));
@@ -188,7 +203,10 @@ fn split_words(text: &str) -> Vec<String> {
 /// # Errors
 /// What SET would say to it.
 pub(super) fn apply_settings(session: &mut impl SqlSession, startup: &Startup) -> Result<()> {
-    startup.settings.iter().try_for_each(|(name, value)| session.set_initial(name, value))
+    startup
+        .settings
+        .iter()
+        .try_for_each(|(name, value)| session.set_initial(name, value))
 }
 
 /// Queues all that a client waits for before its first query; returns what it was told of [`REPORTED`].
@@ -199,7 +217,10 @@ pub(super) fn greet(
     key: &CancelKey,
 ) -> Result<Vec<Option<String>>> {
     if startup.minor > 0 || !startup.unknown.is_empty() {
-        channel.put(&Message::NegotiateProtocolVersion(NegotiateProtocolVersion::new(PROTOCOL_3_0, startup.unknown.clone())))?;
+        channel.put(&Message::NegotiateProtocolVersion(NegotiateProtocolVersion::new(
+            PROTOCOL_3_0,
+            startup.unknown.clone(),
+        )))?;
     }
     channel.put(&Message::Authentication(Authentication::Ok))?;
     let fixed = [
@@ -211,11 +232,20 @@ pub(super) fn greet(
         ("session_authorization", startup.user.as_str()),
     ];
     let told: Vec<_> = REPORTED.iter().map(|name| session.setting(name)).collect();
-    let current = REPORTED.iter().zip(&told).filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+    let current = REPORTED
+        .iter()
+        .zip(&told)
+        .filter_map(|(name, value)| Some((*name, value.as_deref()?)));
     for (name, value) in fixed.into_iter().chain(current) {
-        channel.put(&Message::ParameterStatus(ParameterStatus::new(name.to_owned(), value.replace('\0', ""))))?;
+        channel.put(&Message::ParameterStatus(ParameterStatus::new(
+            name.to_owned(),
+            value.replace('\0', ""),
+        )))?;
     }
-    channel.put(&Message::BackendKeyData(BackendKeyData::new(key.number, SecretKey::I32(key.secret))))?;
+    channel.put(&Message::BackendKeyData(BackendKeyData::new(
+        key.number,
+        SecretKey::I32(key.secret),
+    )))?;
     channel.put(&Message::ReadyForQuery(ReadyForQuery::new(TransactionStatus::Idle)))?;
     Ok(told)
 }
@@ -226,7 +256,8 @@ mod tests {
 
     #[test]
     fn startup_messages_are_read_with_their_options() {
-        let packet = Bytes::from_static(b"user\0ann\0options\0-c TimeZone=UTC --search-path=a\\ b -cx.y=1\0_pq_.new\0\x31\0\0");
+        let packet =
+            Bytes::from_static(b"user\0ann\0options\0-c TimeZone=UTC --search-path=a\\ b -cx.y=1\0_pq_.new\0\x31\0\0");
         let startup = read_startup(3 << 16 | 2, packet).ok();
         let pairs = [("TimeZone", "UTC"), ("search_path", "a b"), ("x.y", "1")];
         let expected = Startup {
@@ -246,7 +277,9 @@ mod tests {
             (3 << 16, b"user\0ann\0replication\0true\0\0", "0A000"),
             (3 << 16, b"user\0\xff\0\0", "22021"),
         ] {
-            let error = read_startup(version, Bytes::from_static(packet)).map_err(|e| e.code).err();
+            let error = read_startup(version, Bytes::from_static(packet))
+                .map_err(|e| e.code)
+                .err();
             assert_eq!(error.as_deref(), Some(code), "{packet:?}");
         }
     }

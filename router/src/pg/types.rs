@@ -33,7 +33,12 @@ pub(super) struct Column {
 /// The columns of a result. `declared` is as long as the schema, or empty.
 pub(super) fn columns(schema: &SchemaRef, declared: &[Option<SqlType>]) -> Result<Vec<Column>> {
     let declared = declared.iter().copied().chain(std::iter::repeat(None));
-    schema.fields().iter().zip(declared).map(|(field, declared)| column(field.name(), field.data_type(), declared)).collect()
+    schema
+        .fields()
+        .iter()
+        .zip(declared)
+        .map(|(field, declared)| column(field.name(), field.data_type(), declared))
+        .collect()
 }
 
 fn column(name: &str, arrow: &DataType, declared: Option<SqlType>) -> Result<Column> {
@@ -46,7 +51,13 @@ fn column(name: &str, arrow: &DataType, declared: Option<SqlType>) -> Result<Col
         Some(SqlType::Numeric { precision, scale }) => (Type::NUMERIC, numeric_typmod(precision, scale), None),
         _ => (type_of(&arrow)?, -1, None),
     };
-    Ok(Column { name: name.to_owned(), pg_type, typmod, pad_to, arrow })
+    Ok(Column {
+        name: name.to_owned(),
+        pg_type,
+        typmod,
+        pad_to,
+        arrow,
+    })
 }
 
 /// The value type of an encoding such as a dictionary.
@@ -132,7 +143,12 @@ fn array_of(element: Type) -> Result<Type> {
         Type::TIMESTAMPTZ => Type::TIMESTAMPTZ_ARRAY,
         Type::INTERVAL => Type::INTERVAL_ARRAY,
         array if matches!(array.kind(), Kind::Array(_)) => array,
-        other => return Err(Error::unsupported(format!("arrays of {other} cannot be sent to a client"), "unnest the array")),
+        other => {
+            return Err(Error::unsupported(
+                format!("arrays of {other} cannot be sent to a client"),
+                "unnest the array",
+            ));
+        }
     })
 }
 
@@ -160,7 +176,15 @@ fn size(pg_type: &Type) -> i16 {
 pub(super) fn row_description(columns: &[Column], formats: &[i16]) -> RowDescription {
     let fields = columns.iter().enumerate().map(|(i, column)| {
         let (oid, size) = (column.pg_type.oid(), size(&column.pg_type));
-        FieldDescription::new(column.name.replace('\0', "\u{fffd}"), 0, 0, oid, size, column.typmod, format_of(formats, i))
+        FieldDescription::new(
+            column.name.replace('\0', "\u{fffd}"),
+            0,
+            0,
+            oid,
+            size,
+            column.typmod,
+            format_of(formats, i),
+        )
     });
     RowDescription::new(fields.collect())
 }
@@ -182,7 +206,9 @@ pub(super) fn check_formats(formats: &[i16], count: usize, what: &str) -> Result
     match formats.len() {
         0 | 1 => Ok(()),
         n if n == count => Ok(()),
-        n => Err(Error::protocol(format!("bind message has {n} {what} formats but there are {count} {what}s"))),
+        n => Err(Error::protocol(format!(
+            "bind message has {n} {what} formats but there are {count} {what}s"
+        ))),
     }
 }
 
@@ -196,7 +222,10 @@ pub(super) fn hint_of(oid: u32) -> Option<SqlType> {
         Type::FLOAT4 => SqlType::Float4,
         Type::FLOAT8 => SqlType::Float8,
         // The value decides precision and scale; these only say that it is exact.
-        Type::NUMERIC => SqlType::Numeric { precision: 38, scale: 10 },
+        Type::NUMERIC => SqlType::Numeric {
+            precision: 38,
+            scale: 10,
+        },
         Type::TEXT | Type::NAME | Type::BPCHAR => SqlType::Text,
         Type::VARCHAR => SqlType::Varchar(None),
         Type::BYTEA => SqlType::Bytea,

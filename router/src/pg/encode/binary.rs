@@ -64,6 +64,8 @@ fn pg_date(days: i64) -> Result<i32> {
 fn pg_timestamp(micros: i64) -> Result<i64> {
     match micros {
         i64::MAX | i64::MIN => Ok(micros),
-        _ => micros.checked_sub(PG_EPOCH_MICROS).ok_or_else(|| time_out_of_range("timestamp")),
+        _ => micros
+            .checked_sub(PG_EPOCH_MICROS)
+            .ok_or_else(|| time_out_of_range("timestamp")),
     }
 }

@@ -53,7 +53,11 @@ pub(super) struct RowEncoder {
 impl RowEncoder {
     /// For these columns; `formats` as in Bind.
     pub(super) fn new(columns: Vec<Column>, formats: Vec<i16>, style: Style) -> Self {
-        Self { columns, formats, style }
+        Self {
+            columns,
+            formats,
+            style,
+        }
     }
 
     /// The columns.
@@ -68,9 +72,16 @@ impl RowEncoder {
     /// XX000 if it has other columns than announced.
     pub(super) fn prepare(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
         if batch.num_columns() != self.columns.len() {
-            return Err(Error::internal(format!("batch of {} columns for {}", batch.num_columns(), self.columns.len())));
+            return Err(Error::internal(format!(
+                "batch of {} columns for {}",
+                batch.num_columns(),
+                self.columns.len()
+            )));
         }
-        let exact = CastOptions { safe: false, ..CastOptions::default() };
+        let exact = CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        };
         let convert = |(array, column): (&ArrayRef, &Column)| match array.data_type() == &column.arrow {
             true => Ok(array.clone()),
             false => cast_with_options(array, &column.arrow, &exact)
@@ -102,7 +113,14 @@ impl RowEncoder {
         patch_length(out, start + 1, 0)
     }
 
-    fn encode_field(&self, array: &ArrayRef, row: usize, column: &Column, format: i16, out: &mut BytesMut) -> Result<()> {
+    fn encode_field(
+        &self,
+        array: &ArrayRef,
+        row: usize,
+        column: &Column,
+        format: i16,
+        out: &mut BytesMut,
+    ) -> Result<()> {
         if array.is_null(row) || array.data_type().is_null() {
             out.put_i32(-1);
             return Ok(());
@@ -123,7 +141,8 @@ impl RowEncoder {
 
 /// Fills a length field at `at` with the bytes that follow it, the field itself included if `own` is 0.
 fn patch_length(out: &mut BytesMut, at: usize, own: usize) -> Result<()> {
-    let length = i32::try_from(out.len() - at - own).map_err(|_| Error::new("54000", "row is too long for a message"))?;
+    let length =
+        i32::try_from(out.len() - at - own).map_err(|_| Error::new("54000", "row is too long for a message"))?;
     out[at..at + 4].copy_from_slice(&length.to_be_bytes());
     Ok(())
 }

@@ -35,7 +35,12 @@ fn items(array: &dyn Array, row: usize) -> Result<ArrayRef> {
         DataType::LargeListView(_) => array.as_list_view::<i64>().value(row),
         DataType::FixedSizeList(..) => array.as_fixed_size_list().value(row),
         DataType::Map(..) => std::sync::Arc::new(array.as_map().value(row)),
-        other => return Err(Error::unsupported(format!("values of type {other} cannot be sent to a client"), "cast them to text")),
+        other => {
+            return Err(Error::unsupported(
+                format!("values of type {other} cannot be sent to a client"),
+                "cast them to text",
+            ));
+        }
     })
 }
 
@@ -56,7 +61,9 @@ fn write_list(items: &ArrayRef, style: &Style, out: &mut BytesMut) -> Result<()>
         } else {
             let mut value = BytesMut::new();
             text::write(items.as_ref(), i, style, &mut value)?;
-            let plain = !value.is_empty() && !value.eq_ignore_ascii_case(b"null") && !value.iter().any(|b| is_special(*b, b"{},"));
+            let plain = !value.is_empty()
+                && !value.eq_ignore_ascii_case(b"null")
+                && !value.iter().any(|b| is_special(*b, b"{},"));
             write_quoted(&value, plain, b"\\", out);
         }
     }
@@ -105,7 +112,13 @@ fn write_quoted(value: &[u8], plain: bool, quote_escape: &[u8], out: &mut BytesM
 }
 
 /// Writes a list as a binary array of `element`s.
-pub(super) fn write_binary(array: &dyn Array, row: usize, element: &Type, style: &Style, out: &mut BytesMut) -> Result<()> {
+pub(super) fn write_binary(
+    array: &dyn Array,
+    row: usize,
+    element: &Type,
+    style: &Style,
+    out: &mut BytesMut,
+) -> Result<()> {
     let items = items(array, row)?;
     let mut dimensions = vec![];
     measure(&items, 0, &mut dimensions)?;
@@ -128,7 +141,10 @@ pub(super) fn write_binary(array: &dyn Array, row: usize, element: &Type, style:
 /// Collects the length of every dimension and checks that all lists of one depth agree.
 fn measure(items: &ArrayRef, depth: usize, dimensions: &mut Vec<usize>) -> Result<()> {
     if depth >= DIMENSIONS_MAX {
-        return Err(Error::new("54000", format!("arrays have at most {DIMENSIONS_MAX} dimensions")));
+        return Err(Error::new(
+            "54000",
+            format!("arrays have at most {DIMENSIONS_MAX} dimensions"),
+        ));
     }
     match dimensions.get(depth) {
         None => dimensions.push(items.len()),
@@ -166,5 +182,6 @@ fn write_elements(items: &ArrayRef, element: &Type, style: &Style, out: &mut Byt
 }
 
 fn ragged() -> Error {
-    Error::new("2202E", "lists of unequal lengths cannot be sent as a binary array").with_hint("ask for the text format, or unnest the list")
+    Error::new("2202E", "lists of unequal lengths cannot be sent as a binary array")
+        .with_hint("ask for the text format, or unnest the list")
 }

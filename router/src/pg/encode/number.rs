@@ -54,7 +54,11 @@ fn write_rounded(out: &mut impl Write, value: f64, digits: i32) -> fmt::Result {
     let digits = digits.max(1);
     let text = format!("{value:.*e}", digits.unsigned_abs() as usize - 1);
     let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-    let mantissa = if mantissa.contains('.') { mantissa.trim_end_matches('0').trim_end_matches('.') } else { mantissa };
+    let mantissa = if mantissa.contains('.') {
+        mantissa.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        mantissa
+    };
     write_shortest(out, &format!("{mantissa}e{exponent}"), digits)
 }
 
@@ -78,14 +82,23 @@ fn write_shortest(out: &mut impl Write, scientific: &str, fixed_digits: i32) -> 
 
 /// Sign and digits of an unscaled decimal, as `Display` prints it.
 fn split_sign(unscaled: &str) -> (bool, &str) {
-    unscaled.strip_prefix('-').map_or((false, unscaled), |digits| (true, digits))
+    unscaled
+        .strip_prefix('-')
+        .map_or((false, unscaled), |digits| (true, digits))
 }
 
 /// Whole digits (without leading zeros, possibly none) and fraction digits (exactly the scale).
 fn split_point(digits: &str, scale: i8) -> (String, String) {
     let Ok(scale) = usize::try_from(scale) else {
         let zeros = "0".repeat(usize::from(scale.unsigned_abs()));
-        return (if digits == "0" { String::new() } else { format!("{digits}{zeros}") }, String::new());
+        return (
+            if digits == "0" {
+                String::new()
+            } else {
+                format!("{digits}{zeros}")
+            },
+            String::new(),
+        );
     };
     let padded = format!("{digits:0>scale$}");
     let (whole, fraction) = padded.split_at(padded.len() - scale);
@@ -98,7 +111,11 @@ pub(super) fn write_numeric(out: &mut impl Write, unscaled: &str, scale: i8) -> 
     let (whole, fraction) = split_point(digits, scale);
     out.write_str(if negative { "-" } else { "" })?;
     out.write_str(if whole.is_empty() { "0" } else { &whole })?;
-    if fraction.is_empty() { Ok(()) } else { write!(out, ".{fraction}") }
+    if fraction.is_empty() {
+        Ok(())
+    } else {
+        write!(out, ".{fraction}")
+    }
 }
 
 /// Writes an unscaled decimal in numeric's binary form.
@@ -125,7 +142,9 @@ pub(super) fn write_numeric_binary(out: &mut BytesMut, unscaled: &str, scale: i8
 }
 
 fn group(digits: &[u8]) -> i16 {
-    digits.iter().fold(0, |value, digit| value * 10 + i16::from(digit - b'0'))
+    digits
+        .iter()
+        .fold(0, |value, digit| value * 10 + i16::from(digit - b'0'))
 }
 
 fn invalid(text: &str) -> Error {
@@ -142,7 +161,10 @@ fn too_wide() -> Error {
 /// 22P02 for other text, 22003 for more than 38 digits, 0A000 for NaN and infinity.
 pub(in crate::pg) fn read_numeric(text: &str) -> Result<ScalarValue> {
     let body = text.trim();
-    if matches!(body.trim_start_matches(['+', '-']).to_ascii_lowercase().as_str(), "nan" | "infinity" | "inf") {
+    if matches!(
+        body.trim_start_matches(['+', '-']).to_ascii_lowercase().as_str(),
+        "nan" | "infinity" | "inf"
+    ) {
         return Err(not_finite());
     }
     let (mantissa, exponent) = body.split_once(['e', 'E']).unwrap_or((body, "0"));
@@ -156,7 +178,9 @@ pub(in crate::pg) fn read_numeric(text: &str) -> Result<ScalarValue> {
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(invalid(text));
     }
-    let scale = i32::try_from(fraction.len()).map_err(|_| too_wide())?.saturating_sub(exponent);
+    let scale = i32::try_from(fraction.len())
+        .map_err(|_| too_wide())?
+        .saturating_sub(exponent);
     decimal(negative, &digits, scale)
 }
 
@@ -177,7 +201,9 @@ fn decimal(negative: bool, digits: &str, scale: i32) -> Result<ScalarValue> {
     if width > NUMERIC_DIGITS_MAX {
         return Err(too_wide());
     }
-    let magnitude: i128 = format!("{significant}{}", "0".repeat(zeros)).parse().map_err(|_| too_wide())?;
+    let magnitude: i128 = format!("{significant}{}", "0".repeat(zeros))
+        .parse()
+        .map_err(|_| too_wide())?;
     let value = if negative { -magnitude } else { magnitude };
     Ok(ScalarValue::Decimal128(Some(value), width as u8, scale as i8))
 }

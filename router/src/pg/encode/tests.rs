@@ -4,9 +4,9 @@ use super::super::types;
 use super::*;
 use datafusion::arrow::array::types::{Int32Type, IntervalMonthDayNano};
 use datafusion::arrow::array::{
-    BinaryViewArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Float32Array, Float64Array, Int32Array,
-    Int64Array, IntervalMonthDayNanoArray, ListArray, StringArray, StringViewArray, StructArray, Time64MicrosecondArray,
-    TimestampMicrosecondArray, TimestampNanosecondArray, UInt64Array,
+    BinaryViewArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Float32Array,
+    Float64Array, Int32Array, Int64Array, IntervalMonthDayNanoArray, ListArray, StringArray, StringViewArray,
+    StructArray, Time64MicrosecondArray, TimestampMicrosecondArray, TimestampNanosecondArray, UInt64Array,
 };
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::ScalarValue;
@@ -17,16 +17,25 @@ use tessera_proto::sql_type::SqlType;
 fn encode(array: ArrayRef, declared: Option<SqlType>, format: i16) -> Result<Option<Vec<u8>>> {
     let schema = Arc::new(Schema::new(vec![Field::new("c", array.data_type().clone(), true)]));
     let batch = RecordBatch::try_new(schema.clone(), vec![array]).map_err(|e| Error::internal(e.to_string()))?;
-    let encoder = RowEncoder::new(types::columns(&schema, &[declared])?, vec![format], Style::new(Some("Europe/Paris"), None));
+    let encoder = RowEncoder::new(
+        types::columns(&schema, &[declared])?,
+        vec![format],
+        Style::new(Some("Europe/Paris"), None),
+    );
     let mut out = BytesMut::from(&b"before"[..]);
-    let result = encoder.prepare(&batch).and_then(|columns| encoder.encode(&columns, 0, &mut out));
+    let result = encoder
+        .prepare(&batch)
+        .and_then(|columns| encoder.encode(&columns, 0, &mut out));
     if let Err(error) = result {
         assert_eq!(&out[..], b"before", "a failed row leaves nothing");
         return Err(error);
     }
     let row = &out[6..];
     assert_eq!((row[0], &row[5..7]), (b'D', &[0, 1][..]));
-    assert_eq!(i32::from_be_bytes([row[1], row[2], row[3], row[4]]) as usize, row.len() - 1);
+    assert_eq!(
+        i32::from_be_bytes([row[1], row[2], row[3], row[4]]) as usize,
+        row.len() - 1
+    );
     let length = i32::from_be_bytes([row[7], row[8], row[9], row[10]]);
     if length >= 0 {
         assert_eq!(length as usize, row.len() - 11);
@@ -50,11 +59,17 @@ fn binary<'a, T: FromSql<'a> + PartialEq + std::fmt::Debug>(array: impl Array + 
 }
 
 fn decimal(value: i128, precision: u8, scale: i8) -> Decimal128Array {
-    Decimal128Array::from(vec![value]).with_precision_and_scale(precision, scale).unwrap()
+    Decimal128Array::from(vec![value])
+        .with_precision_and_scale(precision, scale)
+        .unwrap()
 }
 
 fn interval(months: i32, days: i32, micros: i64) -> IntervalMonthDayNanoArray {
-    IntervalMonthDayNanoArray::from(vec![IntervalMonthDayNano { months, days, nanoseconds: micros * 1_000 }])
+    IntervalMonthDayNanoArray::from(vec![IntervalMonthDayNano {
+        months,
+        days,
+        nanoseconds: micros * 1_000,
+    }])
 }
 
 fn list(items: Vec<Option<i32>>) -> ListArray {
@@ -83,14 +98,23 @@ fn text_forms_are_those_of_postgresql() {
     text(Float32Array::from(vec![0.1_f32]), "0.1");
     text(Float32Array::from(vec![1e6_f32]), "1e+06");
     text(Float32Array::from(vec![16_777.25_f32]), "16777.25");
-    for (value, scale, expected) in [(1250, 2, "12.50"), (-5, 2, "-0.05"), (0, 3, "0.000"), (7, 0, "7"), (7, -2, "700")] {
+    for (value, scale, expected) in [
+        (1250, 2, "12.50"),
+        (-5, 2, "-0.05"),
+        (0, 3, "0.000"),
+        (7, 0, "7"),
+        (7, -2, "700"),
+    ] {
         text(decimal(value, 10, scale), expected);
     }
     text(BinaryViewArray::from(vec![&b"\x00\xff"[..]]), "\\x00ff");
     text(Date32Array::from(vec![19_723]), "2024-01-01");
     text(Time64MicrosecondArray::from(vec![45_296_500_000]), "12:34:56.5");
     text(TimestampMicrosecondArray::from(vec![0]), "1970-01-01 00:00:00");
-    text(TimestampMicrosecondArray::from(vec![0]).with_timezone("+00:00"), "1970-01-01 01:00:00+01");
+    text(
+        TimestampMicrosecondArray::from(vec![0]).with_timezone("+00:00"),
+        "1970-01-01 01:00:00+01",
+    );
     text(TimestampNanosecondArray::from(vec![-1]), "1969-12-31 23:59:59.999999");
     for (value, expected) in [
         (interval(14, 3, 14_706_789_000), "1 year 2 mons 3 days 04:05:06.789"),
@@ -111,11 +135,23 @@ fn nested_values_are_quoted_as_postgresql_does() {
     let words = StringArray::from(vec!["plain", "a b", "", "null", "q\"\\"]);
     let field = Arc::new(Field::new("item", DataType::Utf8, true));
     let offsets = datafusion::arrow::buffer::OffsetBuffer::from_lengths([5]);
-    text(ListArray::new(field, offsets, Arc::new(words), None), r#"{plain,"a b","","null","q\"\\"}"#);
+    text(
+        ListArray::new(field, offsets, Arc::new(words), None),
+        r#"{plain,"a b","","null","q\"\\"}"#,
+    );
     let row = StructArray::from(vec![
-        (Arc::new(Field::new("a", DataType::Int32, true)), Arc::new(Int32Array::from(vec![Some(1)])) as ArrayRef),
-        (Arc::new(Field::new("b", DataType::Utf8, true)), Arc::new(StringArray::from(vec!["x,\"y"]))),
-        (Arc::new(Field::new("c", DataType::Int32, true)), Arc::new(Int32Array::from(vec![None]))),
+        (
+            Arc::new(Field::new("a", DataType::Int32, true)),
+            Arc::new(Int32Array::from(vec![Some(1)])) as ArrayRef,
+        ),
+        (
+            Arc::new(Field::new("b", DataType::Utf8, true)),
+            Arc::new(StringArray::from(vec!["x,\"y"])),
+        ),
+        (
+            Arc::new(Field::new("c", DataType::Int32, true)),
+            Arc::new(Int32Array::from(vec![None])),
+        ),
     ]);
     text(row, r#"(1,"x,""y",)"#);
 }
@@ -132,10 +168,26 @@ fn binary_forms_are_what_drivers_read() {
     binary(list(vec![]), Type::INT4_ARRAY, Vec::<Option<i32>>::new());
     let noon = chrono::NaiveDate::from_ymd_opt(2024, 2, 29).and_then(|d| d.and_hms_micro_opt(12, 0, 0, 5));
     let micros = noon.map_or(0, |n| n.and_utc().timestamp_micros());
-    binary(TimestampMicrosecondArray::from(vec![micros]), Type::TIMESTAMP, noon.unwrap());
+    binary(
+        TimestampMicrosecondArray::from(vec![micros]),
+        Type::TIMESTAMP,
+        noon.unwrap(),
+    );
     binary(Date32Array::from(vec![19_782]), Type::DATE, noon.unwrap().date());
-    for (value, scale) in [(1250, 2), (-5, 3), (123_456_789, 4), (10_000, 0), (0, 2), (100_000_001, 4), (99_990_000, 0)] {
-        binary(decimal(value, 20, scale), Type::NUMERIC, rust_decimal::Decimal::from_i128_with_scale(value, scale as u32));
+    for (value, scale) in [
+        (1250, 2),
+        (-5, 3),
+        (123_456_789, 4),
+        (10_000, 0),
+        (0, 2),
+        (100_000_001, 4),
+        (99_990_000, 0),
+    ] {
+        binary(
+            decimal(value, 20, scale),
+            Type::NUMERIC,
+            rust_decimal::Decimal::from_i128_with_scale(value, scale as u32),
+        );
     }
     let negative_scale = encode(Arc::new(decimal(12, 5, -3)), None, 1).ok().flatten();
     assert_eq!(negative_scale, Some(vec![0, 2, 0, 1, 0, 0, 0, 0, 0, 1, 0x07, 0xd0]));
@@ -153,16 +205,39 @@ fn declared_types_pad_and_limits_are_errors() {
         let huge = encode(Arc::new(UInt64Array::from(vec![u64::MAX])), None, format);
         assert_eq!(huge.map_err(|e| e.code), Err("22003".into()));
     }
-    let late = encode(Arc::new(datafusion::arrow::array::TimestampSecondArray::from(vec![i64::MAX / 2])), None, 0);
+    let late = encode(
+        Arc::new(datafusion::arrow::array::TimestampSecondArray::from(vec![i64::MAX / 2])),
+        None,
+        0,
+    );
     assert_eq!(late.map_err(|e| e.code), Err("22008".into()));
 }
 
 #[test]
 fn numeric_survives_both_formats() {
-    for digits in ["0", "0.0", "1", "-1.50", "0.00012300", "99999999999999999999999999999999999999", "10000", "0.0001", "12345.6789"] {
-        let ScalarValue::Decimal128(Some(value), _, scale) = read_numeric(digits).unwrap() else { panic!("{digits}") };
+    for digits in [
+        "0",
+        "0.0",
+        "1",
+        "-1.50",
+        "0.00012300",
+        "99999999999999999999999999999999999999",
+        "10000",
+        "0.0001",
+        "12345.6789",
+    ] {
+        let ScalarValue::Decimal128(Some(value), _, scale) = read_numeric(digits).unwrap() else {
+            panic!("{digits}")
+        };
         text(decimal(value, 38, scale), digits);
-        let bytes = encode(Arc::new(decimal(value, 38, scale)), None, 1).ok().flatten().unwrap();
-        assert_eq!(read_numeric_binary(bytes.into()).ok(), read_numeric(digits).ok(), "{digits}");
+        let bytes = encode(Arc::new(decimal(value, 38, scale)), None, 1)
+            .ok()
+            .flatten()
+            .unwrap();
+        assert_eq!(
+            read_numeric_binary(bytes.into()).ok(),
+            read_numeric(digits).ok(),
+            "{digits}"
+        );
     }
 }

@@ -35,10 +35,18 @@ pub(super) fn write(array: &dyn Array, row: usize, style: &Style, out: &mut Byte
 /// Everything that is not text already.
 fn write_formatted(array: &dyn Array, row: usize, style: &Style, out: &mut BytesMut) -> Result<()> {
     match array.data_type() {
-        DataType::Boolean => out.write_str(if array.as_boolean().value(row) { "t" } else { "f" }).map_err(failed),
-        DataType::Float16 => number::write_float4(out, at::<Float16Type>(array, row).to_f32(), style.float_digits).map_err(failed),
-        DataType::Float32 => number::write_float4(out, at::<Float32Type>(array, row), style.float_digits).map_err(failed),
-        DataType::Float64 => number::write_float8(out, at::<Float64Type>(array, row), style.float_digits).map_err(failed),
+        DataType::Boolean => out
+            .write_str(if array.as_boolean().value(row) { "t" } else { "f" })
+            .map_err(failed),
+        DataType::Float16 => {
+            number::write_float4(out, at::<Float16Type>(array, row).to_f32(), style.float_digits).map_err(failed)
+        }
+        DataType::Float32 => {
+            number::write_float4(out, at::<Float32Type>(array, row), style.float_digits).map_err(failed)
+        }
+        DataType::Float64 => {
+            number::write_float8(out, at::<Float64Type>(array, row), style.float_digits).map_err(failed)
+        }
         DataType::Date32 | DataType::Date64 | DataType::Time32(_) | DataType::Time64(_) | DataType::Timestamp(..) => {
             write_time_value(array, row, style, out)
         }
@@ -100,7 +108,13 @@ fn write_interval((months, days, micros): (i32, i32, i64), out: &mut BytesMut) -
     };
     let rest = micros.unsigned_abs();
     let seconds = rest / 1_000_000;
-    write!(out, "{gap}{sign}{:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60)?;
+    write!(
+        out,
+        "{gap}{sign}{:02}:{:02}:{:02}",
+        seconds / 3_600,
+        seconds / 60 % 60,
+        seconds % 60
+    )?;
     write_fraction(out, (rest % 1_000_000) as i64)
 }
 
@@ -153,7 +167,9 @@ pub(super) fn time(array: &dyn Array, row: usize) -> Result<i64> {
         DataType::Time32(unit) | DataType::Time64(unit) => to_micros(*unit).apply(raw(array, row)?),
         _ => None,
     };
-    micros.filter(|m| (0..=calendar::DAY_MICROS).contains(m)).ok_or_else(|| time_out_of_range("time"))
+    micros
+        .filter(|m| (0..=calendar::DAY_MICROS).contains(m))
+        .ok_or_else(|| time_out_of_range("time"))
 }
 
 /// Microseconds since 1970.
@@ -179,9 +195,13 @@ pub(super) fn interval(array: &dyn Array, row: usize) -> Result<(i32, i32, i64)>
             (0, value.days, i64::from(value.milliseconds) * 1_000)
         }
         DataType::Interval(IntervalUnit::YearMonth) => (at::<IntervalYearMonthType>(array, row), 0, 0),
-        DataType::Duration(unit) => {
-            (0, 0, to_micros(*unit).apply(raw(array, row)?).ok_or_else(|| time_out_of_range("interval"))?)
-        }
+        DataType::Duration(unit) => (
+            0,
+            0,
+            to_micros(*unit)
+                .apply(raw(array, row)?)
+                .ok_or_else(|| time_out_of_range("interval"))?,
+        ),
         other => return Err(Error::internal(format!("{other} is no interval"))),
     })
 }
@@ -189,9 +209,9 @@ pub(super) fn interval(array: &dyn Array, row: usize) -> Result<(i32, i32, i64)>
 /// The count of units behind a time, timestamp or duration.
 fn raw(array: &dyn Array, row: usize) -> Result<i64> {
     use datafusion::arrow::array::types::{
-        DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Time32MillisecondType,
-        Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType, TimestampMillisecondType,
-        TimestampNanosecondType, TimestampSecondType,
+        DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType,
+        Time32MillisecondType, Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType,
+        TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
     };
     use datafusion::arrow::datatypes::TimeUnit::{Microsecond, Millisecond, Nanosecond, Second};
     Ok(match array.data_type() {
@@ -218,6 +238,11 @@ pub(super) fn bytes(array: &dyn Array, row: usize) -> Result<&[u8]> {
         DataType::LargeBinary => array.as_binary::<i64>().value(row),
         DataType::BinaryView => array.as_binary_view().value(row),
         DataType::FixedSizeBinary(_) => array.as_fixed_size_binary().value(row),
-        other => return Err(Error::unsupported(format!("values of type {other} cannot be sent to a client"), "cast them to text")),
+        other => {
+            return Err(Error::unsupported(
+                format!("values of type {other} cannot be sent to a client"),
+                "cast them to text",
+            ));
+        }
     })
 }

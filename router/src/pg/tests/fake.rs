@@ -71,7 +71,10 @@ impl SqlEngine for FakeEngine {
     type Session = FakeSession;
 
     fn open(self: &Arc<Self>, _user: String, _database: String, _application_name: String) -> FakeSession {
-        FakeSession { engine: self.clone(), settings: BTreeMap::new() }
+        FakeSession {
+            engine: self.clone(),
+            settings: BTreeMap::new(),
+        }
     }
 }
 
@@ -87,16 +90,29 @@ impl SqlSession for FakeSession {
         if text.contains("missing()") {
             return Err(Error::new("42883", "function missing() does not exist"));
         }
-        let echoed = hints.first().copied().flatten().map_or(DataType::Utf8View, SqlType::arrow);
+        let echoed = hints
+            .first()
+            .copied()
+            .flatten()
+            .map_or(DataType::Utf8View, SqlType::arrow);
         let (params, columns) = match text {
             t if t.contains("echo(") => (vec![echoed.clone()], Some(one_column(&echoed))),
             t if t.starts_with("SELECT") => (vec![], Some(numbers_schema())),
             _ => (vec![], None),
         };
-        Ok(Described { params, columns, declared: vec![] })
+        Ok(Described {
+            params,
+            columns,
+            declared: vec![],
+        })
     }
 
-    async fn execute(&mut self, statement: &ParsedStatement, params: Vec<ScalarValue>, cancel: CancellationToken) -> Result<Reply> {
+    async fn execute(
+        &mut self,
+        statement: &ParsedStatement,
+        params: Vec<ScalarValue>,
+        cancel: CancellationToken,
+    ) -> Result<Reply> {
         let text = statement.text.as_str();
         self.engine.log.lock().seen.push(text.to_owned());
         match &statement.statement {
@@ -149,18 +165,34 @@ impl FakeSession {
         let digits: String = text.chars().filter(char::is_ascii_digit).collect();
         let end: i64 = digits.parse().unwrap_or(0);
         let log = self.engine.log.clone();
-        let batches = (0..end).step_by(7).map(move |start| Ok(numbers(start..end.min(start + 7))));
+        let batches = (0..end)
+            .step_by(7)
+            .map(move |start| Ok(numbers(start..end.min(start + 7))));
         let ended = stream::once(async move {
             log.lock().seen.push(Seen::Ended(end as usize).to_string());
             Ok(numbers(0..0))
         });
-        rows(numbers_schema(), stream::iter(batches.collect::<Vec<_>>()).chain(ended).boxed())
+        rows(
+            numbers_schema(),
+            stream::iter(batches.collect::<Vec<_>>()).chain(ended).boxed(),
+        )
     }
 
     fn copy(&self, options: CopyOptions) -> Reply {
-        let column = |name: &str, sql_type| ColumnDef { name: name.into(), sql_type, nullable: true, default: None, hidden: false };
+        let column = |name: &str, sql_type| ColumnDef {
+            name: name.into(),
+            sql_type,
+            nullable: true,
+            default: None,
+            hidden: false,
+        };
         let columns = vec![column("a", SqlType::Int4), column("b", SqlType::Text)];
-        Reply::CopyIn(Box::new(FakeCopy { log: self.engine.log.clone(), columns, options, rows: 0 }))
+        Reply::CopyIn(Box::new(FakeCopy {
+            log: self.engine.log.clone(),
+            columns,
+            options,
+            rows: 0,
+        }))
     }
 }
 
@@ -205,13 +237,17 @@ impl CopySink for FakeCopy {
 }
 
 fn done(tag: &str) -> Reply {
-    Reply::Done { tag: tag.into(), notices: vec![Error::new("00000", "noted")] }
+    Reply::Done {
+        tag: tag.into(),
+        notices: vec![Error::new("00000", "noted")],
+    }
 }
 
 fn echo(params: &[ScalarValue]) -> Result<Reply> {
     let value = params.first().ok_or_else(|| Error::internal("no parameter"))?;
     let schema = one_column(&value.data_type());
-    let batch = RecordBatch::try_new(schema.clone(), vec![value.to_array()?]).map_err(|e| Error::internal(e.to_string()))?;
+    let batch =
+        RecordBatch::try_new(schema.clone(), vec![value.to_array()?]).map_err(|e| Error::internal(e.to_string()))?;
     Ok(rows(schema, stream::iter([Ok(batch)]).boxed()))
 }
 
@@ -219,7 +255,12 @@ type Batches = stream::BoxStream<'static, Result<RecordBatch, DataFusionError>>;
 
 fn rows(schema: SchemaRef, batches: Batches) -> Reply {
     let stream: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(schema.clone(), batches));
-    Reply::Rows { schema, declared: vec![], stream, tag: RowsTag::Select }
+    Reply::Rows {
+        schema,
+        declared: vec![],
+        stream,
+        tag: RowsTag::Select,
+    }
 }
 
 fn one_column(data_type: &DataType) -> SchemaRef {
@@ -227,7 +268,10 @@ fn one_column(data_type: &DataType) -> SchemaRef {
 }
 
 fn numbers_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false), Field::new("v", DataType::Utf8View, true)]))
+    Arc::new(Schema::new(vec![
+        Field::new("n", DataType::Int64, false),
+        Field::new("v", DataType::Utf8View, true),
+    ]))
 }
 
 fn numbers(range: std::ops::Range<i64>) -> RecordBatch {

@@ -46,7 +46,11 @@ async fn noise_at_startup_closes_the_connection() {
 
 #[tokio::test]
 async fn noise_after_startup_is_answered_and_survived() {
-    let server = Server::start(PgLimits { message_bytes_max: 1 << 16, ..PgLimits::default() }).await;
+    let server = Server::start(PgLimits {
+        message_bytes_max: 1 << 16,
+        ..PgLimits::default()
+    })
+    .await;
     for seed in 0..300 {
         let mut random = Random(seed);
         let mut raw = Raw::start(server.address, &[("user", "ann")]).await;
@@ -74,7 +78,10 @@ async fn noise_after_startup_is_answered_and_survived() {
         raw.until(b'Z').await;
         raw.0.write_all(bytes).await.expect("writes");
         let answer = in_time(raw.rest()).await;
-        let text = answer.last().map(|(_, body)| String::from_utf8_lossy(body).into_owned()).unwrap_or_default();
+        let text = answer
+            .last()
+            .map(|(_, body)| String::from_utf8_lossy(body).into_owned())
+            .unwrap_or_default();
         assert!(text.starts_with("SFATAL") && text.contains(code), "{bytes:?}: {text:?}");
     }
     assert!(server.client().await.simple_query("SELECT upto(1)").await.is_ok());

@@ -24,7 +24,10 @@ impl Raw {
     /// Sends a message.
     pub(super) async fn send(&mut self, kind: u8, body: &[u8]) {
         let length = (body.len() as i32 + 4).to_be_bytes();
-        self.0.write_all(&[&[kind][..], &length, body].concat()).await.expect("writes");
+        self.0
+            .write_all(&[&[kind][..], &length, body].concat())
+            .await
+            .expect("writes");
     }
 
     pub(super) async fn query(&mut self, text: &str) {
@@ -36,7 +39,8 @@ impl Raw {
     }
 
     pub(super) async fn bind(&mut self, portal: &str, statement: &str) {
-        self.send(b'B', format!("{portal}\0{statement}\0\0\0\0\0\0\0").as_bytes()).await;
+        self.send(b'B', format!("{portal}\0{statement}\0\0\0\0\0\0\0").as_bytes())
+            .await;
     }
 
     pub(super) async fn describe(&mut self, kind: u8, name: &str) {
@@ -44,7 +48,8 @@ impl Raw {
     }
 
     pub(super) async fn execute(&mut self, portal: &str, rows: i32) {
-        self.send(b'E', &[portal.as_bytes(), b"\0", &rows.to_be_bytes()].concat()).await;
+        self.send(b'E', &[portal.as_bytes(), b"\0", &rows.to_be_bytes()].concat())
+            .await;
     }
 
     pub(super) async fn sync(&mut self) {
@@ -64,7 +69,9 @@ impl Raw {
     pub(super) async fn until(&mut self, kind: u8) -> Vec<(u8, Vec<u8>)> {
         let mut messages = vec![];
         while messages.last().is_none_or(|(last, _)| *last != kind) {
-            let next = tokio::time::timeout(super::PATIENCE, self.next()).await.expect("in time");
+            let next = tokio::time::timeout(super::PATIENCE, self.next())
+                .await
+                .expect("in time");
             messages.push(next.unwrap_or_else(|| panic!("closed after {messages:?}")));
         }
         messages
