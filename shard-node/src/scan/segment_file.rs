@@ -1,7 +1,9 @@
-//! How DataFusion's Parquet scan reads our segments: positioned reads of the local file, footers from the node's cache.
+//! How DataFusion's Parquet scan reads our segments: positioned reads of the local file under its checksums, footers
+//! from the node's cache.
 //!
 //! The segment travels as an extension of the `PartitionedFile`, so it stays on disk for as long as the plan lives.
 
+use crate::storage::checked_file::CheckedFile;
 use crate::storage::version::Segment;
 use bytes::Bytes;
 use datafusion::common::internal_err;
@@ -14,9 +16,7 @@ use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::ParquetMetaData;
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// Opens segments.
@@ -47,19 +47,8 @@ impl ParquetFileReaderFactory for SegmentFiles {
 struct SegmentFile {
     segment: Arc<Segment>,
     /// Opened at the first read.
-    file: Option<Arc<File>>,
+    file: Option<CheckedFile>,
     metrics: ParquetFileMetrics,
-}
-
-impl SegmentFile {
-    fn open(&mut self) -> Result<Arc<File>> {
-        if let Some(file) = &self.file {
-            return Ok(file.clone());
-        }
-        let file = Arc::new(File::open(&self.segment.path)?);
-        self.file = Some(file.clone());
-        Ok(file)
-    }
 }
 
 impl AsyncFileReader for SegmentFile {
@@ -75,13 +64,21 @@ impl AsyncFileReader for SegmentFile {
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         async move {
-            let file = self.open()?;
             self.metrics
                 .bytes_scanned
                 .add(ranges.iter().map(|r| (r.end - r.start) as usize).sum());
-            let read =
-                tokio::task::spawn_blocking(move || ranges.into_iter().map(|range| read_range(&file, range)).collect());
-            read.await.map_err(|e| ParquetError::External(Box::new(e)))?
+            let (segment, file) = (self.segment.clone(), self.file.take());
+            let (file, read) = blocking(move || {
+                let file = file.map_or_else(|| segment.open_file(), Ok)?;
+                let read = ranges
+                    .into_iter()
+                    .map(|range| file.read(range))
+                    .collect::<tessera_proto::Result<Vec<_>>>()?;
+                Ok((file, read))
+            })
+            .await?;
+            self.file = Some(file);
+            Ok(read)
         }
         .boxed()
     }
@@ -91,20 +88,20 @@ impl AsyncFileReader for SegmentFile {
         _: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
         async move {
-            if let Some(metadata) = self.segment.cache().lookup(&self.segment.path) {
-                return Ok(metadata);
+            if let Some(footer) = self.segment.cached_footer() {
+                return Ok(footer);
             }
             let segment = self.segment.clone();
-            let read = tokio::task::spawn_blocking(move || segment.cache().get(&segment.path));
-            let read = read.await.map_err(|e| ParquetError::External(Box::new(e)))?;
-            read.map_err(|e| ParquetError::External(Box::new(e)))
+            blocking(move || segment.footer()).await
         }
         .boxed()
     }
 }
 
-fn read_range(file: &File, range: Range<u64>) -> Result<Bytes> {
-    let mut bytes = vec![0; range.end.saturating_sub(range.start) as usize];
-    file.read_exact_at(&mut bytes, range.start)?;
-    Ok(bytes.into())
+/// Runs file access off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> tessera_proto::Result<T> + Send + 'static) -> Result<T> {
+    let result = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| ParquetError::External(Box::new(e)))?;
+    result.map_err(|e| ParquetError::External(Box::new(e)))
 }

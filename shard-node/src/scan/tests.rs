@@ -152,15 +152,25 @@ async fn prunes_row_groups_and_reads_footers_once() {
         .unwrap();
     let plan = query(&store, &def, 1, "explain analyze select name from t where id = 139999").await;
     assert!(plan.contains("row_groups_pruned_statistics=2total→1matched"), "{plan}");
-    let path = store.version().tables[&def.id].segments[0].path.clone();
-    assert!(
-        store.version().tables[&def.id].segments[0]
-            .cache()
-            .lookup(&path)
-            .is_some()
-    );
+    assert!(store.version().tables[&def.id].segments[0].cached_footer().is_some());
     assert_eq!(
         query(&store, &def, 1, "select count(*), min(id), max(id) from t").await,
         "|140000|0|139999|"
     );
+}
+
+#[tokio::test]
+async fn damage_is_an_error_with_its_code() {
+    let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
+    let store = filled(dir.path(), &def);
+    for segment in &store.version().tables[&def.id].segments {
+        let mut bytes = std::fs::read(&segment.path).unwrap();
+        bytes[40] ^= 1;
+        std::fs::write(&segment.path, bytes).unwrap();
+    }
+    let frame = SessionContext::new()
+        .read_table(shard_table(def, vec![store], Timestamp(99)))
+        .unwrap();
+    let error = tessera_proto::Error::from(frame.collect().await.unwrap_err());
+    assert_eq!(error.code, "XX001", "{error}");
 }

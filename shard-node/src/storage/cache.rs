@@ -2,10 +2,11 @@
 //!
 //! Bounded in bytes; the least recently used go first. A footer with page index is about 20 to 200 KB per million rows.
 
+use crate::storage::checked_file::CheckedFile;
+use crate::storage::segment::parquet_error;
 use parking_lot::Mutex;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tessera_proto::{Error, Result};
@@ -40,20 +41,19 @@ impl MetadataCache {
         })
     }
 
-    /// A segment's footer with page index; reads it if it is not here. Blocking.
+    /// A segment's footer with page index; reads it from the opened file if it is not here. Blocking.
     ///
     /// # Errors
     /// XX001 when the footer is damaged, 58030 when it cannot be read.
-    pub fn get(&self, path: &Path) -> Result<Arc<ParquetMetaData>> {
+    pub(crate) fn get(&self, path: &Path, open: impl FnOnce() -> Result<CheckedFile>) -> Result<Arc<ParquetMetaData>> {
         if let Some(metadata) = self.lookup(path) {
             return Ok(metadata);
         }
-        let file = File::open(path).map_err(|e| Error::io(&format!("opening segment \"{}\"", path.display()), &e))?;
+        let file = open()?;
         let read = ParquetMetaDataReader::new()
             .with_page_index_policy(PageIndexPolicy::Optional)
             .parse_and_finish(&file);
-        let metadata =
-            read.map_err(|e| Error::corrupt(format!("footer of segment \"{}\" is damaged: {e}", path.display())))?;
+        let metadata = read.map_err(|e| parquet_error("reading the footer of a segment", e, Error::corrupt))?;
         Ok(self.insert(path, Arc::new(metadata)))
     }
 

@@ -206,7 +206,7 @@ mod tests {
         let longs: ArrayRef = Arc::new(Int64Array::from(vec![i64::MIN, 5, i64::MAX]));
         let dates: ArrayRef = Arc::new(Date32Array::from(vec![-5, 0, 20_000]));
         let texts: ArrayRef = Arc::new(StringViewArray::from(vec!["a", "", "long enough to be outside"]));
-        check(&[ints.clone()]);
+        check(std::slice::from_ref(&ints));
         check(&[longs.clone(), dates.clone(), ints.clone()]);
         check(&[longs, texts]);
         check(&[Arc::new(Int64Array::from(vec![Some(1), None]))]);

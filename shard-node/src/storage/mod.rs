@@ -14,6 +14,7 @@
 //! [`version::Version`]; nothing they hold ever changes. Not here: who may write (replication, transactions), and deletes.
 
 pub mod cache;
+pub(crate) mod checked_file;
 pub mod delta;
 mod digest;
 pub(crate) mod durable;

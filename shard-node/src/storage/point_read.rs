@@ -17,11 +17,14 @@ use tessera_proto::table::TableDef;
 use tessera_proto::token::canonical_keys;
 use tessera_proto::{Error, Result, Timestamp};
 
-/// Position in the delta of every key that is there.
+/// A key's canonical bytes, and its row's position in the delta if it is there.
+pub(crate) type Located = (Box<[u8]>, Option<u64>);
+
+/// Looks keys up in the delta.
 ///
 /// # Errors
 /// A column type that cannot be a key.
-pub(crate) fn locate(keys: &[ArrayRef], delta: Option<&DeltaKeys>) -> Result<Vec<(Box<[u8]>, Option<u64>)>> {
+pub(crate) fn locate(keys: &[ArrayRef], delta: Option<&DeltaKeys>) -> Result<Vec<Located>> {
     let mut found = Vec::new();
     for_each_key(keys, |_, key| found.push((key.into(), delta.and_then(|d| d.get(key)))))?;
     Ok(found)
@@ -35,7 +38,7 @@ pub(crate) fn read(
     def: &TableDef,
     version: &TableVersion,
     ts: Timestamp,
-    keys: &[(Box<[u8]>, Option<u64>)],
+    keys: &[Located],
     projection: &[usize],
 ) -> Result<RecordBatch> {
     let schema = result_schema(def, projection)?;
@@ -69,7 +72,7 @@ pub(crate) fn read(
 struct Search<'a> {
     def: &'a TableDef,
     ts: Timestamp,
-    keys: &'a [(Box<[u8]>, Option<u64>)],
+    keys: &'a [Located],
     projection: &'a [usize],
     schema: SchemaRef,
     /// Keys not found yet: hash and position in `keys`, sorted.

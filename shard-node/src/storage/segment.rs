@@ -9,6 +9,7 @@
 //! Interval has no Parquet type and is kept as 16 bytes. `__cts` exists only when rows have different commit timestamps.
 //! Bloom filters only on text, uuid and bytea key columns: for sorted numbers the statistics prune as well.
 
+use crate::storage::checked_file::{HashingFile, Written};
 use crate::storage::keys::{for_each_key, hash_key, key_columns};
 use crate::storage::sketch::Sketch;
 use crate::storage::values::interval_bytes;
@@ -28,12 +29,11 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tessera_proto::table::TableDef;
 use tessera_proto::{Error, Result, v1};
-use xxhash_rust::xxh3::Xxh3;
 
 /// Name of the commit timestamp column.
 pub const CTS_COLUMN: &str = "__cts";
@@ -109,12 +109,21 @@ fn interval_of(bytes: &[u8]) -> IntervalMonthDayNano {
     IntervalMonthDayNano::new(number(0..4) as i32, number(4..8) as i32, number(8..16) as i64)
 }
 
-/// A Parquet error met while `doing`: a full disk keeps its own code.
+/// A Parquet error met while `doing`: our own errors inside stay what they are, and a full disk keeps its code.
 pub(crate) fn parquet_error(doing: &str, error: ParquetError, otherwise: fn(String) -> Error) -> Error {
-    if let ParquetError::External(inner) = &error
-        && let Some(io) = inner.downcast_ref::<std::io::Error>()
-    {
-        return Error::io(doing, io);
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(current) = cause {
+        if let Some(ours) = current.downcast_ref::<Error>() {
+            return ours.clone();
+        }
+        let Some(io) = current.downcast_ref::<std::io::Error>() else {
+            cause = current.source();
+            continue;
+        };
+        match io.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+            Some(ours) => return ours.clone(),
+            None => return Error::io(doing, io),
+        }
     }
     otherwise(format!("{doing}: {error}"))
 }
@@ -142,10 +151,7 @@ impl SegmentWriter {
         let schema = stored_schema(&def.arrow_schema(), with_cts);
         let tmp = dir.join(format!("{stem}.parquet.tmp"));
         let file = File::create(&tmp).map_err(|e| Error::io(&format!("creating \"{}\"", tmp.display()), &e))?;
-        let sink = HashingFile {
-            file: BufWriter::with_capacity(1 << 20, file),
-            hash: Box::new(Xxh3::new()),
-        };
+        let sink = HashingFile::new(file);
         let writer = ArrowWriter::try_new(sink, schema.clone(), Some(properties(def)))
             .map_err(|e| parquet_error("creating a segment", e, Error::internal))?;
         Ok(Self {
@@ -234,14 +240,13 @@ impl SegmentWriter {
             .into_inner()
             .map_err(|e| parquet_error("finishing a segment", e, Error::internal))
             .and_then(|sink| sink.finish().map_err(|e| Error::io("finishing a segment", &e)))
-            .and_then(|(bytes, checksum)| self.publish().map(|()| (bytes, checksum)));
-        let (bytes, checksum) = result.inspect_err(|_| self.remove())?;
-        let checksum = checksum.to_be_bytes().to_vec().into();
+            .and_then(|written| self.publish(&written).map(|()| written));
+        let written = result.inspect_err(|_| self.remove())?;
         Ok(v1::SegmentRef {
             file: format!("{}.parquet", self.stem),
             rows: self.rows as u64,
-            bytes,
-            checksum,
+            bytes: written.bytes,
+            checksum: written.checksum.to_be_bytes().to_vec().into(),
         })
     }
 
@@ -260,9 +265,9 @@ impl SegmentWriter {
     }
 
     /// Sidecar first: a segment under its name always has one.
-    fn publish(&mut self) -> Result<()> {
+    fn publish(&mut self, written: &Written) -> Result<()> {
         let path = self.dir.join(format!("{}.parquet", self.stem));
-        write_sidecar(&path, std::mem::take(&mut self.keys))?;
+        write_sidecar(&path, std::mem::take(&mut self.keys), written)?;
         std::fs::rename(self.dir.join(format!("{}.parquet.tmp", self.stem)), &path)
             .map_err(|e| Error::io("renaming a segment", &e))
     }
@@ -285,10 +290,10 @@ impl Drop for SegmentWriter {
 ///
 /// # Errors
 /// 53100 or 58030.
-pub(crate) fn write_sidecar(path: &Path, keys: Vec<sidecar::Entry>) -> Result<()> {
+pub(crate) fn write_sidecar(path: &Path, keys: Vec<sidecar::Entry>, segment: &Written) -> Result<()> {
     let target = path.with_extension("pk");
     let tmp = path.with_extension("pk.tmp");
-    let bytes = sidecar::encode(keys);
+    let bytes = sidecar::encode(keys, segment);
     let written = File::create(&tmp).and_then(|mut file| file.write_all(&bytes).map(|()| file));
     let result = written
         .map(|file| durable::sync(&file))
@@ -316,39 +321,4 @@ fn properties(def: &TableDef) -> WriterProperties {
         }
     }
     properties.build()
-}
-
-/// A file whose checksum is computed on the way.
-pub(crate) struct HashingFile {
-    file: BufWriter<File>,
-    hash: Box<Xxh3>,
-}
-
-impl HashingFile {
-    /// A new file.
-    pub fn new(file: File) -> Self {
-        Self {
-            file: BufWriter::new(file),
-            hash: Box::new(Xxh3::new()),
-        }
-    }
-
-    /// Makes the contents durable; returns size and checksum.
-    pub fn finish(self) -> std::io::Result<(u64, u128)> {
-        let file = self.file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-        durable::sync(&file);
-        Ok((file.metadata()?.len(), self.hash.digest128()))
-    }
-}
-
-impl Write for HashingFile {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.hash.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
-    }
 }

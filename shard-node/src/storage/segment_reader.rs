@@ -2,6 +2,7 @@
 //!
 //! Columns are matched by name; a column that the file does not have (added to the table later) is NULL. Blocking.
 
+use crate::storage::checked_file::CheckedFile;
 use crate::storage::keys::{for_each_key, hash_key};
 use crate::storage::segment::{self, CTS_COLUMN, KEY_ENTRY};
 use crate::storage::sidecar;
@@ -14,6 +15,7 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
     RowSelector,
 };
+use parquet::file::reader::ChunkReader;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -117,13 +119,13 @@ impl Segment {
         Ok(times)
     }
 
-    fn builder(&self) -> Result<ParquetRecordBatchReaderBuilder<File>> {
-        let metadata = self.cache().get(&self.path)?;
-        let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
-            .map_err(|e| damaged(&self.path, &e.to_string()))?;
-        let file = File::open(&self.path)
-            .map_err(|e| Error::io(&format!("opening segment \"{}\"", self.path.display()), &e))?;
-        Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata))
+    fn builder(&self) -> Result<ParquetRecordBatchReaderBuilder<CheckedFile>> {
+        let metadata = ArrowReaderMetadata::try_new(self.footer()?, ArrowReaderOptions::new());
+        let metadata = metadata.map_err(|e| damaged(&self.path, &e.to_string()))?;
+        Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(
+            self.open_file()?,
+            metadata,
+        ))
     }
 
     fn wanted(&self, def: &TableDef, columns: &[usize], filter: bool) -> Result<Wanted> {
@@ -178,8 +180,8 @@ impl Wanted {
     }
 }
 
-fn build(
-    builder: ParquetRecordBatchReaderBuilder<File>,
+fn build<T: ChunkReader + 'static>(
+    builder: ParquetRecordBatchReaderBuilder<T>,
     names: &[String],
     selection: Option<RowSelection>,
     path: &Path,

@@ -10,11 +10,12 @@
 //! point_read.rs, digest.rs, statistics.rs. Not here: deletes and updates, they need delete vectors.
 
 use crate::storage::cache::MetadataCache;
+use crate::storage::checked_file::{HashingFile, Written};
 use crate::storage::delta::{self, KEY_BYTES};
 use crate::storage::keys::{DeltaKeys, for_each_key, key_columns};
 use crate::storage::manifest::Manifest;
 use crate::storage::seal::Tables;
-use crate::storage::segment::{HashingFile, write_sidecar};
+use crate::storage::segment::write_sidecar;
 use crate::storage::snapshot::open_version;
 use crate::storage::staging::{StageWriter, conform};
 use crate::storage::statistics::TableSummary;
@@ -274,7 +275,7 @@ impl ShardStore {
         }
         let tmp = path.with_extension("parquet.tmp");
         let result = fetch(&tmp, segment, chunks)
-            .and_then(|()| write_sidecar(&path, segment_reader::read_keys(&tmp)?))
+            .and_then(|written| write_sidecar(&path, segment_reader::read_keys(&tmp)?, &written))
             .and_then(|()| std::fs::rename(&tmp, &path).map_err(|e| Error::io("renaming a segment", &e)))
             .and_then(|()| durable::sync_dir(&self.inner.segments));
         result.inspect_err(|_| {
@@ -466,18 +467,18 @@ pub(super) fn check_file_name(file: &str) -> Result<()> {
 }
 
 /// Writes the chunks durably to `tmp` and compares size and checksum.
-fn fetch(tmp: &Path, segment: &v1::SegmentRef, chunks: &mut dyn Iterator<Item = Result<Bytes>>) -> Result<()> {
+fn fetch(tmp: &Path, segment: &v1::SegmentRef, chunks: &mut dyn Iterator<Item = Result<Bytes>>) -> Result<Written> {
     let io = |e: std::io::Error| Error::io("writing a fetched segment", &e);
     let mut file = HashingFile::new(File::create(tmp).map_err(io)?);
     for chunk in chunks {
         file.write_all(&chunk?).map_err(io)?;
     }
-    let (bytes, checksum) = file.finish().map_err(io)?;
-    if bytes != segment.bytes || checksum.to_be_bytes() != segment.checksum[..] {
+    let written = file.finish().map_err(io)?;
+    if written.bytes != segment.bytes || written.checksum.to_be_bytes() != segment.checksum[..] {
         return Err(Error::corrupt(format!(
             "fetched segment \"{}\" does not have its checksum",
             segment.file
         )));
     }
-    Ok(())
+    Ok(written)
 }

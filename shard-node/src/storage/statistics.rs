@@ -158,7 +158,7 @@ fn bounds(mins: &ArrayRef, maxes: &ArrayRef) -> (Option<ScalarValue>, Option<Sca
 impl Segment {
     /// What the footer says; nothing if it cannot be read. Blocking at first use.
     pub(crate) fn statistics(&self) -> &SegmentStatistics {
-        self.statistics.get_or_init(|| match self.cache().get(&self.path) {
+        self.statistics.get_or_init(|| match self.footer() {
             Ok(metadata) => Arc::new(from_footer(&metadata)),
             Err(error) => {
                 tracing::error!(%error, "no statistics");

@@ -43,7 +43,7 @@ impl<'a> InlineKeys<'a> {
     /// Detail of the first duplicate among the rows themselves or in memory. Short: a lock is held.
     pub fn conflict_in_memory(&self, delta: Option<&DeltaKeys>) -> Option<String> {
         let mut seen = HashSet::with_capacity(self.keys.len());
-        let exists = |key: &Box<[u8]>| delta.is_some_and(|d| d.get(key).is_some());
+        let exists = |key: &[u8]| delta.is_some_and(|d| d.get(key).is_some());
         let row = self.keys.iter().position(|key| !seen.insert(key) || exists(key))?;
         Some(keys::duplicate_detail(self.def, &self.columns, row))
     }

@@ -6,9 +6,11 @@
 //! ```
 
 use crate::storage::cache::MetadataCache;
+use crate::storage::checked_file::CheckedFile;
 use crate::storage::delta::Chunk;
 use crate::storage::sidecar::Sidecar;
 use crate::storage::statistics::SegmentStatistics;
+use parquet::file::metadata::ParquetMetaData;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -133,9 +135,25 @@ impl Segment {
         Ok(Arc::new(segment))
     }
 
-    /// The footer cache of the node.
-    pub fn cache(&self) -> &Arc<MetadataCache> {
-        &self.cache
+    /// The file, to be read under its checksums. Blocking.
+    ///
+    /// # Errors
+    /// XX001 or 58030.
+    pub(crate) fn open_file(&self) -> Result<CheckedFile> {
+        CheckedFile::open(&self.path, self.meta.bytes, self.sidecar()?.sums())
+    }
+
+    /// The footer, if it is in memory.
+    pub(crate) fn cached_footer(&self) -> Option<Arc<ParquetMetaData>> {
+        self.cache.lookup(&self.path)
+    }
+
+    /// The footer. Blocking when it is not in memory.
+    ///
+    /// # Errors
+    /// XX001 or 58030.
+    pub(crate) fn footer(&self) -> Result<Arc<ParquetMetaData>> {
+        self.cache.get(&self.path, || self.open_file())
     }
 
     /// The key sidecar. Blocking at first use.
@@ -147,11 +165,10 @@ impl Segment {
             return Ok(sidecar);
         }
         let opened = Sidecar::open(&self.path.with_extension("pk"))?;
-        if opened.rows() as u64 != self.meta.rows {
+        if opened.rows() as u64 != self.meta.rows || opened.segment_bytes() != self.meta.bytes {
+            let path = self.path.display();
             return Err(Error::corrupt(format!(
-                "key sidecar of segment \"{}\" has {} rows",
-                self.path.display(),
-                opened.rows()
+                "key sidecar of segment \"{path}\" belongs to another file"
             )));
         }
         Ok(self.sidecar.get_or_init(|| opened))
