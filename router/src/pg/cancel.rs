@@ -10,6 +10,7 @@
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -40,8 +41,8 @@ impl CancelRegistry {
             // Positive and never 0, so that it looks like a process id. Free numbers abound: connections are few.
             slots.next = slots.next.checked_add(1).unwrap_or(1);
             let number = slots.next;
-            if !slots.by_number.contains_key(&number) {
-                slots.by_number.insert(number, Slot { secret, running: None });
+            if let Entry::Vacant(free) = slots.by_number.entry(number) {
+                free.insert(Slot { secret, running: None });
                 return CancelKey {
                     registry: Arc::clone(self),
                     number,

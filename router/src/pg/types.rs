@@ -46,7 +46,7 @@ fn column(name: &str, arrow: &DataType, declared: Option<SqlType>) -> Result<Col
     // A declaration describes the column only if the values still have its type.
     let declared = declared.filter(|d| same_family(&d.arrow(), &arrow));
     let (pg_type, typmod, pad_to) = match declared {
-        Some(SqlType::Varchar(length)) => (Type::VARCHAR, length.map_or(-1, |n| length_typmod(n)), None),
+        Some(SqlType::Varchar(length)) => (Type::VARCHAR, length.map_or(-1, length_typmod), None),
         Some(SqlType::Char(length)) => (Type::BPCHAR, length_typmod(length), Some(length)),
         Some(SqlType::Numeric { precision, scale }) => (Type::NUMERIC, numeric_typmod(precision, scale), None),
         _ => (type_of(&arrow)?, -1, None),

@@ -143,8 +143,7 @@ async fn parameters_and_results_go_through_the_extended_protocol() {
     let missing = client
         .prepare("SELECT missing()")
         .await
-        .err()
-        .expect("described when parsed");
+        .expect_err("described when parsed");
     assert_eq!(code(&missing), "42883");
     let failed = client
         .query("SELECT fail()", &[])
@@ -256,7 +255,7 @@ async fn prepared_statements_are_bounded() {
         client.prepare("SELECT upto(2)").await.expect("second"),
     );
     assert_eq!(
-        code(&client.prepare("SELECT upto(3)").await.err().expect("third")),
+        code(&client.prepare("SELECT upto(3)").await.expect_err("third")),
         "53400"
     );
 }
@@ -368,7 +367,7 @@ async fn connections_are_bounded_and_end_at_shutdown() {
     .await;
     let mut raw = Raw::start(server.address, &[("user", "ann")]).await;
     raw.until(b'Z').await;
-    assert_eq!(code(&server.try_client().await.err().expect("one too many")), "53300");
+    assert_eq!(code(&server.try_client().await.expect_err("one too many")), "53300");
     raw.query("SELECT stuck()").await;
     server.engine.stuck.notified().await;
     server.stop.cancel();
