@@ -47,7 +47,11 @@ pub(crate) async fn run(context: &StatementContext, explain: Explain, query: &Qu
         let (planned, measured) = measure(context, query, params).await?;
         (planned, Some(measured))
     } else {
-        (query::plan_only(context, query, params).await?, None)
+        let (mut planned, point) = query::plan_only(context, query, params).await?;
+        if point {
+            planned.explain.push("Read by primary key: one call to the shard's leader, none of the above runs".into());
+        }
+        (planned, None)
     };
     let lines = match explain.format {
         ExplainFormat::Text => text(&planned, measured.as_ref(), explain.verbose),
@@ -61,8 +65,8 @@ pub(crate) async fn run(context: &StatementContext, explain: Explain, query: &Qu
 
 async fn measure(context: &StatementContext, query: &Query, params: Vec<ScalarValue>) -> Result<(Planned, Measured)> {
     let begin = Instant::now();
-    let types = query::types_of(&params);
-    let mut running = query::open(context, query, params, &types, &|_| Ok(())).await?;
+    let request = query::Request { shortcut: query::Shortcut::Never, ..query::Request::new(query, params) };
+    let mut running = query::open(context, request).await?;
     // Until here it was planned and ran up to its first batch.
     let planning = begin.elapsed();
     let mut rows = 0;
@@ -70,7 +74,8 @@ async fn measure(context: &StatementContext, query: &Query, params: Vec<ScalarVa
         rows += batch.num_rows();
     }
     let measured = Measured { rows, planning, running: begin.elapsed(), snapshot: running.snapshot.0 };
-    Ok((running.planned, measured))
+    let planned = running.planned.ok_or_else(|| Error::internal("a planned query has no plan"))?;
+    Ok((planned, measured))
 }
 
 fn operators(planned: &Planned, verbose: bool) -> Vec<String> {
@@ -106,7 +111,7 @@ fn json(planned: &Planned, measured: Option<&Measured>, verbose: bool) -> Result
         })
     };
     let mut document = serde_json::json!({
-        "Strategy": format!("{:?}", planned.strategy),
+        "Strategy": planned.strategy.name(),
         "Plan": planned.explain,
         "Fragments": planned.fragments.iter().map(fragment).collect::<Vec<_>>(),
     });

@@ -33,3 +33,5 @@ pub use session::{Session, SessionParams};
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tessera_planner::DistributedMode;
 use tessera_proto::{Error, Result};
 
 /// How a setting's text is checked.
@@ -67,7 +66,7 @@ const SETTINGS: &[Setting] = &[
     setting("server_version_num", "150000", Kind::ReadOnly, "the same as a number"),
     setting("standard_conforming_strings", "on", Kind::OneOf(&["on"]), "backslashes in strings are ordinary"),
     setting("statement_timeout", "0", Kind::Millis, "longest run time of a statement; 0 is without limit"),
-    setting("tessera.distributed", "auto", Kind::OneOf(&["auto", "on", "off"]), "whether nodes exchange rows among each other"),
+    setting("tessera.distributed", "auto", Kind::OneOf(&["auto", "off"]), "whether nodes exchange rows among each other; so far they never do"),
     setting("tessera.join_order", "on", Kind::Bool, "whether joins are reordered"),
     setting("tessera.shard_local", "on", Kind::Bool, "whether subplans are pushed to the shards as a whole"),
     setting("timezone", "UTC", Kind::Zone, "time zone of timestamptz in text"),
@@ -197,15 +196,6 @@ impl Settings {
     /// The schema in which new objects are made: the first of the path.
     pub fn current_schema(&self) -> Option<String> {
         self.search_path().into_iter().next()
-    }
-
-    /// `tessera.distributed`.
-    pub fn distributed(&self) -> DistributedMode {
-        match self.get("tessera.distributed").as_deref() {
-            Some("on") => DistributedMode::On,
-            Some("off") => DistributedMode::Off,
-            _ => DistributedMode::Auto,
-        }
     }
 
     /// A setting that is on or off.

@@ -14,6 +14,7 @@ use futures::StreamExt;
 use sqlparser::ast::Query;
 use std::collections::HashSet;
 use tessera_parser::{CreateTable, ObjectName, Statement};
+use tessera_planner::names::result_schema;
 use tessera_proto::shard_map::NodeInfo;
 use tessera_proto::table::ViewDef;
 use tessera_proto::{Error, Result, ShardId, TableId, Timestamp};
@@ -104,10 +105,12 @@ pub(super) async fn view(context: &StatementContext, new: NewView<'_>) -> Result
 /// Names and types of a query's columns.
 async fn output(context: &StatementContext, catalog: &StatementCatalog, query: &Query) -> Result<Vec<(String, String)>> {
     let bound = prepare::bind(context, catalog, query, &[], Timestamp(0)).await?;
-    if !bound.plan.get_parameter_types()?.is_empty() {
+    if !tessera_planner::parameter_types(&bound.plan)?.is_empty() {
         return Err(Error::new("42P02", "views must not contain parameters"));
     }
-    Ok(bound.plan.schema().fields().iter().map(|f| (f.name().clone(), f.data_type().to_string())).collect())
+    let plan = tessera_planner::analyze(&bound.state, bound.plan)?;
+    let schema = result_schema(query, plan.schema().as_arrow());
+    Ok(schema.fields().iter().map(|f| (f.name().clone(), f.data_type().to_string())).collect())
 }
 
 /// The view's columns: given names first, the query's for the rest.

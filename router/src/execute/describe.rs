@@ -1,6 +1,7 @@
 //! Types of a statement's parameters and columns, without running it.
 
-use super::{declared::declared, prepare, show, verify};
+use super::prepare::{self, Bound};
+use super::{declared::declared, show, verify};
 use crate::cluster::catalog::StatementCatalog;
 use crate::explain;
 use crate::ingest::insert;
@@ -9,8 +10,8 @@ use crate::session::StatementContext;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
 use sqlparser::ast::Query;
-use std::sync::Arc;
 use tessera_parser::Statement;
+use tessera_planner::names::result_schema;
 use tessera_proto::sql_type::SqlType;
 use tessera_proto::{Result, Timestamp};
 
@@ -20,8 +21,7 @@ pub(crate) async fn describe(context: &StatementContext, statement: &Statement, 
     match statement {
         Statement::Query(query) => {
             let (plan, params) = bind(context, query, &hints).await?;
-            let columns: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
-            Ok(Described { params, declared: declared(&plan), columns: Some(columns) })
+            Ok(Described { params, declared: declared(&plan), columns: Some(columns(query, &plan)) })
         }
         Statement::Explain { query, .. } => {
             let (_, params) = bind(context, query, &hints).await?;
@@ -36,8 +36,9 @@ pub(crate) async fn describe(context: &StatementContext, statement: &Statement, 
             Ok(Described { params, columns: None, declared: vec![] })
         }
         Statement::Show { name } if show::is_query(name) => {
-            let (plan, _) = bind(context, &show::query(name)?, &[]).await?;
-            Ok(rows(vec![], Arc::new(plan.schema().as_arrow().clone())))
+            let query = show::query(name)?;
+            let (plan, _) = bind(context, &query, &[]).await?;
+            Ok(rows(vec![], columns(&query, &plan)))
         }
         Statement::Show { name } => Ok(rows(vec![], show::schema(name))),
         Statement::VerifyTable { .. } => Ok(rows(vec![], verify::schema())),
@@ -49,17 +50,19 @@ fn rows(params: Vec<DataType>, columns: SchemaRef) -> Described {
     Described { params, declared: vec![None; columns.fields().len()], columns: Some(columns) }
 }
 
-/// The bound plan and the types of its parameters: declared, else inferred, else text.
-async fn bind(context: &StatementContext, query: &Query, types: &[Option<DataType>]) -> Result<(LogicalPlan, Vec<DataType>)> {
-    let catalog = StatementCatalog::new(context);
-    let bound = prepare::bind(context, &catalog, query, types, Timestamp(0)).await?;
-    let inferred = bound.plan.get_parameter_types()?;
-    let number = |name: &String| name.trim_start_matches('$').parse::<usize>().unwrap_or(0);
-    let count = inferred.keys().map(number).max().unwrap_or(0).max(types.len());
-    let param = |i: usize| {
-        let declared = types.get(i).cloned().flatten();
-        declared.or_else(|| inferred.get(&format!("${}", i + 1)).cloned().flatten()).unwrap_or(DataType::Utf8View)
-    };
-    Ok((bound.plan, (0..count).map(param).collect()))
+fn columns(query: &Query, plan: &LogicalPlan) -> SchemaRef {
+    result_schema(query, plan.schema().as_arrow())
 }
 
+/// The bound plan, types coerced, and the types of its parameters: declared, else inferred, else text.
+async fn bind(context: &StatementContext, query: &Query, types: &[Option<DataType>]) -> Result<(LogicalPlan, Vec<DataType>)> {
+    let catalog = StatementCatalog::new(context);
+    let Bound { state, plan, .. } = prepare::bind(context, &catalog, query, types, Timestamp(0)).await?;
+    let inferred = tessera_planner::parameter_types(&plan)?;
+    let plan = tessera_planner::analyze(&state, plan)?;
+    let param = |i: usize| {
+        let declared = types.get(i).cloned().flatten();
+        declared.or_else(|| inferred.get(i).cloned().flatten()).unwrap_or(DataType::Utf8View)
+    };
+    Ok((plan, (0..inferred.len().max(types.len())).map(param).collect()))
+}

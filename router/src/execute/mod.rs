@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   query.rs     SELECT: snapshot, bind, plan, run, retry before the first row
+//!   point.rs     SELECT by primary key: one RPC
 //!   prepare.rs   session state, parameters, what a plan reads
 //!   stream.rs    from the query threads to the session, with cancel and deadline
 //!   describe.rs  types without running        show.rs  SHOW        verify.rs  VERIFY TABLE
@@ -9,6 +10,7 @@
 
 pub(crate) mod declared;
 pub(crate) mod describe;
+pub(crate) mod point;
 pub(crate) mod prepare;
 pub(crate) mod query;
 pub(crate) mod show;

@@ -17,7 +17,7 @@ use datafusion::scalar::ScalarValue;
 use sqlparser::ast::Query;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use tessera_planner::{Catalog, PlanOptions, Relation};
+use tessera_planner::{Catalog, DistributedMode, PlanOptions, Relation};
 use tessera_proto::fragment::StubTable;
 use tessera_proto::{Error, GroupId, Result, Timestamp};
 use uuid::Uuid;
@@ -42,7 +42,8 @@ pub(crate) fn options(context: &StatementContext, snapshot: Timestamp) -> PlanOp
         deadline_ms: context.deadline_ms(),
         shard_local: settings.is_on("tessera.shard_local"),
         join_order: settings.is_on("tessera.join_order"),
-        distributed: settings.distributed(),
+        // Exchanges between nodes are not wired yet; the setting refuses `on`.
+        distributed: DistributedMode::Off,
         settings: settings.for_nodes(),
         target_partitions: context.engine.query_threads().max(2),
     }
@@ -87,13 +88,12 @@ fn reads_stored(catalog: &StatementCatalog, query: &Query) -> bool {
 /// # Errors
 /// 42P02 when the plan has more parameters than there are values.
 pub(crate) fn fill(plan: LogicalPlan, params: Vec<ScalarValue>) -> Result<LogicalPlan> {
-    let wanted = plan.get_parameter_types()?;
-    if wanted.is_empty() {
+    let wanted = tessera_planner::parameter_types(&plan)?.len();
+    if wanted == 0 {
         return Ok(plan);
     }
-    let number = |name: &String| name.trim_start_matches('$').parse::<usize>().unwrap_or(0);
-    if let Some(missing) = wanted.keys().map(number).filter(|n| *n == 0 || *n > params.len()).max() {
-        return Err(Error::new("42P02", format!("there is no parameter ${missing}")));
+    if wanted > params.len() {
+        return Err(Error::new("42P02", format!("there is no parameter ${wanted}")));
     }
     Ok(plan.with_param_values(params)?)
 }

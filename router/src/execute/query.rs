@@ -10,25 +10,25 @@
 
 use super::declared::declared;
 use super::prepare::{self, Bound};
-use super::stream;
+use super::{point, stream};
 use crate::cluster::catalog::StatementCatalog;
 use crate::outcome::{Outcome, RowsTag};
 use crate::session::StatementContext;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 use sqlparser::ast::Query;
 use std::time::Duration;
 use tessera_planner::Planned;
+use tessera_planner::names::result_schema;
 use tessera_proto::sql_type::SqlType;
 use tessera_proto::{Result, Timestamp};
 
-/// Repetitions of a read that lost a node before its first row.
-const RETRIES: usize = 3;
-/// Longest wait for the map to change before a repetition: a failover takes about 2 s.
-const RETRY_WAIT: Duration = Duration::from_secs(2);
+/// Longest waits for the map to change before each repetition of a read that lost a node before its first row. A hiccup is
+/// over after the first, a failover (about 2 s) after all.
+const RETRY_WAITS: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(2)];
 
 /// A query that runs.
 pub(crate) struct Running {
@@ -38,55 +38,90 @@ pub(crate) struct Running {
     pub declared: Vec<Option<SqlType>>,
     /// Rows.
     pub stream: SendableRecordBatchStream,
-    /// The plan that produces them.
-    pub planned: Planned,
+    /// The plan that produces them; `None` for a read by primary key.
+    pub planned: Option<Planned>,
     /// What they are read at.
     pub snapshot: Timestamp,
 }
 
+/// What is asked of [`open`].
+pub(crate) struct Request<'a> {
+    /// The query.
+    pub query: &'a Query,
+    /// Values of its parameters.
+    pub params: Vec<ScalarValue>,
+    /// Types of its parameters, where known.
+    pub types: Vec<Option<DataType>>,
+    /// Sees the bound plan before anything runs.
+    pub check: &'a (dyn Fn(&LogicalPlan) -> Result<()> + Send + Sync),
+    /// Whether a read by primary key may go without a plan.
+    pub shortcut: Shortcut,
+}
+
+/// See [`Request::shortcut`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shortcut {
+    /// It may.
+    Point,
+    /// Everything is planned.
+    Never,
+}
+
+impl<'a> Request<'a> {
+    /// A query as its client sent it.
+    pub(crate) fn new(query: &'a Query, params: Vec<ScalarValue>) -> Self {
+        let types = types_of(&params);
+        Self { query, params, types, check: &|_| Ok(()), shortcut: Shortcut::Point }
+    }
+}
+
 /// Runs a query for its client.
 pub(crate) async fn run(context: &StatementContext, query: &Query, params: Vec<ScalarValue>, tag: RowsTag) -> Result<Outcome> {
-    let types = types_of(&params);
-    let running = open(context, query, params, &types, &|_| Ok(())).await?;
+    let running = open(context, Request::new(query, params)).await?;
     Ok(Outcome::Rows { schema: running.schema, columns: running.declared, stream: running.stream, tag })
 }
 
 /// Types of parameter values; an untyped NULL has none.
-pub(crate) fn types_of(params: &[ScalarValue]) -> Vec<Option<DataType>> {
+fn types_of(params: &[ScalarValue]) -> Vec<Option<DataType>> {
     params.iter().map(|p| Some(p.data_type()).filter(|t| *t != DataType::Null)).collect()
 }
 
-/// Starts a query and waits for its first batch. `check` sees the bound plan first.
+/// Starts a query and waits for its first batch.
 ///
 /// # Errors
 /// The planner's, the nodes', 57014.
-pub(crate) async fn open(
-    context: &StatementContext,
-    query: &Query,
-    params: Vec<ScalarValue>,
-    types: &[Option<DataType>],
-    check: &(dyn Fn(&LogicalPlan) -> Result<()> + Send + Sync),
-) -> Result<Running> {
+pub(crate) async fn open(context: &StatementContext, request: Request<'_>) -> Result<Running> {
     let mut retries = 0;
     loop {
         let catalog = StatementCatalog::new(context);
         let revision = catalog.view().revision;
-        let attempt = async {
-            let bound = bind(context, &catalog, query, params.clone(), types).await?;
-            check(&bound.plan)?;
-            let declared = declared(&bound.plan);
-            let planned = plan(context, &catalog, bound).await?;
-            first(context, planned, declared).await
-        };
+        let attempt = attempt(context, &catalog, &request);
         match context.bounded(attempt).await {
-            Err(error) if error.is_retryable() && retries < RETRIES => {
+            Err(error) if error.is_retryable() && retries < RETRY_WAITS.len() => {
                 tracing::debug!(%error, retries, "reading again with a newer shard map");
+                let wait = RETRY_WAITS[retries];
                 retries += 1;
-                context.bounded(async { Ok(context.engine.newer_view(revision, RETRY_WAIT).await) }).await?;
+                context.bounded(async { Ok(context.engine.newer_view(revision, wait).await) }).await?;
             }
             other => return other,
         }
     }
+}
+
+async fn attempt(context: &StatementContext, catalog: &StatementCatalog, request: &Request<'_>) -> Result<Running> {
+    let bound = bind(context, catalog, request.query, request.params.clone(), &request.types).await?;
+    (request.check)(&bound.plan)?;
+    let declared = declared(&bound.plan);
+    if request.shortcut == Shortcut::Point
+        && let Some(point) = point::recognise(&bound.plan)
+    {
+        let schema = result_schema(request.query, bound.plan.schema().as_arrow());
+        let snapshot = bound.options.snapshot;
+        let rows = point.run(context, catalog, snapshot, &schema).await?;
+        return Ok(Running { stream: stream::ready(schema.clone(), rows), schema, declared, planned: None, snapshot });
+    }
+    let ready = plan(context, catalog, bound).await?;
+    first(context, request.query, ready, declared).await
 }
 
 async fn bind(context: &StatementContext, catalog: &StatementCatalog, query: &Query, params: Vec<ScalarValue>, types: &[Option<DataType>]) -> Result<Bound> {
@@ -97,10 +132,9 @@ async fn bind(context: &StatementContext, catalog: &StatementCatalog, query: &Qu
 }
 
 /// A plan and the state to run it.
-pub(crate) struct Ready {
-    state: datafusion::execution::SessionState,
-    /// The plan.
-    pub planned: Planned,
+struct Ready {
+    state: SessionState,
+    planned: Planned,
     snapshot: Timestamp,
 }
 
@@ -112,25 +146,25 @@ async fn plan(context: &StatementContext, catalog: &StatementCatalog, bound: Bou
     Ok(Ready { state, planned, snapshot: options.snapshot })
 }
 
-/// Plans a query without running it, for EXPLAIN.
+/// Plans a query without running it, for EXPLAIN. Also whether it would have been read by primary key.
 ///
 /// # Errors
 /// The planner's.
-pub(crate) async fn plan_only(context: &StatementContext, query: &Query, params: Vec<ScalarValue>) -> Result<Planned> {
+pub(crate) async fn plan_only(context: &StatementContext, query: &Query, params: Vec<ScalarValue>) -> Result<(Planned, bool)> {
     let catalog = StatementCatalog::new(context);
     let types = types_of(&params);
-    context
-        .bounded(async {
-            let bound = bind(context, &catalog, query, params, &types).await?;
-            Ok(plan(context, &catalog, bound).await?.planned)
-        })
-        .await
+    let planned = async {
+        let bound = bind(context, &catalog, query, params, &types).await?;
+        let point = point::recognise(&bound.plan).is_some();
+        Ok((plan(context, &catalog, bound).await?.planned, point))
+    };
+    context.bounded(planned).await
 }
 
-async fn first(context: &StatementContext, ready: Ready, declared: Vec<Option<SqlType>>) -> Result<Running> {
+async fn first(context: &StatementContext, query: &Query, ready: Ready, declared: Vec<Option<SqlType>>) -> Result<Running> {
     let Ready { state, planned, snapshot } = ready;
-    let schema = planned.schema.clone();
+    let schema = result_schema(query, &planned.schema);
     let mut rows = stream::start(context, planned.physical.clone(), state.task_ctx(), schema.clone());
     let first = rows.try_next().await?;
-    Ok(Running { schema, declared, stream: stream::with_first(first, rows), planned, snapshot })
+    Ok(Running { schema, declared, stream: stream::with_first(first, rows), planned: Some(planned), snapshot })
 }

@@ -21,7 +21,7 @@ use datafusion::scalar::ScalarValue;
 use std::sync::Arc;
 use tessera_parser::Statement;
 use tessera_proto::table::ColumnDef;
-use tessera_proto::{Error, Result};
+use tessera_proto::{Error, Result, Timestamp};
 
 /// A column's default, ready to give values.
 #[derive(Debug, Clone)]
@@ -60,13 +60,13 @@ fn evaluate(expr: &dyn PhysicalExpr, rows: usize) -> Result<ArrayRef> {
     Ok(expr.evaluate(&batch)?.into_array(rows)?)
 }
 
-/// Plans the default of a column, NULL if it has none.
+/// Plans the default of a column, NULL if it has none. `now` is what `now()` tells, the same for all columns.
 ///
 /// # Errors
 /// 42P17 for what cannot be a default; what planning and casting find.
-pub(super) async fn plan(context: &StatementContext, catalog: &StatementCatalog, column: &ColumnDef, zone: &str) -> Result<Default> {
+pub(super) async fn plan(context: &StatementContext, catalog: &StatementCatalog, column: &ColumnDef, zone: &str, now: Timestamp) -> Result<Default> {
     let Some(text) = &column.default else { return Default::null(column) };
-    let (expr, volatile) = physical(context, catalog, column, text).await?;
+    let (expr, volatile) = physical(context, catalog, column, text, now).await?;
     if volatile {
         return Ok(Default::Volatile(expr));
     }
@@ -81,15 +81,16 @@ pub(super) async fn plan(context: &StatementContext, catalog: &StatementCatalog,
 pub(crate) async fn check(context: &StatementContext, column: &ColumnDef) -> Result<()> {
     let catalog = StatementCatalog::new(context);
     let zone = context.settings.get("timezone").unwrap_or_default();
-    plan(context, &catalog, column, &zone).await.map(|_| ())
+    let now = context.engine.oracle().draw().await?;
+    plan(context, &catalog, column, &zone, now).await.map(|_| ())
 }
 
-async fn physical(context: &StatementContext, catalog: &StatementCatalog, column: &ColumnDef, text: &str) -> Result<(Arc<dyn PhysicalExpr>, bool)> {
+async fn physical(context: &StatementContext, catalog: &StatementCatalog, column: &ColumnDef, text: &str, now: Timestamp) -> Result<(Arc<dyn PhysicalExpr>, bool)> {
     let refuse = |why: &str| Error::new("42P17", format!("default of column \"{}\" is not possible", column.name)).with_detail(why.to_owned());
     let parsed = tessera_parser::parse(&format!("SELECT {text}")).map_err(crate::error::from_parse)?;
     let [statement] = parsed.as_slice() else { return Err(refuse("it is not one expression")) };
     let Statement::Query(query) = &statement.statement else { return Err(refuse("it is not an expression")) };
-    let state = prepare::session_state(context, tessera_proto::Timestamp(0))?;
+    let state = prepare::session_state(context, now)?;
     let plan = tessera_planner::bind(&state, query, catalog, &[]).await?;
     let LogicalPlan::Projection(projection) = &plan else { return Err(refuse("it is not a plain expression")) };
     if !matches!(projection.input.as_ref(), LogicalPlan::EmptyRelation(_)) || projection.expr.len() != 1 {

@@ -5,8 +5,8 @@
 //!   INSERT INTO t SELECT ...                      reads one snapshot, never its own rows
 //! ```
 
-use super::cast;
 use super::writer::TableWriter;
+use super::{cast, values};
 use crate::cluster::catalog::StatementCatalog;
 use crate::error::{no_column, no_relation};
 use crate::execute::{prepare, query};
@@ -31,16 +31,32 @@ pub(crate) async fn run(context: &StatementContext, insert: &Insert, params: Vec
     let table = find_table(&catalog, &insert.table)?;
     let targets = targets(&table, &insert.columns)?;
     let (source, targets) = source(&table, insert, targets)?;
-    let types = placeholders(&table, &source, &targets);
-    let hints: Vec<Option<DataType>> = params.iter().map(|p| Some(p.data_type())).zip(types.into_iter().chain(std::iter::repeat(None))).map(declared).collect();
     let mut writer = TableWriter::new(context, table.clone(), &targets).await?;
-    let bound = |plan: &LogicalPlan| check(&table, &targets, plan);
-    let mut rows = query::open(context, &source, params, &hints, &bound).await?;
-    while let Some(batch) = context.bounded(async { Ok(rows.stream.try_next().await?) }).await? {
-        context.bounded(writer.write(&batch)).await?;
+    match values::constants(&table, &targets, &source, &params) {
+        Some(batch) => context.bounded(writer.write(&batch)).await?,
+        None => from_query(context, &table, &targets, &source, params, &mut writer).await?,
     }
     let (count, _) = writer.finish().await?;
     Ok(Outcome::done(format!("INSERT 0 {count}")))
+}
+
+async fn from_query(
+    context: &StatementContext,
+    table: &TableDef,
+    targets: &[usize],
+    source: &Query,
+    params: Vec<ScalarValue>,
+    writer: &mut TableWriter,
+) -> Result<()> {
+    let columns = placeholders(table, source, targets).into_iter().chain(std::iter::repeat(None));
+    let types = params.iter().map(|p| Some(p.data_type())).zip(columns).map(declared).collect();
+    let check = |plan: &LogicalPlan| check(table, targets, plan);
+    let request = query::Request { types, check: &check, shortcut: query::Shortcut::Never, ..query::Request::new(source, params) };
+    let mut rows = query::open(context, request).await?;
+    while let Some(batch) = context.bounded(async { Ok(rows.stream.try_next().await?) }).await? {
+        context.bounded(writer.write(&batch)).await?;
+    }
+    Ok(())
 }
 
 /// The client's type for a parameter, or the column's where the client sent an untyped NULL.

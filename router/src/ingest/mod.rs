@@ -1,6 +1,7 @@
 //! Rows on their way into shards: INSERT and COPY.
 //!
 //! ```text
+//!   VALUES of constants ──values.rs──▶ batch, without planning
 //!   batch of some columns ──rows.rs──▶ all columns, declared types     (defaults.rs, cast.rs)
 //!                         ──split.rs─▶ one batch per shard             token of the shard key
 //!                         ──writer.rs▶ small: kept, sent inline        large: streamed to each shard's leader (staging.rs)
@@ -18,6 +19,7 @@ mod parse;
 mod rows;
 mod split;
 mod staging;
+mod values;
 pub mod writer;
 
 pub use copy_in::CopyIn;

@@ -43,12 +43,13 @@ impl RowShaper {
     pub(super) async fn new(context: &StatementContext, table: Arc<TableDef>, targets: &[usize]) -> Result<Self> {
         let zone = context.settings.get("timezone").unwrap_or_default();
         let catalog = StatementCatalog::new(context);
+        let now = context.engine.oracle().draw().await?;
         let mut sources = Vec::with_capacity(table.columns.len());
         for (i, column) in table.columns.iter().enumerate() {
             sources.push(match targets.iter().position(|t| *t == i) {
                 _ if column.hidden => Source::RowId,
                 Some(input) => Source::Input(input),
-                None => Source::Default(defaults::plan(context, &catalog, column, &zone).await?),
+                None => Source::Default(defaults::plan(context, &catalog, column, &zone, now).await?),
             });
         }
         Ok(Self { schema: table.arrow_schema(), table, sources, zone })

@@ -4,8 +4,9 @@
 //!   rows   a b c d e       shards 2 0 2 1 0      ──▶   0: b e    1: d    2: a c       order within a shard is kept
 //! ```
 
-use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::take_record_batch;
+use std::sync::Arc;
 use tessera_proto::table::{ColocationGroup, TableDef};
 use tessera_proto::token::tokens;
 use tessera_proto::{Error, Result};
@@ -19,7 +20,7 @@ pub(super) fn split(table: &TableDef, group: &ColocationGroup, batch: RecordBatc
         return Ok(vec![]);
     }
     if group.reference || group.ranges.len() == 1 {
-        return Ok(vec![(0, batch)]);
+        return Ok(vec![(0, compact(batch)?)]);
     }
     let keys: Vec<ArrayRef> = table.shard_key().iter().map(|i| batch.column(*i).clone()).collect();
     let mut rows: Vec<Vec<u32>> = vec![vec![]; group.ranges.len()];
@@ -31,20 +32,37 @@ pub(super) fn split(table: &TableDef, group: &ColocationGroup, batch: RecordBatc
     let used = (0..).zip(rows).filter(|(_, rows)| !rows.is_empty());
     let part = |(shard, rows): (u32, Vec<u32>)| {
         if rows.len() == batch.num_rows() {
-            return Ok((shard, batch.clone()));
+            return Ok((shard, compact(batch.clone())?));
         }
         let taken = take_record_batch(&batch, &UInt32Array::from(rows)).map_err(|e| Error::internal(format!("splitting rows: {e}")))?;
-        Ok((shard, taken))
+        Ok((shard, compact(taken)?))
     };
     used.map(part).collect()
+}
+
+/// Text and bytes without what other rows left in their buffers: taken and sliced views keep all of it alive, and would
+/// send it along.
+fn compact(batch: RecordBatch) -> Result<RecordBatch> {
+    let sparse = |held: usize, used: usize| held > 2 * used + 1_024;
+    let columns = batch.columns().iter().map(|column| -> ArrayRef {
+        if let Some(text) = column.as_string_view_opt() {
+            let held = text.data_buffers().iter().map(|b| b.len()).sum();
+            return if sparse(held, text.total_buffer_bytes_used()) { Arc::new(text.gc()) } else { column.clone() };
+        }
+        if let Some(bytes) = column.as_binary_view_opt() {
+            let held = bytes.data_buffers().iter().map(|b| b.len()).sum();
+            return if sparse(held, bytes.total_buffer_bytes_used()) { Arc::new(bytes.gc()) } else { column.clone() };
+        }
+        column.clone()
+    });
+    RecordBatch::try_new(batch.schema(), columns.collect()).map_err(|e| Error::internal(format!("splitting rows: {e}")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datafusion::arrow::array::{AsArray, Int64Array, StringViewArray};
+    use datafusion::arrow::array::{Array, Int64Array, StringViewArray};
     use datafusion::arrow::datatypes::Int64Type;
-    use std::sync::Arc;
     use tessera_proto::sql_type::{KeyClass, SqlType};
     use tessera_proto::table::{ColumnDef, Distribution};
     use tessera_proto::token::equal_ranges;
@@ -72,6 +90,8 @@ mod tests {
         let mut seen = 0;
         for (shard, part) in parts {
             seen += part.num_rows();
+            let held: usize = part.column(0).as_string_view().data_buffers().iter().map(|b| b.len()).sum();
+            assert!(held < 8_000, "shard {shard} keeps {held} bytes of a thousand rows' text");
             for (row, token) in tokens(&[part.column(1).clone()]).unwrap().into_iter().enumerate() {
                 assert_eq!(group.shard_of(token), shard);
                 let key = part.column(1).as_primitive::<Int64Type>();
@@ -81,6 +101,5 @@ mod tests {
             }
         }
         assert_eq!(seen, 1_000);
-        use datafusion::arrow::array::Array;
     }
 }

@@ -1,4 +1,4 @@
-//! A meta store in memory, for this crate's tests.
+//! A meta store in memory.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
