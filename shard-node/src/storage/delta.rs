@@ -8,10 +8,11 @@
 //! Small commits would make a chunk per row. A new chunk takes in those before it that are not at least twice its size, as
 //! in a binary counter: about 60 chunks for 128 Ki rows, and a row is copied at most twelve times. Chunks are immutable.
 
+use crate::storage::statistics::ColumnSummary;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
 use datafusion::arrow::compute::{concat_batches, filter_record_batch};
 use datafusion::arrow::datatypes::DataType;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tessera_proto::{Error, Result, Timestamp};
 
 /// Chunks this large stay as they are.
@@ -28,6 +29,8 @@ pub struct Chunk {
     pub batch: RecordBatch,
     cts: CommitTimes,
     bytes: usize,
+    /// One summary per column, computed at the first call.
+    pub(crate) summaries: OnceLock<Vec<ColumnSummary>>,
 }
 
 #[derive(Debug, Clone)]
@@ -49,6 +52,7 @@ impl Chunk {
             batch,
             cts: CommitTimes::All(ts),
             bytes,
+            summaries: OnceLock::new(),
         }
     }
 
@@ -131,6 +135,7 @@ impl Chunk {
             batch,
             cts,
             bytes,
+            summaries: OnceLock::new(),
         })
     }
 }

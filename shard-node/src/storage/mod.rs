@@ -24,6 +24,7 @@ pub mod manifest;
 mod point_read;
 mod seal;
 pub mod segment;
+mod segment_files;
 mod segment_reader;
 pub mod shard_store;
 mod sidecar;

@@ -62,7 +62,7 @@ impl Inner {
             )));
         }
         for segment in &theirs.segments {
-            super::shard_store::check_file_name(&segment.file)?;
+            super::segment_files::check_file_name(&segment.file)?;
         }
         durable::sync_dir(&self.segments)?;
         let version = open_version(&self.segments, &theirs, &self.cache)?;

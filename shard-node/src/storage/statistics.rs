@@ -1,6 +1,6 @@
 //! Estimates for the planner: rows, bytes, and per column least, greatest, NULLs and distinct values.
 //!
-//! A segment's come from its Parquet footer, read once and kept; the delta's are computed when asked for. Rows that a
+//! A segment's come from its Parquet footer, a chunk's from its rows; both are computed once and kept. Rows that a
 //! snapshot does not see yet are counted too, and a footer that cannot be read gives no estimate: queries meet the error.
 
 use crate::storage::delta::Chunk;
@@ -78,9 +78,18 @@ impl TableSummary {
     }
 
     fn add_chunk(&mut self, def: &TableDef, chunk: &Chunk) {
+        let known = chunk
+            .summaries
+            .get_or_init(|| chunk.batch.columns().iter().map(ColumnSummary::of).collect());
         for (column, summary) in def.columns.iter().zip(&mut self.columns) {
-            match chunk.batch.column_by_name(&column.name) {
-                Some(array) => summary.merge(&ColumnSummary::of(array)),
+            match chunk
+                .batch
+                .schema_ref()
+                .index_of(&column.name)
+                .ok()
+                .and_then(|at| known.get(at))
+            {
+                Some(found) => summary.merge(found),
                 None => summary.nulls += chunk.rows() as u64,
             }
         }

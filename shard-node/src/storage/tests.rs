@@ -408,3 +408,50 @@ fn missing_or_damaged_files_are_refused_at_open() {
         assert_eq!(opened.statistics(&def).rows, 1);
     }
 }
+
+#[test]
+fn applies_and_reads_go_on_while_sealing() {
+    let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
+    let opened = store(dir.path());
+    let entries: Committed = (1..=60)
+        .map(|index| {
+            let ids: Vec<i64> = (index as i64 * 100..index as i64 * 100 + 50).collect();
+            let segments = (index % 4 == 0).then(|| write_all(opened.stage(&def), &def, &[&ids]));
+            (index, (index, ids, segments))
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        let (opened, def) = (&opened, &def);
+        let applied = scope.spawn(|| {
+            entries
+                .iter()
+                .for_each(|(index, entry)| apply(opened, def, *index, entry))
+        });
+        let sealer = scope.spawn(move || {
+            while !applied.is_finished() {
+                opened.seal(&tables(def)).unwrap();
+            }
+        });
+        while !sealer.is_finished() {
+            // One version is one log position, wherever its rows are, and a point read finds what that position holds.
+            let seen = opened.applied().0;
+            let rows = opened.digest(def, Timestamp(seen)).unwrap().1;
+            assert_eq!(rows, seen * 50);
+            let ids: Vec<i64> = (1..=seen as i64).map(|index| index * 100 + 7).collect();
+            assert_eq!(read_ids(opened, def, seen, &ids), ids);
+        }
+    });
+    let expected = opened.digest(&def, Timestamp::MAX).unwrap();
+    assert_eq!(expected, expected_digest(&def, &entries, u64::MAX));
+    drop(opened);
+    let reopened = store(dir.path());
+    let from = reopened.checkpoint().0;
+    entries
+        .range(from + 1..)
+        .for_each(|(index, entry)| apply(&reopened, &def, *index, entry));
+    assert_eq!(
+        reopened.digest(&def, Timestamp::MAX).unwrap(),
+        expected,
+        "replayed after {from}"
+    );
+}

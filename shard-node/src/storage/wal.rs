@@ -10,6 +10,7 @@
 //! Bytes: [`format`]; writing: [`writer`]; reading back: [`recovery`]. Not here: what entries mean.
 
 mod format;
+mod record;
 mod recovery;
 mod state;
 #[cfg(test)]
@@ -17,8 +18,8 @@ mod tests;
 mod writer;
 
 use crate::storage::Identity;
-use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+pub use record::{EntryKind, LogRecord, Record};
 use state::{Location, LogFile, LogState};
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
@@ -32,108 +33,6 @@ use writer::{Append, Writer};
 const QUEUE_APPENDS: usize = 1_024;
 /// Memory that waiting appends may hold, in KiB: four of the largest write sets.
 const QUEUE_KIB: usize = 256 << 10;
-
-/// What a log entry means; the payload is opaque here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum EntryKind {
-    /// A leader began its epoch.
-    EpochStart = 1,
-    /// A participant's write set.
-    Prepare = 2,
-    /// The decision of a transaction at its home.
-    CommitRecord = 3,
-    /// A prepared transaction committed here.
-    Commit = 4,
-    /// A prepared transaction aborted here.
-    Abort = 5,
-    /// The decision of home to abort.
-    AbortRecord = 6,
-    /// All participants know the decision.
-    End = 7,
-}
-
-impl EntryKind {
-    /// From the byte on disk or wire.
-    pub fn from_u8(byte: u8) -> Option<Self> {
-        Some(match byte {
-            1 => Self::EpochStart,
-            2 => Self::Prepare,
-            3 => Self::CommitRecord,
-            4 => Self::Commit,
-            5 => Self::Abort,
-            6 => Self::AbortRecord,
-            7 => Self::End,
-            _ => return None,
-        })
-    }
-}
-
-/// One entry of one shard's log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogRecord {
-    /// Epoch of the leader that wrote it.
-    pub epoch: Epoch,
-    /// Position, dense from 1.
-    pub index: LogIndex,
-    /// Kind.
-    pub kind: EntryKind,
-    /// Contents.
-    pub payload: Bytes,
-}
-
-/// One change of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Record {
-    /// Appends an entry: its index is the shard's last + 1, its epoch not below the last one's.
-    Entry {
-        /// The shard.
-        shard: ShardId,
-        /// The entry.
-        record: LogRecord,
-    },
-    /// The shard promised never to follow an epoch below this one.
-    Promise {
-        /// The shard.
-        shard: ShardId,
-        /// The epoch.
-        epoch: Epoch,
-    },
-    /// Entries above `index` never were.
-    TruncateAfter {
-        /// The shard.
-        shard: ShardId,
-        /// Last entry to keep.
-        index: LogIndex,
-    },
-    /// The log restarts behind (`epoch`, `index`): a snapshot holds everything up to there.
-    Reset {
-        /// The shard.
-        shard: ShardId,
-        /// Epoch of the last entry in the snapshot.
-        epoch: Epoch,
-        /// Index of the last entry in the snapshot.
-        index: LogIndex,
-    },
-    /// The shard lives here no more.
-    Forget {
-        /// The shard.
-        shard: ShardId,
-    },
-}
-
-impl Record {
-    /// The shard it belongs to.
-    pub fn shard(&self) -> ShardId {
-        match self {
-            Self::Entry { shard, .. }
-            | Self::Promise { shard, .. }
-            | Self::TruncateAfter { shard, .. }
-            | Self::Reset { shard, .. }
-            | Self::Forget { shard } => *shard,
-        }
-    }
-}
 
 /// State of one shard's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::storage::test_tables::identity;
+use bytes::Bytes;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use tessera_proto::GroupId;
