@@ -160,6 +160,17 @@ impl Executor {
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
 
+    /// Output columns of a leaf, whose tables are known by their definitions only.
+    ///
+    /// # Errors
+    /// 08P01 or 54001 for a malformed plan, and what `tables` says.
+    pub fn schema(&self, tables: Arc<dyn TableSource>, request: &v1::ExecuteRequest) -> Result<SchemaRef> {
+        let codec = LeafPlanCodec { tables: Some(tables) };
+        let logical =
+            logical_plan_from_bytes_with_extension_codec(&request.plan, &self.template.task_ctx(), &codec).map_err(undecodable)?;
+        Ok(tessera_proto::fragment::leaf_schema(logical.schema()))
+    }
+
     /// A session with the request's settings. Names we do not know do not concern us.
     fn session(&self, settings: &HashMap<String, String>) -> Result<SessionState> {
         let mut state = self.template.as_ref().clone();

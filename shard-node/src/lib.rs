@@ -1,6 +1,9 @@
 //! Owns rows: a node's shards, their logs, their copies, and the transactions that write them.
 
 pub mod execute;
+pub mod node;
 pub mod replication;
 pub mod scan;
+pub mod server;
 pub mod storage;
+pub mod txn;

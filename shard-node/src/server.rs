@@ -1,47 +1,66 @@
-//! The gRPC face of a shard node: decode, call [`ShardService`], encode. No decisions here.
+//! The gRPC face of a shard node: decode, call the node, encode. No decisions here.
 //!
 //! ```text
-//!   tonic ──▶ ShardServer ──▶ Arc<dyn ShardService> (the node)
-//!             rows of Execute and Stage travel as Arrow IPC chunks
+//!   routers ──▶ Shard        ──▶ ShardServer ──▶ ShardService (the node)      rows travel as Arrow IPC chunks
+//!   peers   ──▶ Replication  ──▶ PeerServer  ──▶ PeerHandler  (the node)      one stream per ordered pair, and files
 //! ```
 
-use futures::Stream;
-use futures::StreamExt;
+use crate::node::ShardNode;
+use crate::replication::transport::{PeerHandler, REPLICATION_BYTES_MAX, check_hello};
+use futures::{Stream, StreamExt, TryStreamExt};
 use std::pin::Pin;
 use std::sync::Arc;
 use tessera_proto::client::MESSAGE_BYTES_MAX;
 use tessera_proto::service::ShardService;
+use tessera_proto::v1::replication_server::{Replication, ReplicationServer as ReplicationGrpc};
 use tessera_proto::v1::shard_server::{Shard, ShardServer as ShardGrpc};
-use tessera_proto::v1::{self, stage_message::Message};
-use tessera_proto::{Error, ipc};
+use tessera_proto::v1::{self, peer_message, stage_message::Message};
+use tessera_proto::{Error, Result as NodeResult, ipc};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Serves a node's calls.
-#[derive(Clone)]
-pub struct ShardServer {
-    node: Arc<dyn SchemaAware>,
+/// Calls running at once on one connection; more wait.
+const CALLS_PER_CONNECTION: usize = 1_024;
+
+/// Serves a node to routers and peers until `shutdown`, then lets running calls end.
+///
+/// # Errors
+/// The listener failed.
+pub async fn serve(node: Arc<ShardNode>, listener: TcpListener, shutdown: CancellationToken) -> NodeResult<()> {
+    // Streams of peers never end by themselves.
+    let peers = PeerServer { node: node.clone(), stop: shutdown.clone() };
+    let replication = ReplicationGrpc::new(peers)
+        .max_decoding_message_size(REPLICATION_BYTES_MAX)
+        .max_encoding_message_size(REPLICATION_BYTES_MAX);
+    tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(16 << 20)
+        .add_service(ShardServer::service(node))
+        .add_service(replication)
+        .serve_with_incoming_shutdown(nodelay(listener), shutdown.cancelled_owned())
+        .await
+        .map_err(|e| Error::internal(format!("the gRPC server ended: {e}")))
 }
 
-/// A node whose streamed rows need their schema known before the first batch.
-pub trait SchemaAware: ShardService {
-    /// The output schema of a leaf, from its plan.
-    ///
-    /// # Errors
-    /// 08P01 when the plan is malformed; what the catalog says about its tables.
-    fn leaf_schema(
-        &self,
-        request: &v1::ExecuteRequest,
-    ) -> tessera_proto::Result<datafusion::arrow::datatypes::SchemaRef>;
-    /// All stored columns of the table that rows are staged for.
-    ///
-    /// # Errors
-    /// The table is unknown, or its definition changed.
-    fn stage_schema(&self, begin: &v1::StageBegin) -> tessera_proto::Result<datafusion::arrow::datatypes::SchemaRef>;
+/// The builder's own setting does not reach sockets that were accepted elsewhere.
+fn nodelay(listener: TcpListener) -> impl Stream<Item = std::io::Result<tokio::net::TcpStream>> {
+    TcpListenerStream::new(listener).map(|accepted| accepted.and_then(|socket| socket.set_nodelay(true).map(|()| socket)))
+}
+
+/// Serves a node's calls to routers.
+#[derive(Clone)]
+pub struct ShardServer {
+    node: Arc<ShardNode>,
 }
 
 impl ShardServer {
     /// The tonic service, with its message limits.
-    pub fn service(node: Arc<dyn SchemaAware>) -> ShardGrpc<Self> {
+    pub fn service(node: Arc<ShardNode>) -> ShardGrpc<Self> {
         ShardGrpc::new(Self { node })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
@@ -50,22 +69,13 @@ impl ShardServer {
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<v1::ArrowChunk, Status>> + Send>>;
 
-/// A unary call that only passes through.
-macro_rules! pass {
-    ($name:ident, $request:ty, $reply:ty) => {
-        async fn $name(&self, request: Request<$request>) -> Result<Response<$reply>, Status> {
-            Ok(Response::new(self.node.$name(request.into_inner()).await?))
-        }
-    };
-}
-
 #[tonic::async_trait]
 impl Shard for ShardServer {
     type ExecuteStream = Chunks;
 
     async fn execute(&self, request: Request<v1::ExecuteRequest>) -> Result<Response<Chunks>, Status> {
         let request = request.into_inner();
-        let schema = self.node.leaf_schema(&request)?;
+        let schema = self.node.leaf_schema(&request).await?;
         let rows = self.node.execute(request, schema).await?;
         Ok(Response::new(Box::pin(ipc::to_chunks(rows))))
     }
@@ -76,7 +86,7 @@ impl Shard for ShardServer {
             Some(Message::Begin(begin)) => begin,
             _ => return Err(Error::protocol("a staging stream starts with its table").into()),
         };
-        let schema = self.node.stage_schema(&begin)?;
+        let schema = self.node.stage_schema(&begin).await?;
         let chunks = messages.map(|item| match item?.message {
             Some(Message::Chunk(chunk)) => Ok(chunk),
             _ => Err(Error::protocol("a staging stream goes on with rows").into()),
@@ -85,13 +95,108 @@ impl Shard for ShardServer {
         Ok(Response::new(self.node.stage(begin, rows).await?))
     }
 
-    pass!(point_read, v1::PointReadRequest, v1::PointReadReply);
-    pass!(commit, v1::CommitRequest, v1::CommitReply);
-    pass!(prepare, v1::PrepareRequest, v1::PrepareReply);
-    pass!(finish, v1::FinishRequest, v1::FinishReply);
-    pass!(outcome, v1::OutcomeRequest, v1::OutcomeReply);
-    pass!(read_index, v1::ReadIndexRequest, v1::ReadIndexReply);
-    pass!(digest, v1::DigestRequest, v1::DigestReply);
-    pass!(status, v1::StatusRequest, v1::StatusReply);
-    pass!(change_leader, v1::ChangeLeaderRequest, v1::ChangeLeaderReply);
+    async fn point_read(&self, request: Request<v1::PointReadRequest>) -> Result<Response<v1::PointReadReply>, Status> {
+        Ok(Response::new(self.node.point_read(request.into_inner()).await?))
+    }
+
+    async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitReply>, Status> {
+        Ok(Response::new(self.node.commit(request.into_inner()).await?))
+    }
+
+    async fn prepare(&self, request: Request<v1::PrepareRequest>) -> Result<Response<v1::PrepareReply>, Status> {
+        Ok(Response::new(self.node.prepare(request.into_inner()).await?))
+    }
+
+    async fn finish(&self, request: Request<v1::FinishRequest>) -> Result<Response<v1::FinishReply>, Status> {
+        Ok(Response::new(self.node.finish(request.into_inner()).await?))
+    }
+
+    async fn outcome(&self, request: Request<v1::OutcomeRequest>) -> Result<Response<v1::OutcomeReply>, Status> {
+        Ok(Response::new(self.node.outcome(request.into_inner()).await?))
+    }
+
+    async fn read_index(&self, request: Request<v1::ReadIndexRequest>) -> Result<Response<v1::ReadIndexReply>, Status> {
+        Ok(Response::new(self.node.read_index(request.into_inner()).await?))
+    }
+
+    async fn digest(&self, request: Request<v1::DigestRequest>) -> Result<Response<v1::DigestReply>, Status> {
+        Ok(Response::new(self.node.digest(request.into_inner()).await?))
+    }
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        Ok(Response::new(self.node.status(request.into_inner()).await?))
+    }
+
+    async fn change_leader(&self, request: Request<v1::ChangeLeaderRequest>) -> Result<Response<v1::ChangeLeaderReply>, Status> {
+        Ok(Response::new(self.node.change_leader(request.into_inner()).await?))
+    }
+}
+
+/// Serves a node's calls to its peers.
+#[derive(Clone)]
+struct PeerServer {
+    node: Arc<ShardNode>,
+    stop: CancellationToken,
+}
+
+type Messages = Pin<Box<dyn Stream<Item = Result<v1::PeerMessage, Status>> + Send>>;
+type FileChunks = Pin<Box<dyn Stream<Item = Result<v1::FileChunk, Status>> + Send>>;
+
+fn file_chunks(chunks: crate::replication::transport::Chunks) -> Response<FileChunks> {
+    Response::new(Box::pin(chunks.map_ok(|data| v1::FileChunk { data }).map_err(Status::from)))
+}
+
+#[tonic::async_trait]
+impl Replication for PeerServer {
+    type ExchangeStream = Messages;
+    type FetchFileStream = FileChunks;
+    type FetchSnapshotStream = FileChunks;
+
+    async fn exchange(&self, request: Request<Streaming<v1::PeerMessage>>) -> Result<Response<Messages>, Status> {
+        let mut messages = request.into_inner();
+        let first = messages.message().await?.and_then(|m| m.message);
+        let Some(peer_message::Message::Hello(theirs)) = first else {
+            return Err(Error::protocol("a replication stream starts with a greeting").into());
+        };
+        let hello = self.node.hello();
+        let from = check_hello(&hello, &theirs)?;
+        let (sender, replies) = mpsc::channel(1);
+        let greeting = v1::PeerMessage { message: Some(peer_message::Message::Hello(hello)) };
+        sender.try_send(Ok(greeting)).map_err(|_| Error::internal("a new channel is full"))?;
+        let (node, stop) = (self.node.clone(), self.stop.clone());
+        self.node.track(async move {
+            // The reply stream lives as long as this does; its end tells the peer to connect again.
+            let _sender = sender;
+            loop {
+                let next = tokio::select! {
+                    () = stop.cancelled() => break,
+                    next = messages.next() => next,
+                };
+                match next {
+                    Some(Ok(message)) => node.deliver(from, message),
+                    Some(Err(_)) | None => break,
+                }
+            }
+            node.lost(from.node);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
+    }
+
+    async fn fetch_file(&self, request: Request<v1::FetchFileRequest>) -> Result<Response<FileChunks>, Status> {
+        Ok(file_chunks(self.node.read_file(request.into_inner()).await?))
+    }
+
+    async fn fetch_snapshot(&self, request: Request<v1::FetchSnapshotRequest>) -> Result<Response<FileChunks>, Status> {
+        Ok(file_chunks(self.node.read_snapshot(request.into_inner()).await?))
+    }
+
+    async fn prefetch(&self, request: Request<v1::PrefetchRequest>) -> Result<Response<v1::PrefetchReply>, Status> {
+        self.node.prefetch(request.into_inner()).await?;
+        Ok(Response::new(v1::PrefetchReply {}))
+    }
+
+    async fn discard(&self, request: Request<v1::DiscardRequest>) -> Result<Response<v1::DiscardReply>, Status> {
+        PeerHandler::discard(&*self.node, request.into_inner()).await?;
+        Ok(Response::new(v1::DiscardReply {}))
+    }
 }

@@ -11,14 +11,17 @@
 //! such machine per shard; [`lease`] says which peers are alive; [`transport`] carries messages; [`catch_up`] moves files.
 //! Not here: consensus. Who leads is decided by the meta store alone.
 
+pub mod catch_up;
+pub mod driver;
+pub mod lease;
 pub mod log_shape;
 pub mod message;
 pub mod state;
+pub mod transport;
+pub mod wire;
 
 mod follower;
 mod leader;
 mod recovery;
 #[cfg(test)]
 mod simulation;
-
-pub mod lease;

@@ -360,6 +360,10 @@ impl ReplicaState {
             }
             return;
         }
+        if self.wants_snapshot {
+            // Named leader, but its rows are not whole: only another copy can help.
+            return self.become_role(Role::Follower(Follower::default()));
+        }
         match &self.role {
             Role::Leading(leader) if leader.epoch == config.epoch => {}
             Role::Leading(leader) if leader.epoch.0 + 1 == config.epoch.0 => self.lead_on(config.epoch),
@@ -399,6 +403,7 @@ impl ReplicaState {
             Operation::Switch(target) => self.start_switch(token, target),
             _ if config.leader == self.me => self.refuse(token, "this replica leads already"),
             _ if self.cas.is_some() => self.refuse(token, "another change of this shard is under way"),
+            _ if self.wants_snapshot => self.refuse(token, "this copy is incomplete: a snapshot was being installed"),
             Operation::Promote if !config.in_sync.contains(&self.me) => {
                 self.refuse(token, "this replica is not in sync: promoting it would lose acknowledged rows")
             }

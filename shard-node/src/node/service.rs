@@ -1,0 +1,131 @@
+//! `ShardService` of this node: each call to where it is done, and leaves to the executor.
+
+use super::ShardNode;
+use super::checks;
+use crate::scan::shard_table;
+use crate::storage::ShardStore;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+use datafusion::execution::SendableRecordBatchStream;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tessera_meta::view::ClusterView;
+use tessera_proto::fragment::{StubTable, TableSource};
+use tessera_proto::service::ShardService;
+use tessera_proto::{Error, GroupId, Result, TableId, Timestamp, TxnId, v1};
+
+/// Tables of one leaf: the shards it reads, at its snapshot.
+#[derive(Debug)]
+struct LeafTables {
+    view: Arc<ClusterView>,
+    stores: HashMap<GroupId, Vec<ShardStore>>,
+    snapshot: Timestamp,
+}
+
+impl TableSource for LeafTables {
+    fn provider(&self, table: TableId, version: u64) -> Result<Arc<dyn TableProvider>> {
+        let def = definition(&self.view, table, version)?;
+        let stores = self.stores.get(&def.group).cloned();
+        // The planner prunes to no shard at all for predicates that nothing satisfies.
+        Ok(shard_table(def, stores.unwrap_or_default(), self.snapshot))
+    }
+}
+
+/// Tables by their definition alone, to learn a plan's schema.
+#[derive(Debug)]
+struct Definitions(Arc<ClusterView>);
+
+impl TableSource for Definitions {
+    fn provider(&self, table: TableId, version: u64) -> Result<Arc<dyn TableProvider>> {
+        let def = definition(&self.0, table, version)?;
+        Ok(Arc::new(StubTable { schema: def.visible_schema(), def, statistics: None }))
+    }
+}
+
+fn definition(view: &ClusterView, table: TableId, version: u64) -> Result<Arc<tessera_proto::table::TableDef>> {
+    let def = view.tables.get(&table).filter(|d| d.version == version);
+    def.cloned().ok_or_else(|| Error::stale_map(format!("table {table} changed or was dropped")))
+}
+
+impl ShardNode {
+    fn me(&self) -> Result<Arc<Self>> {
+        self.myself.upgrade().ok_or_else(|| Error::unavailable("the node is shutting down"))
+    }
+
+    /// Output columns of a leaf, for callers in other processes.
+    ///
+    /// # Errors
+    /// 08P01 for a malformed plan, TS001 when its tables changed.
+    pub async fn leaf_schema(&self, request: &v1::ExecuteRequest) -> Result<SchemaRef> {
+        let view = self.catalog(request.meta_revision, checks::until(request.deadline_ms)?).await?;
+        self.executor.schema(Arc::new(Definitions(view)), request)
+    }
+
+    /// Stored columns of the table that rows are staged for.
+    ///
+    /// # Errors
+    /// TS001 when it changed.
+    pub async fn stage_schema(&self, begin: &v1::StageBegin) -> Result<SchemaRef> {
+        let until = checks::until(begin.deadline_ms)?;
+        Ok(self.table(TableId(begin.table), begin.schema_version, begin.meta_revision, until).await?.arrow_schema())
+    }
+}
+
+#[async_trait::async_trait]
+impl ShardService for ShardNode {
+    async fn execute(&self, request: v1::ExecuteRequest, schema: SchemaRef) -> Result<SendableRecordBatchStream> {
+        let until = checks::until(request.deadline_ms)?;
+        let snapshot = Timestamp(request.snapshot);
+        let view = self.catalog(request.meta_revision, until).await?;
+        let readable = self.me()?.readable(&request.shards, &request.references, snapshot, until).await?;
+        let mut stores: HashMap<GroupId, Vec<ShardStore>> = HashMap::new();
+        for (shard, store) in readable {
+            stores.entry(shard.group).or_default().push(store);
+        }
+        self.executor.execute(Arc::new(LeafTables { view, stores, snapshot }), request, schema).await
+    }
+
+    async fn point_read(&self, request: v1::PointReadRequest) -> Result<v1::PointReadReply> {
+        self.me()?.read_points(request).await
+    }
+
+    async fn commit(&self, request: v1::CommitRequest) -> Result<v1::CommitReply> {
+        Ok(v1::CommitReply { timestamp: self.me()?.commit_writes(request).await?.0 })
+    }
+
+    async fn prepare(&self, request: v1::PrepareRequest) -> Result<v1::PrepareReply> {
+        self.me()?.prepare_writes(request).await.map(|()| v1::PrepareReply {})
+    }
+
+    async fn finish(&self, request: v1::FinishRequest) -> Result<v1::FinishReply> {
+        let until = checks::until(request.deadline_ms)?;
+        let reference = request.shard.ok_or_else(|| Error::protocol("finish names no shard"))?;
+        let (txn, timestamp) = (TxnId::from_wire(&request.txn)?, Timestamp(request.commit_timestamp));
+        self.me()?.finish_txn(reference.id(), Some(reference), txn, timestamp, until).await.map(|()| v1::FinishReply {})
+    }
+
+    async fn outcome(&self, request: v1::OutcomeRequest) -> Result<v1::OutcomeReply> {
+        let until = checks::until(request.deadline_ms)?;
+        self.me()?.outcome_of(request.home, TxnId::from_wire(&request.txn)?, request.resolve, until).await
+    }
+
+    async fn stage(&self, begin: v1::StageBegin, rows: SendableRecordBatchStream) -> Result<v1::StageReply> {
+        self.me()?.stage_rows(begin, rows).await
+    }
+
+    async fn read_index(&self, request: v1::ReadIndexRequest) -> Result<v1::ReadIndexReply> {
+        Ok(v1::ReadIndexReply { log_index: self.me()?.index_for(request).await?.0 })
+    }
+
+    async fn digest(&self, request: v1::DigestRequest) -> Result<v1::DigestReply> {
+        self.me()?.digest_of(request).await
+    }
+
+    async fn status(&self, request: v1::StatusRequest) -> Result<v1::StatusReply> {
+        self.me()?.report(request).await
+    }
+
+    async fn change_leader(&self, request: v1::ChangeLeaderRequest) -> Result<v1::ChangeLeaderReply> {
+        Ok(v1::ChangeLeaderReply { epoch: self.me()?.move_leader(request).await?.0 })
+    }
+}

@@ -1,0 +1,160 @@
+//! Rows in use by transactions that are not decided yet, at a shard's leader.
+//!
+//! ```text
+//!   table 7   key (1) ─▶ txn A     key (2) ─▶ txn A     key (9) ─▶ txn B
+//!   table 8   whole ───▶ txn C     (staged segments: nobody else writes the table in this shard meanwhile)
+//! ```
+//!
+//! All locks of a request are taken at once or none, so a transaction in one shard never holds while it waits and is always
+//! safe to wait for. Transactions over several shards could wait in a circle: of two of them, the younger gives up.
+
+use std::collections::{BTreeMap, HashMap};
+use tessera_proto::{TableId, TxnId};
+
+/// What a write needs of one table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// These row keys.
+    Keys(TableId, Vec<Box<[u8]>>),
+    /// The table against all other writers in this shard.
+    Whole(TableId),
+}
+
+/// Whether a transaction may hold locks elsewhere while it waits here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Span {
+    /// One shard: holds nothing while waiting.
+    One,
+    /// Several.
+    Many,
+}
+
+/// Answer to [`Locks::acquire`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acquired {
+    /// All of them.
+    Yes,
+    /// None: wait until this transaction ends.
+    Wait(TxnId),
+    /// None: wait only briefly, because the older holder may in turn wait for locks of this one.
+    GiveUpSoon(TxnId),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Locks {
+    tables: BTreeMap<TableId, TableLocks>,
+    held: BTreeMap<TxnId, Held>,
+}
+
+#[derive(Debug, Default)]
+struct TableLocks {
+    whole: Option<TxnId>,
+    keys: HashMap<Box<[u8]>, TxnId>,
+    /// Keys per transaction, for whoever wants the whole table.
+    writers: BTreeMap<TxnId, usize>,
+}
+
+#[derive(Debug)]
+struct Held {
+    span: Span,
+    wanted: Vec<Wanted>,
+}
+
+impl Locks {
+    /// Takes all or none. A transaction that holds locks here already must not ask again before it released them.
+    pub fn acquire(&mut self, txn: TxnId, span: Span, wanted: Vec<Wanted>) -> Acquired {
+        if let Some(holder) = wanted.iter().find_map(|w| self.holder(txn, w)) {
+            let many = |s: Option<Span>| s == Some(Span::Many);
+            let circle = many(Some(span)) && many(self.held.get(&holder).map(|h| h.span));
+            return if circle && txn > holder { Acquired::GiveUpSoon(holder) } else { Acquired::Wait(holder) };
+        }
+        for want in &wanted {
+            self.take(txn, want);
+        }
+        self.held.insert(txn, Held { span, wanted });
+        Acquired::Yes
+    }
+
+    fn holder(&self, txn: TxnId, wanted: &Wanted) -> Option<TxnId> {
+        let other = |t: &TxnId| Some(*t).filter(|t| *t != txn);
+        match wanted {
+            Wanted::Keys(table, keys) => {
+                let table = self.tables.get(table)?;
+                table.whole.as_ref().and_then(other).or_else(|| keys.iter().find_map(|k| table.keys.get(k).and_then(other)))
+            }
+            Wanted::Whole(table) => {
+                let table = self.tables.get(table)?;
+                table.whole.as_ref().and_then(other).or_else(|| table.writers.keys().find_map(other))
+            }
+        }
+    }
+
+    fn take(&mut self, txn: TxnId, wanted: &Wanted) {
+        match wanted {
+            Wanted::Keys(table, keys) => {
+                let table = self.tables.entry(*table).or_default();
+                table.keys.extend(keys.iter().map(|k| (k.clone(), txn)));
+                *table.writers.entry(txn).or_default() += keys.len();
+            }
+            Wanted::Whole(table) => self.tables.entry(*table).or_default().whole = Some(txn),
+        }
+    }
+
+    /// Ends all locks of a transaction; true if it held any.
+    pub fn release(&mut self, txn: TxnId) -> bool {
+        let Some(held) = self.held.remove(&txn) else { return false };
+        for wanted in held.wanted {
+            let (Wanted::Keys(id, _) | Wanted::Whole(id)) = &wanted;
+            let Some(table) = self.tables.get_mut(id) else { continue };
+            match &wanted {
+                Wanted::Keys(_, keys) => {
+                    table.writers.remove(&txn);
+                    for key in keys.iter().filter(|k| table.keys.get(*k) == Some(&txn)).collect::<Vec<_>>() {
+                        table.keys.remove(key);
+                    }
+                }
+                Wanted::Whole(_) => table.whole = table.whole.filter(|t| *t != txn),
+            }
+            if table.whole.is_none() && table.keys.is_empty() && table.writers.is_empty() {
+                self.tables.remove(id);
+            }
+        }
+        true
+    }
+
+    /// Forgets everything: this replica leads no more.
+    pub fn clear(&mut self) {
+        self.tables.clear();
+        self.held.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(table: u64, keys: &[u8]) -> Vec<Wanted> {
+        vec![Wanted::Keys(TableId(table), keys.iter().map(|k| Box::from([*k].as_slice())).collect())]
+    }
+
+    #[test]
+    fn all_or_none_and_the_younger_gives_up() {
+        let mut ids: Vec<_> = (0..3).map(|_| TxnId::generate()).collect();
+        ids.sort();
+        let (old, mid, young) = (ids[0], ids[1], ids[2]);
+        let mut locks = Locks::default();
+        assert_eq!(locks.acquire(mid, Span::Many, keys(1, &[1, 2])), Acquired::Yes);
+        assert_eq!(locks.acquire(old, Span::Many, keys(1, &[2, 3])), Acquired::Wait(mid));
+        assert_eq!(locks.acquire(young, Span::Many, keys(1, &[2])), Acquired::GiveUpSoon(mid));
+        assert_eq!(locks.acquire(young, Span::One, keys(1, &[2])), Acquired::Wait(mid));
+        assert_eq!(locks.acquire(young, Span::One, keys(1, &[3])), Acquired::Yes);
+        assert_eq!(locks.acquire(old, Span::One, vec![Wanted::Whole(TableId(1))]), Acquired::Wait(mid));
+        assert!(locks.release(mid) && locks.release(young) && !locks.release(mid));
+        assert_eq!(locks.acquire(old, Span::One, vec![Wanted::Whole(TableId(1))]), Acquired::Yes);
+        assert_eq!(locks.acquire(young, Span::One, keys(1, &[7])), Acquired::Wait(old));
+        assert_eq!(locks.acquire(young, Span::One, keys(2, &[7])), Acquired::Yes);
+        locks.release(old);
+        assert_eq!(locks.tables.len(), 1);
+    }
+}
