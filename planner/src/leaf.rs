@@ -24,6 +24,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 use datafusion_proto::bytes::logical_plan_to_bytes_with_extension_codec;
+use datafusion_proto::protobuf::LogicalPlanNode;
+use prost::Message;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +34,9 @@ use std::sync::Arc;
 use tessera_proto::fragment::{LeafOwner, LeafPlanCodec, ShardLocalExec, leaf_schema};
 use tessera_proto::v1::{ExecuteRequest, ReferenceRead, ShardRef};
 use tessera_proto::{Error, GroupId, NodeId, Result};
+
+/// SQLSTATE of a plan that nodes could not decode.
+pub const TOO_DEEP: &str = "54001";
 
 /// One leaf of a logical plan.
 #[derive(Debug, Clone)]
@@ -131,9 +136,11 @@ impl<'a> LeafBuilder<'a> {
     /// `plan` as a leaf.
     ///
     /// # Errors
-    /// A shard without a leader, a reference table without a copy that can be read, a plan that cannot be encoded.
+    /// A shard without a leader, a reference table without a copy that can be read, a plan that cannot be encoded, or one
+    /// nested too deeply to be decoded ([`TOO_DEEP`]).
     pub fn build(&mut self, plan: LogicalPlan, locality: &Locality) -> Result<LogicalPlan> {
         let bytes = logical_plan_to_bytes_with_extension_codec(&plan, &LeafPlanCodec { tables: None })?;
+        check_depth(&bytes)?;
         let template = ExecuteRequest {
             query_id: self.options.query_id.to_vec().into(),
             snapshot: self.options.snapshot.0,
@@ -204,6 +211,18 @@ impl<'a> LeafBuilder<'a> {
     }
 }
 
+/// Decoders of nodes stop at 100 levels of messages, two or three to an operator; find out here, where something can still
+/// be done about it.
+fn check_depth(plan: &[u8]) -> Result<()> {
+    match LogicalPlanNode::decode(plan) {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            Err(Error::new(TOO_DEEP, "the plan of a leaf is nested too deeply")
+                .with_hint("split long chains of operators"))
+        }
+    }
+}
+
 fn no_leader(group: GroupId, shard: u32) -> Error {
     Error::unavailable(format!("shard {shard} of group {group} has no leader"))
         .with_hint("SHOW SHARDS tells which copies are missing; the shard comes back by itself when one of them does")
@@ -237,23 +256,21 @@ struct LeafPlanner {
     bare: Arc<SessionState>,
 }
 
-impl LeafPlanner {
-    /// What the planner believes about the rows of a subplan. Wrong statistics cost time, missing ones must not cost the
-    /// query, so whatever fails here means "unknown".
-    async fn statistics(&self, plan: &LogicalPlan) -> Statistics {
-        self.estimate(plan).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "no statistics for a leaf");
-            Statistics::new_unknown(plan.schema().as_arrow())
-        })
-    }
+/// What the planner believes about the rows of a subplan over stub tables. `bare` is a session without physical optimiser
+/// rules. Wrong statistics cost time, missing ones must not cost the query, so whatever fails here means "unknown".
+pub async fn statistics(plan: &LogicalPlan, bare: &SessionState) -> Statistics {
+    estimate(plan, bare).await.unwrap_or_else(|error| {
+        tracing::debug!(%error, "no statistics for a subplan");
+        Statistics::new_unknown(plan.schema().as_arrow())
+    })
+}
 
-    async fn estimate(&self, plan: &LogicalPlan) -> DfResult<Statistics> {
-        let physical = DefaultPhysicalPlanner::default()
-            .create_physical_plan(plan, self.bare.as_ref())
-            .await?;
-        let statistics = StatisticsContext::new().compute(physical.as_ref(), &StatisticsArgs::new())?;
-        Ok(statistics.as_ref().clone().to_inexact())
-    }
+async fn estimate(plan: &LogicalPlan, bare: &SessionState) -> DfResult<Statistics> {
+    let physical = DefaultPhysicalPlanner::default()
+        .create_physical_plan(plan, bare)
+        .await?;
+    let statistics = StatisticsContext::new().compute(physical.as_ref(), &StatisticsArgs::new())?;
+    Ok(statistics.as_ref().clone().to_inexact())
 }
 
 #[async_trait]
@@ -268,7 +285,7 @@ impl ExtensionPlanner for LeafPlanner {
         _: &PhysicalPlanningContext,
     ) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
         let Some(leaf) = as_leaf(node) else { return Ok(None) };
-        let statistics = self.statistics(&leaf.plan).await;
+        let statistics = statistics(&leaf.plan, &self.bare).await;
         let schema = leaf_schema(leaf.plan.schema());
         let partitions = if leaf.owners.len() <= 1 {
             1

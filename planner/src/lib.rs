@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod cluster;
 pub mod error;
 pub mod explain;
+pub mod join_order;
 pub mod leaf;
 pub mod names;
 pub mod prune;
@@ -20,6 +21,8 @@ pub mod session;
 pub mod shard_local;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub mod types;
 
 pub use bind::parameter_types;
@@ -171,6 +174,12 @@ pub async fn plan(
 ) -> Result<Planned> {
     let optimized = state.optimize(&plan).map_err(bind_error)?;
     let cluster = Cluster::of_plan(&optimized, catalog)?;
+    let optimized = match state.config().get_extension::<session::Bare>() {
+        Some(bare) if options.join_order && options.shard_local => {
+            join_order::reorder(optimized, state, &bare.0, &cluster).await
+        }
+        _ => optimized,
+    };
     let cut = {
         let mut leaves = LeafBuilder::new(&cluster, catalog, options);
         shard_local::rule::cut(optimized, &cluster, &mut leaves, options.shard_local)?

@@ -19,6 +19,10 @@ use tessera_proto::{Error, Result};
 /// Fewest partitions above the leaves. With one, every distribution counts as satisfied and no exchange is ever planned.
 pub const PARTITIONS_MIN: usize = 2;
 
+/// A session without physical optimiser rules, for statistics; travels in the configuration of the others.
+#[derive(Debug)]
+pub struct Bare(pub Arc<SessionState>);
+
 /// The session that all sessions of a process are cloned from; costs about a millisecond, make one.
 pub fn template(runtime: Arc<RuntimeEnv>, leaves: Arc<LeafRuntime>) -> SessionState {
     template_builder(runtime, leaves).build()
@@ -32,11 +36,16 @@ pub fn template_builder(runtime: Arc<RuntimeEnv>, leaves: Arc<LeafRuntime>) -> S
         .with_default_features()
         .with_physical_optimizer_rules(vec![])
         .build();
+    let bare = Arc::new(bare);
     SessionStateBuilder::new()
-        .with_config(config().with_extension(leaves))
+        .with_config(
+            config()
+                .with_extension(leaves)
+                .with_extension(Arc::new(Bare(bare.clone()))),
+        )
         .with_runtime_env(runtime)
         .with_default_features()
-        .with_query_planner(Arc::new(LeafQueryPlanner { bare: Arc::new(bare) }))
+        .with_query_planner(Arc::new(LeafQueryPlanner { bare }))
         // Last: it must see the joins that the other rules leave.
         .with_physical_optimizer_rule(Arc::new(YieldInJoins))
 }

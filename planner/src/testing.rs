@@ -9,8 +9,8 @@
 
 use crate::catalog::{Catalog, ReferenceCopy, Relation};
 use crate::{DistributedMode, PlanOptions, Planned, bind, plan, session_state, template};
-use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt32Array};
-use datafusion::arrow::compute::{concat_batches, filter_record_batch};
+use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::catalog::TableProvider;
@@ -19,11 +19,13 @@ use datafusion::datasource::MemTable;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
+use datafusion::physical_plan::{collect, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement as DfStatement;
 use datafusion_proto::bytes::logical_plan_from_bytes_with_extension_codec;
 use futures::StreamExt;
+use sqlparser::ast::Statement;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use tessera_proto::fragment::{LeafPlanCodec, LeafRuntime, TableSource};
@@ -344,7 +346,7 @@ fn unsupported() -> Error {
 /// A cluster with a session to plan in.
 pub struct Bench {
     pub cluster: Arc<TestCluster>,
-    template: SessionState,
+    pub template: SessionState,
     pub options: PlanOptions,
 }
 
@@ -413,10 +415,12 @@ pub fn oracle(cluster: &TestCluster, sql: &str) -> Vec<String> {
             let provider = MemTable::try_new(table.rows.schema(), vec![vec![table.rows.clone()]]).unwrap();
             context.register_table(name.as_str(), Arc::new(provider)).unwrap();
         }
-        let frame = context
-            .sql(sql)
-            .await
-            .unwrap_or_else(|e| panic!("oracle cannot plan {sql}: {e}"));
+        // Our parser, whose limits are wider.
+        let statement = Statement::Query(Box::new(query(sql)));
+        let statement = DfStatement::Statement(Box::new(statement));
+        let plan = context.state().statement_to_plan(statement).await;
+        let plan = plan.unwrap_or_else(|e| panic!("oracle cannot plan {sql}: {e}"));
+        let frame = context.execute_logical_plan(plan).await.unwrap();
         text(
             &frame
                 .collect()
@@ -446,24 +450,4 @@ fn text(batches: &[RecordBatch]) -> Vec<String> {
         }
     }
     rows
-}
-
-/// All rows of `table` in the order of `picks`: a way to make big or skewed tables out of small ones.
-pub fn take(table: &RecordBatch, picks: Vec<u32>) -> RecordBatch {
-    let picks = UInt32Array::from(picks);
-    datafusion::arrow::compute::take_record_batch(table, &picks).unwrap()
-}
-
-/// Both batches after each other.
-pub fn append(a: &RecordBatch, b: &RecordBatch) -> RecordBatch {
-    concat_batches(&a.schema(), [a, b]).unwrap()
-}
-
-/// Names of the physical operators, for tests that look for one.
-pub fn operators(plan: &Arc<dyn ExecutionPlan>) -> Vec<String> {
-    let mut names = vec![plan.name().to_owned()];
-    for child in plan.children() {
-        names.extend(operators(child));
-    }
-    names
 }

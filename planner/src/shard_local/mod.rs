@@ -13,4 +13,4 @@ pub mod locality;
 pub mod partial_aggregate;
 pub mod rule;
 #[cfg(test)]
-mod tests;
+pub mod tests;

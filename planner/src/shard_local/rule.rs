@@ -13,10 +13,10 @@
 use super::locality::{Kind, Locality, derive};
 use super::partial_aggregate;
 use crate::cluster::{Cluster, table_of};
-use crate::leaf::LeafBuilder;
+use crate::leaf::{LeafBuilder, TOO_DEEP};
 use datafusion::common::Result as DfResult;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRewriter};
-use datafusion::logical_expr::{Aggregate, FetchType, Limit, LogicalPlan, SkipType, Sort, lit};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion, TreeNodeRewriter, TreeNodeVisitor};
+use datafusion::logical_expr::{Aggregate, FetchType, Limit, LogicalPlan, SkipType, Sort, TableScan, lit};
 use std::sync::Arc;
 use tessera_proto::Result;
 
@@ -33,8 +33,35 @@ pub fn cut(plan: LogicalPlan, cluster: &Cluster, leaves: &mut LeafBuilder<'_>, f
     };
     let plan = plan.rewrite(&mut cutter)?.data;
     match cutter.localities.pop().flatten() {
-        Some(locality) if !locality.is_constant() => cutter.leaves.build(plan, &locality),
+        Some(locality) if !locality.is_constant() => Ok(cutter.leaf(plan, &locality)?),
         _ => Ok(plan),
+    }
+}
+
+/// Locality of a whole subtree; `None` if it would be cut somewhere.
+pub fn locality(plan: &LogicalPlan, cluster: &Cluster) -> Option<Locality> {
+    let mut localities: Vec<Option<Locality>> = vec![];
+    let walked = plan.visit(&mut Derivation {
+        cluster,
+        localities: &mut localities,
+    });
+    walked.ok().and(localities.pop().flatten())
+}
+
+struct Derivation<'a> {
+    cluster: &'a Cluster,
+    localities: &'a mut Vec<Option<Locality>>,
+}
+
+impl<'n> TreeNodeVisitor<'n> for Derivation<'_> {
+    type Node = LogicalPlan;
+
+    fn f_up(&mut self, node: &'n LogicalPlan) -> DfResult<TreeNodeRecursion> {
+        let inputs = self.localities.split_off(self.localities.len() - node.inputs().len());
+        let inputs = inputs.into_iter().collect::<Option<Vec<_>>>();
+        self.localities
+            .push(inputs.and_then(|inputs| derive(node, &inputs, self.cluster)));
+        Ok(TreeNodeRecursion::Continue)
     }
 }
 
@@ -65,6 +92,33 @@ impl TreeNodeRewriter for Cutter<'_, '_> {
 }
 
 impl Cutter<'_, '_> {
+    /// `plan` as a leaf, or, where it is nested more deeply than a node can decode, with its scans as leaves.
+    fn leaf(&mut self, plan: LogicalPlan, locality: &Locality) -> DfResult<LogicalPlan> {
+        match self.leaves.build(plan.clone(), locality) {
+            Err(error) if error.code == TOO_DEEP => match plan {
+                // The filters of a scan are copies: the originals stand above it.
+                LogicalPlan::TableScan(scan) if !scan.filters.is_empty() => {
+                    let bare = LogicalPlan::TableScan(TableScan {
+                        filters: vec![],
+                        ..scan
+                    });
+                    Ok(self.leaves.build(bare, locality)?)
+                }
+                LogicalPlan::TableScan(_) => Err(error.into()),
+                plan => Ok(cut(plan, self.cluster, self.leaves, false)?),
+            },
+            built => Ok(built?),
+        }
+    }
+
+    /// `plan` as a leaf, unless it is nested too deeply.
+    fn shallow_leaf(&mut self, plan: LogicalPlan, locality: &Locality) -> DfResult<Option<LogicalPlan>> {
+        match self.leaves.build(plan, locality) {
+            Err(error) if error.code == TOO_DEEP => Ok(None),
+            built => Ok(Some(built?)),
+        }
+    }
+
     /// Turns the local inputs of `node` into leaves.
     fn cut_below(&mut self, node: LogicalPlan, inputs: &[Option<Locality>]) -> DfResult<LogicalPlan> {
         if let ([Some(input)], true) = (inputs, self.fuse)
@@ -78,7 +132,7 @@ impl Cutter<'_, '_> {
             let locality = inputs.get(position).cloned().flatten();
             position += 1;
             match locality {
-                Some(locality) if !locality.is_constant() => Ok(Transformed::yes(self.leaves.build(child, &locality)?)),
+                Some(locality) if !locality.is_constant() => Ok(Transformed::yes(self.leaf(child, &locality)?)),
                 _ => Ok(Transformed::no(child)),
             }
         })?;
@@ -90,21 +144,25 @@ impl Cutter<'_, '_> {
         match node {
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate, input),
             LogicalPlan::Sort(sort) if sort.fetch.is_some() => {
-                let leaf = self.leaves.build(node.clone(), input)?;
-                Ok(Some(LogicalPlan::Sort(Sort {
-                    input: Arc::new(leaf),
-                    ..sort.clone()
-                })))
+                let leaf = self.shallow_leaf(node.clone(), input)?;
+                Ok(leaf.map(|leaf| {
+                    LogicalPlan::Sort(Sort {
+                        input: Arc::new(leaf),
+                        ..sort.clone()
+                    })
+                }))
             }
             LogicalPlan::Limit(limit) => {
                 let Some(copy) = limit_copy(limit)? else {
                     return Ok(None);
                 };
-                let leaf = self.leaves.build(LogicalPlan::Limit(copy), input)?;
-                Ok(Some(LogicalPlan::Limit(Limit {
-                    input: Arc::new(leaf),
-                    ..limit.clone()
-                })))
+                let leaf = self.shallow_leaf(LogicalPlan::Limit(copy), input)?;
+                Ok(leaf.map(|leaf| {
+                    LogicalPlan::Limit(Limit {
+                        input: Arc::new(leaf),
+                        ..limit.clone()
+                    })
+                }))
             }
             _ => Ok(None),
         }
@@ -117,10 +175,8 @@ impl Cutter<'_, '_> {
         let Some(split) = partial_aggregate::split(aggregate)? else {
             return Ok(None);
         };
-        let leaf = self
-            .leaves
-            .build(LogicalPlan::Aggregate(split.partial.clone()), input)?;
-        split.finish(aggregate, leaf).map(Some)
+        let leaf = self.shallow_leaf(LogicalPlan::Aggregate(split.partial.clone()), input)?;
+        leaf.map(|leaf| split.finish(aggregate, leaf)).transpose()
     }
 }
 

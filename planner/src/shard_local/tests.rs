@@ -428,3 +428,30 @@ fn subqueries_are_joins_by_then() {
     check("SELECT k FROM t WHERE v > (SELECT sum(w) FROM u WHERE u.k = t.k)", 0);
     check("SELECT k, (SELECT count(*) FROM u WHERE u.x = t.a) AS m FROM t", 2);
 }
+
+#[test]
+fn plans_too_deep_for_a_node_are_cut_smaller() {
+    let joins: String = (1..40)
+        .map(|i| format!(" JOIN t a{i} ON a{}.k = a{i}.k", i - 1))
+        .collect();
+    check(&format!("SELECT count(*), max(a39.v) FROM t a0{joins}"), 40);
+}
+
+#[test]
+fn joins_are_ordered_by_what_stays_on_the_nodes() {
+    // As written, t x o comes first and moves both; n and u could stay with t.
+    let sql =
+        "SELECT o.s, sum(u.w), count(n.y) FROM t, o, u, n WHERE t.a = o.id AND t.k = u.k AND u.k = n.k GROUP BY o.s";
+    check(sql, 2);
+    let mut written = Bench::new(cluster(3));
+    written.options.join_order = false;
+    assert_eq!(written.plan(sql).unwrap().fragments.len(), 4);
+    check(
+        "SELECT t.k, ref1.name, o.s FROM ref1, o, t, ref2 WHERE ref1.k = t.k AND t.a = o.k AND ref2.x = t.a AND ref2.g < o.id",
+        2,
+    );
+    check(
+        "SELECT count(*) FROM t x, t y, t z WHERE x.k = y.a AND y.k = z.k AND x.a + y.a + z.a > 3 AND x.v < 900",
+        2,
+    );
+}

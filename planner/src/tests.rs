@@ -1,0 +1,187 @@
+//! Binding, pruning, naming and EXPLAIN over the test cluster of the shard-local rule.
+
+use crate::shard_local::tests::cluster;
+use crate::testing::{Bench, query};
+use crate::{Strategy, bind, names, parameter_types, session_state};
+use datafusion::arrow::datatypes::DataType;
+
+fn error(sql: &str) -> (String, String, String) {
+    let error = Bench::new(cluster(3)).rows(sql).expect_err(sql);
+    (error.code, error.message, error.hint.unwrap_or_default())
+}
+
+#[track_caller]
+fn fails(sql: &str, code: &str, message: &str, hint: &str) {
+    let (got_code, got_message, got_hint) = error(sql);
+    assert_eq!(got_code, code, "{sql}: {got_message}");
+    assert!(got_message.contains(message), "{sql}: {got_message}");
+    assert!(got_hint.contains(hint), "{sql}: {got_hint}");
+}
+
+#[test]
+fn errors_are_postgresqls() {
+    fails(
+        "SELECT * FROM ref3",
+        "42P01",
+        "relation \"ref3\" does not exist",
+        "did you mean \"ref1\"?",
+    );
+    fails(
+        "SELECT * FROM nowhere.t",
+        "42P01",
+        "relation \"nowhere.t\" does not exist",
+        "",
+    );
+    fails("SELECT * FROM other.public.t", "0A000", "cross-database", "");
+    fails(
+        "SELECT nme FROM ref1",
+        "42703",
+        "column \"nme\" does not exist",
+        "did you mean \"name\"?",
+    );
+    fails(
+        "SELECT q.k FROM t",
+        "42P01",
+        "missing FROM-clause entry for table \"q\"",
+        "",
+    );
+    fails(
+        "SELECT k FROM t JOIN u ON t.k = u.k",
+        "42702",
+        "column reference \"k\" is ambiguous",
+        "alias",
+    );
+    fails("SELECT lenght(b) FROM t", "42883", "function lenght does not exist", "");
+    fails("SELECT a, sum(v) FROM t", "42803", "must be in GROUP BY", "");
+    fails("SELECT a FROM t UNION SELECT a, b FROM t", "42601", "", "");
+    fails("SELECT k FROM t WHERE b > ARRAY[1]", "42883", "", "");
+    fails("SELECT k FROM t WHERE a", "42804", "", "");
+    fails("SELECT 1 / 0", "22012", "division by zero", "");
+    fails("SELECT CAST('x' AS int)", "22P02", "", "");
+}
+
+#[test]
+fn views_expand_with_their_own_names() {
+    let views = |nodes| {
+        cluster(nodes)
+            .view("totals", &["key"], "SELECT k, count(*) FROM u GROUP BY k")
+            .view("big", &[], "SELECT key, count FROM totals WHERE count > 3")
+            .view("loop", &[], "SELECT * FROM loop")
+    };
+    let bench = Bench::new(views(3));
+    let mut rows = bench
+        .rows("SELECT key, count FROM big b WHERE key IS NOT NULL")
+        .unwrap();
+    rows.sort();
+    assert_eq!(rows, ["7|47"]);
+    assert_eq!(bench.plan("SELECT * FROM big").unwrap().strategy, Strategy::Gather);
+    assert_eq!(
+        bench.plan("SELECT * FROM big WHERE key = 7").unwrap().strategy,
+        Strategy::SingleNode
+    );
+    assert_eq!(bench.plan("SELECT * FROM loop").unwrap_err().code, "54001");
+}
+
+/// Shards that the first leaf of the plan reads, of 8.
+fn shards(sql: &str) -> usize {
+    Bench::new(cluster(3)).plan(sql).unwrap().fragments[0].shards
+}
+
+#[test]
+fn predicates_on_the_key_prune() {
+    let cases = [
+        ("SELECT * FROM t WHERE k = 5", 1),
+        ("SELECT * FROM t WHERE 5 = k AND a > 1", 1),
+        ("SELECT * FROM n WHERE k = 5::bigint", 1),
+        ("SELECT * FROM u WHERE k IS NULL", 1),
+        ("SELECT * FROM u WHERE k = 5.0", 1),
+        ("SELECT * FROM u WHERE k = 5.5", 8),
+        ("SELECT * FROM u WHERE k > 5", 8),
+        ("SELECT * FROM u WHERE k <> 5", 8),
+        ("SELECT * FROM u WHERE k = 5 OR x = 1", 8),
+        ("SELECT * FROM u WHERE k = 5 OR (k = 5 AND x = 1)", 1),
+        ("SELECT * FROM c WHERE p = 1 AND q = 'q1'", 1),
+        ("SELECT * FROM c WHERE p = 1", 8),
+        (
+            "SELECT * FROM c WHERE (p = 1 AND q = 'q1') OR (p = 1 AND q = 'q1' AND z > 4)",
+            1,
+        ),
+        ("SELECT * FROM t WHERE k NOT IN (1, 2, 3, 4, 5)", 8),
+        ("SELECT * FROM t JOIN u ON t.k = u.k WHERE t.k = 5", 1),
+        ("SELECT * FROM t LEFT JOIN u ON t.k = u.k WHERE t.k = 5", 1),
+        (
+            "SELECT * FROM (SELECT k AS kk, count(*) FROM u GROUP BY k) s WHERE kk = 5",
+            1,
+        ),
+    ];
+    for (sql, expected) in cases {
+        assert_eq!(shards(sql), expected, "{sql}");
+    }
+    let some = shards("SELECT * FROM t WHERE k IN (1, 2)");
+    assert!((1..=2).contains(&some), "{some}");
+}
+
+#[test]
+fn parameters_get_types_from_their_use() {
+    let bench = Bench::new(cluster(3));
+    let types = |sql: &str, declared: &[Option<DataType>]| {
+        let state = session_state(&bench.template, &bench.options)?;
+        let plan = futures::executor::block_on(bind(&state, &query(sql), bench.cluster.as_ref(), declared))?;
+        parameter_types(&plan)
+    };
+    let found = types("SELECT $2 FROM t WHERE k = $1", &[]).unwrap();
+    assert_eq!(found, [Some(DataType::Int64), None]);
+    let found = types("SELECT $1 FROM t WHERE a < $3", &[Some(DataType::Float64)]).unwrap();
+    assert_eq!(found, [Some(DataType::Float64), None, Some(DataType::Int32)]);
+    assert_eq!(types("SELECT $99999999", &[]).unwrap_err().code, "42P02");
+}
+
+#[test]
+fn columns_are_named_as_postgresql_names_them() {
+    let named = |sql: &str| {
+        let planned = Bench::new(cluster(1)).plan(sql).unwrap();
+        let schema = names::result_schema(&query(sql), &planned.schema);
+        schema.fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        named("SELECT count(*), sum(v), a + 1, t.b, k::text, 'x' FROM t GROUP BY a, b, k"),
+        ["count", "sum", "?column?", "b", "k", "?column?"]
+    );
+    assert_eq!(
+        named("SELECT max(k), *, -k FROM ref1 GROUP BY k, name"),
+        ["max", "k", "name", "?column?"]
+    );
+    assert_eq!(
+        named("SELECT CASE WHEN a > 1 THEN 1 END, extract(year FROM now()), \"k\" AS \"K\" FROM t"),
+        ["case", "extract", "K"]
+    );
+    assert_eq!(named("(SELECT upper(b) FROM t) UNION ALL SELECT 'x'"), ["upper"]);
+}
+
+/// Prints what EXPLAIN prints; `TESSERA_REWRITE=1` writes the file anew.
+#[test]
+fn plans_match_the_golden_file() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/testscripts/plans.txt");
+    let golden = std::fs::read_to_string(path).unwrap();
+    let queries = golden
+        .split("\n\n")
+        .filter_map(|case| case.lines().next())
+        .filter(|line| !line.is_empty());
+    let bench = Bench::new(cluster(3));
+    let print = |sql: &str| format!("{sql}\n{}\n", bench.plan(sql).unwrap().explain.join("\n"));
+    let printed = queries.map(print).collect::<Vec<_>>().join("\n");
+    if std::env::var_os("TESSERA_REWRITE").is_some() {
+        std::fs::write(path, &printed).unwrap();
+    }
+    assert_eq!(printed, golden, "run with TESSERA_REWRITE=1 to accept");
+}
+
+#[test]
+fn strategies() {
+    let strategy = |sql: &str| Bench::new(cluster(3)).plan(sql).unwrap().strategy;
+    assert_eq!(strategy("SELECT 1"), Strategy::Router);
+    assert_eq!(strategy("SELECT count(*) FROM ref1"), Strategy::SingleNode);
+    assert_eq!(strategy("SELECT sum(w) FROM u WHERE k = 7"), Strategy::SingleNode);
+    assert_eq!(strategy("SELECT * FROM u"), Strategy::Gather);
+    assert_eq!(strategy("SELECT sum(w) FROM u"), Strategy::Gather);
+}
