@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use tessera::config::{self, HTTP_ADDRESS_DEFAULT, NODES_DEFAULT, PG_ADDRESS_DEFAULT};
 use tessera::embedded::{Embedded, EmbeddedOptions};
 use tessera::processes;
-use tessera_benches::tpch::run::{self, Load, TpchOptions, Verify};
-use tessera_benches::tpch::schema::Ddl;
+use tessera_benches::tpch::run::SHARDS_DEFAULT;
+use tessera_benches::{Ddl, Load, TpchOptions, Verify};
 use tessera_proto::Error;
 use tessera_shell::{Action, Format, ShellOptions};
 use tokio_util::sync::CancellationToken;
@@ -170,7 +170,7 @@ struct TpchArgs {
     #[arg(long)]
     compare: bool,
     /// Shards of each sharded table
-    #[arg(long, default_value_t = run::SHARDS_DEFAULT)]
+    #[arg(long, default_value_t = SHARDS_DEFAULT)]
     shards: u32,
     /// Write the results to this file as JSON
     #[arg(long)]
@@ -232,7 +232,7 @@ async fn run(command: Command) -> Result<ExitCode, Error> {
         }
         Command::Sql(args) => Ok(exit_code(tessera_shell::run(args.options()).await)),
         Command::Bench(Bench::Tpch(args)) => {
-            let report = run::run_tpch(args.options())
+            let report = tessera_benches::run_tpch(args.options())
                 .await
                 .map_err(|e| Error::new("58000", e.to_string()))?;
             Ok(if report.ok() {
@@ -249,7 +249,7 @@ async fn demo(args: DemoArgs) -> Result<ExitCode, Error> {
     let dir = args.keep.clone().unwrap_or_else(|| temporary.path().to_path_buf());
     println!("starting {} shard nodes in {}", args.nodes, dir.display());
     let cluster = Embedded::start(EmbeddedOptions::local(dir, args.nodes)).await?;
-    let report = run::demo(&cluster.url(), args.scale, args.json.as_deref()).await;
+    let report = tessera_benches::demo(&cluster.url(), args.scale, args.json.as_deref()).await;
     let ok = match &report {
         Ok(report) => report.ok(),
         Err(_) => false,
