@@ -95,7 +95,9 @@ impl Engine {
         bootstrap::ensure_cluster(options.meta.as_ref()).await?;
         let views = ViewKeeper::start(options.meta.clone()).await?;
         let oracle = Arc::new(Oracle::start(options.meta.clone()).await?);
-        let leaves = Arc::new(LeafRuntime { directory: options.directory.clone() });
+        let leaves = Arc::new(LeafRuntime {
+            directory: options.directory.clone(),
+        });
         let template = tessera_planner::template(runtime_env(options.memory_limit_bytes)?, leaves);
         let threads = options.query_threads.max(1);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -234,7 +236,10 @@ impl Engine {
             let block = bootstrap::reserve_id(self.views.store().as_ref()).await?;
             let block = i64::try_from(block).ok().filter(|b| *b < 1 << (63 - ROW_ID_BITS));
             let block = block.ok_or_else(|| Error::new("54000", "row ids are used up"))?;
-            *ids = RowIds { next: block << ROW_ID_BITS, end: (block + 1) << ROW_ID_BITS };
+            *ids = RowIds {
+                next: block << ROW_ID_BITS,
+                end: (block + 1) << ROW_ID_BITS,
+            };
         }
         let first = ids.next;
         ids.next += count;
@@ -244,7 +249,10 @@ impl Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("revision", &self.view().revision).field("oracle", &self.oracle).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("revision", &self.view().revision)
+            .field("oracle", &self.oracle)
+            .finish_non_exhaustive()
     }
 }
 
@@ -261,7 +269,9 @@ impl Drop for Engine {
 fn runtime_env(limit: usize) -> Result<Arc<RuntimeEnv>> {
     // A pool below this cannot even hold the merge buffers of one sort.
     let pool = FairSpillPool::new(limit.max(32 << 20));
-    let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::OsTmpDirectory).with_max_temp_directory_size(SPILL_BYTES_MAX);
+    let disk = DiskManagerBuilder::default()
+        .with_mode(DiskManagerMode::OsTmpDirectory)
+        .with_max_temp_directory_size(SPILL_BYTES_MAX);
     let builder = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(TrackConsumersPool::new(pool, CONSUMERS_SHOWN)))
         .with_disk_manager_builder(disk);

@@ -19,7 +19,10 @@ pub fn from_parse(error: ParseError) -> Error {
 
 /// A statement or clause that is recognised and not done.
 pub fn from_unsupported(unsupported: &Unsupported) -> Error {
-    Error::unsupported(format!("{} is not supported", unsupported.what), unsupported.hint.clone())
+    Error::unsupported(
+        format!("{} is not supported", unsupported.what),
+        unsupported.hint.clone(),
+    )
 }
 
 /// No such table or view.
@@ -34,7 +37,10 @@ pub fn no_relation<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> 
 
 /// No such column.
 pub fn no_column<'a>(name: &str, table: &str, known: impl IntoIterator<Item = &'a str>) -> Error {
-    let error = Error::new("42703", format!("column \"{name}\" of relation \"{table}\" does not exist"));
+    let error = Error::new(
+        "42703",
+        format!("column \"{name}\" of relation \"{table}\" does not exist"),
+    );
     match did_you_mean(name, known) {
         Some(near) => error.with_hint(format!("did you mean \"{near}\"?")),
         None => error,
@@ -55,10 +61,14 @@ pub fn timed_out() -> Error {
 pub fn give_up(mut error: Error) -> Error {
     if error.code == "TS001" {
         error.code = "40001".into();
-        error.hint.get_or_insert_with(|| "shards are moving; run the statement again".into());
+        error
+            .hint
+            .get_or_insert_with(|| "shards are moving; run the statement again".into());
     }
     if error.retry == Retry::Elsewhere {
-        error.hint.get_or_insert_with(|| "nothing was done; run the statement again once the node is back or its follower leads".into());
+        error.hint.get_or_insert_with(|| {
+            "nothing was done; run the statement again once the node is back or its follower leads".into()
+        });
     }
     error
 }

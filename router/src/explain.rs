@@ -42,14 +42,21 @@ pub(crate) fn schema() -> SchemaRef {
 }
 
 /// Runs it.
-pub(crate) async fn run(context: &StatementContext, explain: Explain, query: &Query, params: Vec<ScalarValue>) -> Result<Outcome> {
+pub(crate) async fn run(
+    context: &StatementContext,
+    explain: Explain,
+    query: &Query,
+    params: Vec<ScalarValue>,
+) -> Result<Outcome> {
     let (planned, measured) = if explain.analyze {
         let (planned, measured) = measure(context, query, params).await?;
         (planned, Some(measured))
     } else {
         let (mut planned, point) = query::plan_only(context, query, params).await?;
         if point {
-            planned.explain.push("Read by primary key: one call to the shard's leader, none of the above runs".into());
+            planned
+                .explain
+                .push("Read by primary key: one call to the shard's leader, none of the above runs".into());
         }
         (planned, None)
     };
@@ -60,12 +67,20 @@ pub(crate) async fn run(context: &StatementContext, explain: Explain, query: &Qu
     let rows: Vec<_> = lines.into_iter().map(|line| vec![Some(line)]).collect();
     let schema = schema();
     let batch = stream::text_batch(&schema, &rows)?;
-    Ok(Outcome::Rows { stream: stream::ready(schema.clone(), vec![batch]), schema, columns: vec![None], tag: RowsTag::Explain })
+    Ok(Outcome::Rows {
+        stream: stream::ready(schema.clone(), vec![batch]),
+        schema,
+        columns: vec![None],
+        tag: RowsTag::Explain,
+    })
 }
 
 async fn measure(context: &StatementContext, query: &Query, params: Vec<ScalarValue>) -> Result<(Planned, Measured)> {
     let begin = Instant::now();
-    let request = query::Request { shortcut: query::Shortcut::Never, ..query::Request::new(query, params) };
+    let request = query::Request {
+        shortcut: query::Shortcut::Never,
+        ..query::Request::new(query, params)
+    };
     let mut running = query::open(context, request).await?;
     // Until here it was planned and ran up to its first batch.
     let planning = begin.elapsed();
@@ -73,13 +88,22 @@ async fn measure(context: &StatementContext, query: &Query, params: Vec<ScalarVa
     while let Some(batch) = running.stream.try_next().await? {
         rows += batch.num_rows();
     }
-    let measured = Measured { rows, planning, running: begin.elapsed(), snapshot: running.snapshot.0 };
-    let planned = running.planned.ok_or_else(|| Error::internal("a planned query has no plan"))?;
+    let measured = Measured {
+        rows,
+        planning,
+        running: begin.elapsed(),
+        snapshot: running.snapshot.0,
+    };
+    let planned = running
+        .planned
+        .ok_or_else(|| Error::internal("a planned query has no plan"))?;
     Ok((planned, measured))
 }
 
 fn operators(planned: &Planned, verbose: bool) -> Vec<String> {
-    let shown = DisplayableExecutionPlan::with_metrics(planned.physical.as_ref()).indent(verbose).to_string();
+    let shown = DisplayableExecutionPlan::with_metrics(planned.physical.as_ref())
+        .indent(verbose)
+        .to_string();
     shown.lines().map(str::to_owned).collect()
 }
 
@@ -87,7 +111,9 @@ fn text(planned: &Planned, measured: Option<&Measured>, verbose: bool) -> Vec<St
     let mut lines = planned.explain.clone();
     if verbose && measured.is_none() {
         lines.push("Operators:".into());
-        let shown = DisplayableExecutionPlan::new(planned.physical.as_ref()).indent(true).to_string();
+        let shown = DisplayableExecutionPlan::new(planned.physical.as_ref())
+            .indent(true)
+            .to_string();
         lines.extend(shown.lines().map(|l| format!("  {l}")));
     }
     if let Some(measured) = measured {
@@ -95,8 +121,14 @@ fn text(planned: &Planned, measured: Option<&Measured>, verbose: bool) -> Vec<St
         lines.extend(operators(planned, verbose).into_iter().map(|l| format!("  {l}")));
         lines.push(format!("Rows: {}", measured.rows));
         lines.push(format!("Snapshot: {}", measured.snapshot));
-        lines.push(format!("First Row Time: {:.3} ms", measured.planning.as_secs_f64() * 1e3));
-        lines.push(format!("Execution Time: {:.3} ms", measured.running.as_secs_f64() * 1e3));
+        lines.push(format!(
+            "First Row Time: {:.3} ms",
+            measured.planning.as_secs_f64() * 1e3
+        ));
+        lines.push(format!(
+            "Execution Time: {:.3} ms",
+            measured.running.as_secs_f64() * 1e3
+        ));
     }
     lines
 }
@@ -122,6 +154,7 @@ fn json(planned: &Planned, measured: Option<&Measured>, verbose: bool) -> Result
         document["First Row Time"] = (measured.planning.as_secs_f64() * 1e3).into();
         document["Execution Time"] = (measured.running.as_secs_f64() * 1e3).into();
     }
-    let text = serde_json::to_string_pretty(&serde_json::json!([document])).map_err(|e| Error::internal(e.to_string()))?;
+    let text =
+        serde_json::to_string_pretty(&serde_json::json!([document])).map_err(|e| Error::internal(e.to_string()))?;
     Ok(vec![text])
 }

@@ -64,6 +64,9 @@ pub enum Outcome {
 impl Outcome {
     /// Done without notices.
     pub fn done(tag: impl Into<String>) -> Self {
-        Self::Done { tag: tag.into(), notices: vec![] }
+        Self::Done {
+            tag: tag.into(),
+            notices: vec![],
+        }
     }
 }

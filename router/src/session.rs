@@ -80,7 +80,11 @@ impl Session {
         let mut settings = Settings::default();
         // A name that is too long for a setting is no reason to refuse the client.
         let _ = settings.set_initial("application_name", &params.application_name);
-        Self { engine, params, settings }
+        Self {
+            engine,
+            params,
+            settings,
+        }
     }
 
     /// Everything shared by sessions.
@@ -113,7 +117,9 @@ impl Session {
     /// What binding finds: unknown names, wrong types, parameters whose type cannot be told (42P18).
     pub async fn describe(&self, statement: &ParsedStatement, hints: &[Option<SqlType>]) -> Result<Described> {
         let context = self.context(CancellationToken::new());
-        context.bounded(execute::describe::describe(&context, &statement.statement, hints)).await
+        context
+            .bounded(execute::describe::describe(&context, &statement.statement, hints))
+            .await
     }
 
     /// Runs a statement. `params` are the values of `$1`, `$2`, ..., of the types that `describe` told (NULLs typed).
@@ -122,7 +128,12 @@ impl Session {
     ///
     /// # Errors
     /// Anything a statement can fail with; nothing of it remains, except for 40003 (nobody knows).
-    pub async fn execute(&mut self, statement: &ParsedStatement, params: Vec<ScalarValue>, cancel: CancellationToken) -> Result<Outcome> {
+    pub async fn execute(
+        &mut self,
+        statement: &ParsedStatement,
+        params: Vec<ScalarValue>,
+        cancel: CancellationToken,
+    ) -> Result<Outcome> {
         let context = self.context(cancel);
         let result = match &statement.statement {
             Statement::Set { local, name, value } => self.set(*local, name, value.as_deref()),
@@ -135,12 +146,21 @@ impl Session {
 
     fn context(&self, cancel: CancellationToken) -> StatementContext {
         let deadline = Instant::now() + self.settings.time_limit();
-        StatementContext { engine: self.engine.clone(), settings: self.settings.clone(), params: self.params.clone(), cancel, deadline }
+        StatementContext {
+            engine: self.engine.clone(),
+            settings: self.settings.clone(),
+            params: self.params.clone(),
+            cancel,
+            deadline,
+        }
     }
 
     fn set(&mut self, local: bool, name: &str, value: Option<&str>) -> Result<Outcome> {
         if local {
-            return Err(Error::unsupported("SET LOCAL is not supported", "use SET; every statement is its own transaction"));
+            return Err(Error::unsupported(
+                "SET LOCAL is not supported",
+                "use SET; every statement is its own transaction",
+            ));
         }
         match value {
             Some(value) => self.settings.set(name, value)?,
@@ -162,8 +182,17 @@ impl Session {
 async fn run(context: &StatementContext, statement: &Statement, params: Vec<ScalarValue>) -> Result<Outcome> {
     match statement {
         Statement::Query(query) => execute::query::run(context, query, params, RowsTag::Select).await,
-        Statement::Explain { analyze, verbose, format, query } => {
-            let what = explain::Explain { analyze: *analyze, verbose: *verbose, format: *format };
+        Statement::Explain {
+            analyze,
+            verbose,
+            format,
+            query,
+        } => {
+            let what = explain::Explain {
+                analyze: *analyze,
+                verbose: *verbose,
+                format: *format,
+            };
             explain::run(context, what, query, params).await
         }
         Statement::Insert(insert) => ingest::insert::run(context, insert, params).await,

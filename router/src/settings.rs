@@ -40,38 +40,132 @@ struct Setting {
 }
 
 const fn setting(name: &'static str, default: &'static str, kind: Kind, about: &'static str) -> Setting {
-    Setting { name, default, kind, about }
+    Setting {
+        name,
+        default,
+        kind,
+        about,
+    }
 }
 
 /// All settings, ascending by name.
 const SETTINGS: &[Setting] = &[
-    setting("application_name", "", Kind::Text, "name of the client, for the lists of sessions"),
+    setting(
+        "application_name",
+        "",
+        Kind::Text,
+        "name of the client, for the lists of sessions",
+    ),
     setting("bytea_output", "hex", Kind::OneOf(&["hex"]), "text form of bytea"),
-    setting("client_encoding", "UTF8", Kind::OneOf(&["utf8", "unicode", "utf-8"]), "encoding of the client's text"),
-    setting("client_min_messages", "notice", Kind::OneOf(&["debug5", "debug4", "debug3", "debug2", "debug1", "log", "notice", "warning", "error"]), "least severe message that is sent"),
-    setting("datestyle", "ISO, MDY", Kind::OneOf(&["iso", "iso, mdy", "iso,mdy", "iso, ymd", "iso,ymd", "iso, dmy", "iso,dmy"]), "text form of dates; always ISO"),
-    setting("default_transaction_isolation", "read committed", Kind::OneOf(&["read committed", "read uncommitted"]), "isolation of new transactions"),
-    setting("default_transaction_read_only", "off", Kind::OneOf(&["off"]), "whether transactions are read-only"),
+    setting(
+        "client_encoding",
+        "UTF8",
+        Kind::OneOf(&["utf8", "unicode", "utf-8"]),
+        "encoding of the client's text",
+    ),
+    setting(
+        "client_min_messages",
+        "notice",
+        Kind::OneOf(&[
+            "debug5", "debug4", "debug3", "debug2", "debug1", "log", "notice", "warning", "error",
+        ]),
+        "least severe message that is sent",
+    ),
+    setting(
+        "datestyle",
+        "ISO, MDY",
+        Kind::OneOf(&[
+            "iso", "iso, mdy", "iso,mdy", "iso, ymd", "iso,ymd", "iso, dmy", "iso,dmy",
+        ]),
+        "text form of dates; always ISO",
+    ),
+    setting(
+        "default_transaction_isolation",
+        "read committed",
+        Kind::OneOf(&["read committed", "read uncommitted"]),
+        "isolation of new transactions",
+    ),
+    setting(
+        "default_transaction_read_only",
+        "off",
+        Kind::OneOf(&["off"]),
+        "whether transactions are read-only",
+    ),
     setting("extra_float_digits", "1", Kind::Int(-15, 3), "digits of floats in text"),
-    setting("idle_in_transaction_session_timeout", "0", Kind::Millis, "longest idle time inside a transaction"),
-    setting("integer_datetimes", "on", Kind::ReadOnly, "dates and times are integers"),
-    setting("intervalstyle", "postgres", Kind::OneOf(&["postgres"]), "text form of intervals"),
+    setting(
+        "idle_in_transaction_session_timeout",
+        "0",
+        Kind::Millis,
+        "longest idle time inside a transaction",
+    ),
+    setting(
+        "integer_datetimes",
+        "on",
+        Kind::ReadOnly,
+        "dates and times are integers",
+    ),
+    setting(
+        "intervalstyle",
+        "postgres",
+        Kind::OneOf(&["postgres"]),
+        "text form of intervals",
+    ),
     setting("lc_collate", "C", Kind::ReadOnly, "collation: by bytes"),
     setting("lc_ctype", "C", Kind::ReadOnly, "character classes"),
     setting("lock_timeout", "0", Kind::Millis, "longest wait for a lock"),
     setting("max_identifier_length", "63", Kind::ReadOnly, "longest name, in bytes"),
-    setting("search_path", "public", Kind::Text, "schemas in which unqualified names are looked up"),
+    setting(
+        "search_path",
+        "public",
+        Kind::Text,
+        "schemas in which unqualified names are looked up",
+    ),
     setting("server_encoding", "UTF8", Kind::ReadOnly, "encoding of stored text"),
-    setting("server_version", "15.0 (Tessera)", Kind::ReadOnly, "PostgreSQL version whose behaviour is followed"),
+    setting(
+        "server_version",
+        "15.0 (Tessera)",
+        Kind::ReadOnly,
+        "PostgreSQL version whose behaviour is followed",
+    ),
     setting("server_version_num", "150000", Kind::ReadOnly, "the same as a number"),
-    setting("standard_conforming_strings", "on", Kind::OneOf(&["on"]), "backslashes in strings are ordinary"),
-    setting("statement_timeout", "0", Kind::Millis, "longest run time of a statement; 0 is without limit"),
-    setting("tessera.distributed", "auto", Kind::OneOf(&["auto", "off"]), "whether nodes exchange rows among each other; so far they never do"),
+    setting(
+        "standard_conforming_strings",
+        "on",
+        Kind::OneOf(&["on"]),
+        "backslashes in strings are ordinary",
+    ),
+    setting(
+        "statement_timeout",
+        "0",
+        Kind::Millis,
+        "longest run time of a statement; 0 is without limit",
+    ),
+    setting(
+        "tessera.distributed",
+        "auto",
+        Kind::OneOf(&["auto", "off"]),
+        "whether nodes exchange rows among each other; so far they never do",
+    ),
     setting("tessera.join_order", "on", Kind::Bool, "whether joins are reordered"),
-    setting("tessera.shard_local", "on", Kind::Bool, "whether subplans are pushed to the shards as a whole"),
+    setting(
+        "tessera.shard_local",
+        "on",
+        Kind::Bool,
+        "whether subplans are pushed to the shards as a whole",
+    ),
     setting("timezone", "UTC", Kind::Zone, "time zone of timestamptz in text"),
-    setting("transaction_isolation", "read committed", Kind::OneOf(&["read committed", "read uncommitted"]), "isolation of the present transaction"),
-    setting("transaction_read_only", "off", Kind::OneOf(&["off"]), "whether the present transaction is read-only"),
+    setting(
+        "transaction_isolation",
+        "read committed",
+        Kind::OneOf(&["read committed", "read uncommitted"]),
+        "isolation of the present transaction",
+    ),
+    setting(
+        "transaction_read_only",
+        "off",
+        Kind::OneOf(&["off"]),
+        "whether the present transaction is read-only",
+    ),
 ];
 
 /// Longest value: nothing sensible is longer, and it is kept for the session's life.
@@ -110,7 +204,10 @@ impl Settings {
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
         let name = name.to_ascii_lowercase();
         if value.len() > VALUE_BYTES_MAX {
-            return Err(Error::new("22023", format!("value of parameter \"{name}\" is longer than {VALUE_BYTES_MAX} bytes")));
+            return Err(Error::new(
+                "22023",
+                format!("value of parameter \"{name}\" is longer than {VALUE_BYTES_MAX} bytes"),
+            ));
         }
         let value = match find(&name) {
             Some(setting) => check(setting, value)?,
@@ -124,7 +221,10 @@ impl Settings {
     fn custom(&self, name: &str, value: &str) -> Result<String> {
         let known = self.changed.contains_key(name);
         if !known && self.changed.keys().filter(|n| find(n).is_none()).count() >= CUSTOM_MAX {
-            return Err(Error::new("53400", format!("a session may have {CUSTOM_MAX} custom settings")));
+            return Err(Error::new(
+                "53400",
+                format!("a session may have {CUSTOM_MAX} custom settings"),
+            ));
         }
         Ok(value.to_owned())
     }
@@ -153,7 +253,10 @@ impl Settings {
     /// A value; `None` when there is no such setting.
     pub fn get(&self, name: &str) -> Option<String> {
         let name = name.to_ascii_lowercase();
-        self.changed.get(&name).cloned().or_else(|| find(&name).map(|s| s.default.to_owned()))
+        self.changed
+            .get(&name)
+            .cloned()
+            .or_else(|| find(&name).map(|s| s.default.to_owned()))
     }
 
     /// A value, for SHOW.
@@ -161,13 +264,25 @@ impl Settings {
     /// # Errors
     /// 42704 for an unknown name.
     pub fn show(&self, name: &str) -> Result<String> {
-        self.get(name).map(|value| display(name, value)).ok_or_else(|| unknown(name))
+        self.get(name)
+            .map(|value| display(name, value))
+            .ok_or_else(|| unknown(name))
     }
 
     /// Name, value and description of every setting, ascending by name.
     pub fn all(&self) -> Vec<(String, String, String)> {
-        let known = SETTINGS.iter().map(|s| (s.name.to_owned(), self.get(s.name).unwrap_or_default(), s.about.to_owned()));
-        let custom = self.changed.iter().filter(|(name, _)| find(name).is_none()).map(|(n, v)| (n.clone(), v.clone(), String::new()));
+        let known = SETTINGS.iter().map(|s| {
+            (
+                s.name.to_owned(),
+                self.get(s.name).unwrap_or_default(),
+                s.about.to_owned(),
+            )
+        });
+        let custom = self
+            .changed
+            .iter()
+            .filter(|(name, _)| find(name).is_none())
+            .map(|(n, v)| (n.clone(), v.clone(), String::new()));
         let mut all: Vec<_> = known.chain(custom).collect();
         all.sort();
         all
@@ -189,7 +304,10 @@ impl Settings {
     /// Schemas of `search_path`, in order; `"$user"` is skipped, since nobody has a schema of that kind here.
     pub fn search_path(&self) -> Vec<String> {
         let path = self.get("search_path").unwrap_or_default();
-        let names = path.split(',').map(|part| part.trim().trim_matches(['"', '\''])).filter(|part| !part.is_empty() && *part != "$user");
+        let names = path
+            .split(',')
+            .map(|part| part.trim().trim_matches(['"', '\'']))
+            .filter(|part| !part.is_empty() && *part != "$user");
         names.map(str::to_owned).collect()
     }
 
@@ -222,14 +340,21 @@ fn unknown(name: &str) -> Error {
 }
 
 fn invalid(setting: &Setting, value: &str, hint: String) -> Error {
-    Error::new("22023", format!("invalid value for parameter \"{}\": \"{value}\"", setting.name)).with_hint(hint)
+    Error::new(
+        "22023",
+        format!("invalid value for parameter \"{}\": \"{value}\"", setting.name),
+    )
+    .with_hint(hint)
 }
 
 fn check(setting: &Setting, value: &str) -> Result<String> {
     let lower = value.trim().to_ascii_lowercase();
     match setting.kind {
         Kind::Text => Ok(value.to_owned()),
-        Kind::ReadOnly => Err(Error::new("55P02", format!("parameter \"{}\" cannot be changed", setting.name))),
+        Kind::ReadOnly => Err(Error::new(
+            "55P02",
+            format!("parameter \"{}\" cannot be changed", setting.name),
+        )),
         Kind::Bool => match lower.as_str() {
             "on" | "true" | "yes" | "1" | "t" => Ok("on".into()),
             "off" | "false" | "no" | "0" | "f" => Ok("off".into()),
@@ -242,8 +367,16 @@ fn check(setting: &Setting, value: &str) -> Result<String> {
             Ok(n) if (min..=max).contains(&n) => Ok(n.to_string()),
             _ => Err(invalid(setting, value, format!("it is an integer from {min} to {max}"))),
         },
-        Kind::Millis => millis(&lower).map(|n| n.to_string()).ok_or_else(|| invalid(setting, value, "valid units are ms, s, min, h and d".into())),
-        Kind::Zone => zone(value.trim()).ok_or_else(|| invalid(setting, value, "use a name such as Europe/Zurich, UTC, or an offset such as +02:00".into())),
+        Kind::Millis => millis(&lower)
+            .map(|n| n.to_string())
+            .ok_or_else(|| invalid(setting, value, "valid units are ms, s, min, h and d".into())),
+        Kind::Zone => zone(value.trim()).ok_or_else(|| {
+            invalid(
+                setting,
+                value,
+                "use a name such as Europe/Zurich, UTC, or an offset such as +02:00".into(),
+            )
+        }),
     }
 }
 
@@ -267,7 +400,11 @@ fn millis(text: &str) -> Option<u64> {
         _ => return None,
     };
     // PostgreSQL's own bound: an int4 of milliseconds.
-    number.parse::<u64>().ok()?.checked_mul(factor).filter(|n| *n <= i32::MAX as u64)
+    number
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(factor)
+        .filter(|n| *n <= i32::MAX as u64)
 }
 
 /// The zone as Arrow understands it.
@@ -281,7 +418,9 @@ fn zone(text: &str) -> Option<String> {
         Ok(hours) if hours.abs() <= 15 => format!("{}{:02}:00", if hours < 0 { '-' } else { '+' }, hours.abs()),
         _ => name,
     };
-    name.parse::<datafusion::arrow::array::timezone::Tz>().ok().map(|_| name)
+    name.parse::<datafusion::arrow::array::timezone::Tz>()
+        .ok()
+        .map(|_| name)
 }
 
 /// Milliseconds are shown with a unit, as PostgreSQL does.
@@ -306,7 +445,11 @@ mod tests {
     fn check(name: &str, value: &str, expected: Result<&str, &str>) {
         let mut settings = Settings::default();
         let got = settings.set(name, value).and_then(|()| settings.show(name));
-        assert_eq!(got.as_deref().map_err(|e| e.code.as_str()), expected, "SET {name} = {value}");
+        assert_eq!(
+            got.as_deref().map_err(|e| e.code.as_str()),
+            expected,
+            "SET {name} = {value}"
+        );
     }
 
     #[test]
@@ -328,7 +471,10 @@ mod tests {
     #[test]
     fn unknown_names_suggest_near_ones_and_reset_returns_to_the_start() {
         let mut settings = Settings::default();
-        assert_eq!(settings.set("statement_timeot", "1").unwrap_err().hint.as_deref(), Some("did you mean \"statement_timeout\"?"));
+        assert_eq!(
+            settings.set("statement_timeot", "1").unwrap_err().hint.as_deref(),
+            Some("did you mean \"statement_timeout\"?")
+        );
         settings.set_initial("application_name", "app").unwrap();
         settings.set("application_name", "other").unwrap();
         settings.reset_all();

@@ -24,16 +24,23 @@ pub async fn ensure_cluster(store: &dyn MetaStore) -> Result<()> {
     let Some(entry) = read(store, keys::CLUSTER).await? else {
         return create(store).await;
     };
-    let info: ClusterInfo = serde_json::from_slice(&entry.value).map_err(|e| Error::corrupt(format!("the cluster's identity is malformed: {e}")))?;
+    let info: ClusterInfo = serde_json::from_slice(&entry.value)
+        .map_err(|e| Error::corrupt(format!("the cluster's identity is malformed: {e}")))?;
     if info.format_version != FORMAT_VERSION {
-        let message = format!("the cluster has format version {}, this program writes version {FORMAT_VERSION}", info.format_version);
+        let message = format!(
+            "the cluster has format version {}, this program writes version {FORMAT_VERSION}",
+            info.format_version
+        );
         return Err(Error::unsupported(message, "run the version of Tessera that wrote it"));
     }
     Ok(())
 }
 
 async fn create(store: &dyn MetaStore) -> Result<()> {
-    let info = ClusterInfo { cluster_id: Uuid::new_v4(), format_version: FORMAT_VERSION };
+    let info = ClusterInfo {
+        cluster_id: Uuid::new_v4(),
+        format_version: FORMAT_VERSION,
+    };
     let ops = vec![
         put(keys::CLUSTER.into(), Expect::Absent, &info)?,
         put(keys::schema(PUBLIC), Expect::Any, &serde_json::json!({}))?,
@@ -59,7 +66,10 @@ pub async fn reserve_id(store: &dyn MetaStore) -> Result<u64> {
             return Ok(id);
         }
     }
-    Err(Error::new("40001", "ids are taken faster than this statement can; try again"))
+    Err(Error::new(
+        "40001",
+        "ids are taken faster than this statement can; try again",
+    ))
 }
 
 /// The first of `count` ids, and the operation that takes them.
@@ -69,7 +79,8 @@ pub async fn reserve_id(store: &dyn MetaStore) -> Result<u64> {
 pub async fn next_ids(store: &dyn MetaStore, count: u64) -> Result<(u64, Op)> {
     let (id, expect) = match read(store, keys::NEXT_ID).await? {
         Some(entry) => {
-            let id: u64 = serde_json::from_slice(&entry.value).map_err(|e| Error::corrupt(format!("the id counter is malformed: {e}")))?;
+            let id: u64 = serde_json::from_slice(&entry.value)
+                .map_err(|e| Error::corrupt(format!("the id counter is malformed: {e}")))?;
             (id, Expect::Revision(entry.revision))
         }
         None => (keys::FIRST_ID, Expect::Absent),
@@ -93,5 +104,9 @@ pub async fn read(store: &dyn MetaStore, key: &str) -> Result<Option<Entry>> {
 /// None is expected: our own types serialize.
 pub fn put<T: serde::Serialize>(key: String, expect: Expect, value: &T) -> Result<Op> {
     let value = serde_json::to_vec(value).map_err(|e| Error::internal(format!("encoding {key}: {e}")))?;
-    Ok(Op { key, expect, change: Change::Put(value) })
+    Ok(Op {
+        key,
+        expect,
+        change: Change::Put(value),
+    })
 }

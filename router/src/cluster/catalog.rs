@@ -45,7 +45,13 @@ impl StatementCatalog {
             database: context.params.database.clone(),
             user: context.params.user.clone(),
         };
-        Self { view, statistics, search_path: context.settings.search_path(), system, indexes: RwLock::default() }
+        Self {
+            view,
+            statistics,
+            search_path: context.settings.search_path(),
+            system,
+            indexes: RwLock::default(),
+        }
     }
 
     /// The cluster as of this snapshot.
@@ -65,8 +71,15 @@ impl StatementCatalog {
 
     /// Asks the leaders of reference groups for the log index that covers `snapshot`. Without one, only the leader's own
     /// copy is read.
-    pub async fn cover(&self, groups: &[GroupId], snapshot: Timestamp, deadline_ms: u64, directory: &dyn NodeDirectory) {
-        let ask = |group: GroupId| async move { (group, self.read_index(group, snapshot, deadline_ms, directory).await) };
+    pub async fn cover(
+        &self,
+        groups: &[GroupId],
+        snapshot: Timestamp,
+        deadline_ms: u64,
+        directory: &dyn NodeDirectory,
+    ) {
+        let ask =
+            |group: GroupId| async move { (group, self.read_index(group, snapshot, deadline_ms, directory).await) };
         let answers = futures::stream::iter(groups.iter().copied().map(ask)).buffer_unordered(READS_AT_ONCE);
         let answers: Vec<_> = answers.collect().await;
         let mut indexes = self.indexes.write();
@@ -78,17 +91,34 @@ impl StatementCatalog {
         }
     }
 
-    async fn read_index(&self, group: GroupId, snapshot: Timestamp, deadline_ms: u64, directory: &dyn NodeDirectory) -> Result<LogIndex> {
+    async fn read_index(
+        &self,
+        group: GroupId,
+        snapshot: Timestamp,
+        deadline_ms: u64,
+        directory: &dyn NodeDirectory,
+    ) -> Result<LogIndex> {
         let id = ShardId { group, index: 0 };
-        let entry = self.view.shards.get(&id).ok_or_else(|| tessera_proto::Error::stale_map(format!("shard {id} is unknown")))?;
+        let entry = self
+            .view
+            .shards
+            .get(&id)
+            .ok_or_else(|| tessera_proto::Error::stale_map(format!("shard {id} is unknown")))?;
         let service = directory.node(entry.config.leader.node)?;
-        let request = v1::ReadIndexRequest { shard: Some(v1::ShardRef::new(id, entry.config.epoch)), snapshot: snapshot.0, deadline_ms };
+        let request = v1::ReadIndexRequest {
+            shard: Some(v1::ShardRef::new(id, entry.config.epoch)),
+            snapshot: snapshot.0,
+            deadline_ms,
+        };
         Ok(LogIndex(service.read_index(request).await?.log_index))
     }
 
     fn in_schema(&self, schema: &str, name: &str) -> Option<Relation> {
         if let Some(table) = self.view.table(schema, name) {
-            return Some(Relation::Table(table.clone(), self.view.groups.get(&table.group)?.clone()));
+            return Some(Relation::Table(
+                table.clone(),
+                self.view.groups.get(&table.group)?.clone(),
+            ));
         }
         if let Some(view) = self.view.view(schema, name) {
             return Some(Relation::View(view.clone()));
@@ -104,29 +134,47 @@ impl Catalog for StatementCatalog {
         }
         // As in PostgreSQL, pg_catalog comes first unless the path names it.
         let implicit = (!self.search_path.iter().any(|s| s == "pg_catalog")).then_some("pg_catalog");
-        implicit.into_iter().chain(self.search_path.iter().map(String::as_str)).find_map(|schema| self.in_schema(schema, name))
+        implicit
+            .into_iter()
+            .chain(self.search_path.iter().map(String::as_str))
+            .find_map(|schema| self.in_schema(schema, name))
     }
 
     fn names(&self) -> Vec<String> {
-        let mine = self.view.names.keys().filter(|(schema, _)| self.search_path.contains(schema));
+        let mine = self
+            .view
+            .names
+            .keys()
+            .filter(|(schema, _)| self.search_path.contains(schema));
         mine.map(|(_, name)| name.clone()).collect()
     }
 
     fn placement(&self, group: GroupId) -> Vec<(v1::ShardRef, NodeId)> {
-        let place = |(id, entry): (ShardId, &ShardEntry)| (v1::ShardRef::new(id, entry.config.epoch), entry.config.leader.node);
+        let place =
+            |(id, entry): (ShardId, &ShardEntry)| (v1::ShardRef::new(id, entry.config.epoch), entry.config.leader.node);
         self.view.group_shards(group).map(place).collect()
     }
 
     fn reference_copies(&self, group: GroupId) -> Vec<ReferenceCopy> {
         let id = ShardId { group, index: 0 };
-        let Some(entry) = self.view.shards.get(&id) else { return vec![] };
+        let Some(entry) = self.view.shards.get(&id) else {
+            return vec![];
+        };
         let config = &entry.config;
-        let copy = |node, log_index| ReferenceCopy { node, shard: v1::ShardRef::new(id, config.epoch), log_index };
+        let copy = |node, log_index| ReferenceCopy {
+            node,
+            shard: v1::ShardRef::new(id, config.epoch),
+            log_index,
+        };
         let leader = std::iter::once(copy(config.leader.node, LogIndex(0)));
         match self.indexes.read().get(&group) {
             // Learners may lag by any amount, so only in-sync copies answer.
             Some(index) => {
-                let others = config.in_sync.iter().map(|r| r.node).filter(|n| *n != config.leader.node && self.statistics.is_alive(*n));
+                let others = config
+                    .in_sync
+                    .iter()
+                    .map(|r| r.node)
+                    .filter(|n| *n != config.leader.node && self.statistics.is_alive(*n));
                 leader.chain(others.map(|node| copy(node, *index))).collect()
             }
             None => leader.collect(),
@@ -134,7 +182,12 @@ impl Catalog for StatementCatalog {
     }
 
     fn nodes(&self) -> Vec<NodeId> {
-        self.view.nodes.keys().copied().filter(|n| self.statistics.is_alive(*n)).collect()
+        self.view
+            .nodes
+            .keys()
+            .copied()
+            .filter(|n| self.statistics.is_alive(*n))
+            .collect()
     }
 
     fn statistics(&self, table: TableId) -> Option<Statistics> {

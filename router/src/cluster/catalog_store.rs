@@ -24,24 +24,39 @@ use tessera_proto::{Error, GroupId, Result, Retry, ShardId, TableId, keys};
 async fn apply(views: &ViewKeeper, ops: Vec<Op>) -> Result<Option<u64>> {
     match views.store().cas(ops).await {
         Ok(outcome) => Ok(outcome.applied.then_some(outcome.revision)),
-        Err(error) if error.retry == Retry::OutcomeUnknown => Err(error.with_hint("look whether the object exists before trying again")),
+        Err(error) if error.retry == Retry::OutcomeUnknown => {
+            Err(error.with_hint("look whether the object exists before trying again"))
+        }
         Err(error) => Err(error),
     }
 }
 
 fn busy() -> Error {
-    Error::new("40001", "definitions are changed faster than this statement can; try again")
+    Error::new(
+        "40001",
+        "definitions are changed faster than this statement can; try again",
+    )
 }
 
 fn delete(key: String, expect: Expect) -> Op {
-    Op { key, expect, change: Change::Delete }
+    Op {
+        key,
+        expect,
+        change: Change::Delete,
+    }
 }
 
 /// The operation that requires a schema to stay.
 async fn check_schema(views: &ViewKeeper, schema: &str) -> Result<Op> {
     let key = keys::schema(schema);
-    let entry = read(views.store().as_ref(), &key).await?.ok_or_else(|| no_schema(schema))?;
-    Ok(Op { key, expect: Expect::Revision(entry.revision), change: Change::Check })
+    let entry = read(views.store().as_ref(), &key)
+        .await?
+        .ok_or_else(|| no_schema(schema))?;
+    Ok(Op {
+        key,
+        expect: Expect::Revision(entry.revision),
+        change: Change::Check,
+    })
 }
 
 /// 3F000.
@@ -58,7 +73,12 @@ pub async fn create_schema(views: &ViewKeeper, name: &str) -> Result<Option<u64>
         if views.refresh().await?.schemas.contains(name) {
             return Ok(None);
         }
-        if let Some(revision) = apply(views, vec![put(keys::schema(name), Expect::Absent, &serde_json::json!({}))?]).await? {
+        if let Some(revision) = apply(
+            views,
+            vec![put(keys::schema(name), Expect::Absent, &serde_json::json!({}))?],
+        )
+        .await?
+        {
             return Ok(Some(revision));
         }
     }
@@ -79,7 +99,12 @@ pub struct Created {
 ///
 /// # Errors
 /// 42P07 when the name is taken, 3F000 without the schema, 42P16 for tables that cannot be colocated, 55000 without nodes.
-pub async fn create_table(views: &ViewKeeper, draft: &Draft, colocate_with: Option<TableId>, nodes: &[NodeInfo]) -> Result<(Created, u64)> {
+pub async fn create_table(
+    views: &ViewKeeper,
+    draft: &Draft,
+    colocate_with: Option<TableId>,
+    nodes: &[NodeInfo],
+) -> Result<(Created, u64)> {
     for _ in 0..CAS_ATTEMPTS_MAX {
         let view = views.refresh().await?;
         let (created, ops) = build_table(views, &view, draft, colocate_with, nodes).await?;
@@ -90,7 +115,13 @@ pub async fn create_table(views: &ViewKeeper, draft: &Draft, colocate_with: Opti
     Err(busy())
 }
 
-async fn build_table(views: &ViewKeeper, view: &ClusterView, draft: &Draft, colocate_with: Option<TableId>, nodes: &[NodeInfo]) -> Result<(Created, Vec<Op>)> {
+async fn build_table(
+    views: &ViewKeeper,
+    view: &ClusterView,
+    draft: &Draft,
+    colocate_with: Option<TableId>,
+    nodes: &[NodeInfo],
+) -> Result<(Created, Vec<Op>)> {
     let (schema, name) = (draft.table.schema.as_str(), draft.table.name.as_str());
     check_free(view, schema, name)?;
     let mut ops = vec![check_schema(views, schema).await?];
@@ -120,7 +151,13 @@ async fn build_table(views: &ViewKeeper, view: &ClusterView, draft: &Draft, colo
     }
     ops.push(put(keys::name(schema, name), Expect::Absent, &table.id.0)?);
     ops.push(put(keys::table(table.id), Expect::Absent, &table)?);
-    Ok((Created { table: Arc::new(table), shards }, ops))
+    Ok((
+        Created {
+            table: Arc::new(table),
+            shards,
+        },
+        ops,
+    ))
 }
 
 fn check_free(view: &ClusterView, schema: &str, name: &str) -> Result<()> {
@@ -136,30 +173,57 @@ fn check_free(view: &ClusterView, schema: &str, name: &str) -> Result<()> {
 fn new_group(draft: &Draft, id: GroupId) -> ColocationGroup {
     let reference = draft.table.distribution == Distribution::Reference;
     let shards = if reference { 1 } else { draft.shard_count() };
-    ColocationGroup { id, key_classes: draft.key_classes.clone(), ranges: equal_ranges(shards), reference }
+    ColocationGroup {
+        id,
+        key_classes: draft.key_classes.clone(),
+        ranges: equal_ranges(shards),
+        reference,
+    }
 }
 
 /// The group a new table joins.
-fn existing_group(view: &ClusterView, draft: &Draft, colocate_with: Option<TableId>) -> Result<Option<Arc<ColocationGroup>>> {
+fn existing_group(
+    view: &ClusterView,
+    draft: &Draft,
+    colocate_with: Option<TableId>,
+) -> Result<Option<Arc<ColocationGroup>>> {
     if draft.table.distribution == Distribution::Reference {
-        return Ok(view.groups.values().filter(|g| g.reference).min_by_key(|g| g.id).cloned());
+        return Ok(view
+            .groups
+            .values()
+            .filter(|g| g.reference)
+            .min_by_key(|g| g.id)
+            .cloned());
     }
     let Some(id) = colocate_with else { return Ok(None) };
     let gone = || Error::new("42P01", "the table to colocate with was just dropped");
     let other = view.tables.get(&id).ok_or_else(gone)?;
     let group = view.groups.get(&other.group).ok_or_else(gone)?;
     let refuse = |detail: String| {
-        let message = format!("table \"{}\" cannot be colocated with table \"{}\"", draft.table.name, other.name);
+        let message = format!(
+            "table \"{}\" cannot be colocated with table \"{}\"",
+            draft.table.name, other.name
+        );
         Err(Error::new("42P16", message).with_detail(detail))
     };
     if group.reference {
-        return refuse(format!("\"{}\" is a reference table and is on every node already", other.name));
+        return refuse(format!(
+            "\"{}\" is a reference table and is on every node already",
+            other.name
+        ));
     }
     if group.key_classes != draft.key_classes {
-        return refuse(format!("shard keys differ in type: {:?} and {:?}", draft.key_classes, group.key_classes));
+        return refuse(format!(
+            "shard keys differ in type: {:?} and {:?}",
+            draft.key_classes, group.key_classes
+        ));
     }
     match draft.shards {
-        Some(shards) if shards as usize != group.ranges.len() => refuse(format!("{shards} shards were asked for, \"{}\" has {}", other.name, group.ranges.len())),
+        Some(shards) if shards as usize != group.ranges.len() => refuse(format!(
+            "{shards} shards were asked for, \"{}\" has {}",
+            other.name,
+            group.ranges.len()
+        )),
         _ => Ok(Some(group.clone())),
     }
 }
@@ -179,11 +243,19 @@ pub async fn create_view(views: &ViewKeeper, def: &ViewDef, replaces: Option<Tab
     Err(busy())
 }
 
-async fn build_view(views: &ViewKeeper, view: &ClusterView, mut def: ViewDef, replaces: Option<TableId>) -> Result<Vec<Op>> {
+async fn build_view(
+    views: &ViewKeeper,
+    view: &ClusterView,
+    mut def: ViewDef,
+    replaces: Option<TableId>,
+) -> Result<Vec<Op>> {
     let schema = check_schema(views, &def.schema).await?;
     if let Some(id) = replaces {
         if view.view(&def.schema, &def.name).is_none_or(|v| v.id != id) {
-            return Err(Error::new("40001", format!("view \"{}\" was just changed by somebody else; try again", def.name)));
+            return Err(Error::new(
+                "40001",
+                format!("view \"{}\" was just changed by somebody else; try again", def.name),
+            ));
         }
         def.id = id;
         let key = keys::view(id);
@@ -199,7 +271,9 @@ async fn build_view(views: &ViewKeeper, view: &ClusterView, mut def: ViewDef, re
 
 async fn present(views: &ViewKeeper, key: &str) -> Result<Expect> {
     let entry = read(views.store().as_ref(), key).await?;
-    entry.map(|e| Expect::Revision(e.revision)).ok_or_else(|| Error::new("40001", "the object was just dropped by somebody else; try again"))
+    entry
+        .map(|e| Expect::Revision(e.revision))
+        .ok_or_else(|| Error::new("40001", "the object was just dropped by somebody else; try again"))
 }
 
 /// Drops tables and views; groups go with their last table. Also schemas, which must be empty otherwise.
@@ -236,21 +310,38 @@ async fn build_drop(views: &ViewKeeper, view: &ClusterView, relations: &BTreeSet
         ops.push(delete(key, expect));
     }
     for group in groups {
-        let used = view.tables.values().any(|t| t.group == group && !relations.contains(&t.id));
+        let used = view
+            .tables
+            .values()
+            .any(|t| t.group == group && !relations.contains(&t.id));
         if !used {
             let key = keys::group(group);
             let expect = present(views, &key).await?;
             ops.push(delete(key, expect));
-            ops.extend(view.group_shards(group).map(|(id, _)| delete(keys::shard(id), Expect::Any)));
+            ops.extend(
+                view.group_shards(group)
+                    .map(|(id, _)| delete(keys::shard(id), Expect::Any)),
+            );
         }
     }
     Ok(ops)
 }
 
-async fn build_drop_schema(views: &ViewKeeper, view: &ClusterView, relations: &BTreeSet<TableId>, schema: &str) -> Result<Op> {
-    let left = view.names.iter().find(|((s, _), id)| s == schema && !relations.contains(id));
+async fn build_drop_schema(
+    views: &ViewKeeper,
+    view: &ClusterView,
+    relations: &BTreeSet<TableId>,
+    schema: &str,
+) -> Result<Op> {
+    let left = view
+        .names
+        .iter()
+        .find(|((s, _), id)| s == schema && !relations.contains(id));
     if let Some(((_, name), _)) = left {
-        return Err(Error::new("40001", format!("relation \"{name}\" was just created in schema \"{schema}\"; try again")));
+        return Err(Error::new(
+            "40001",
+            format!("relation \"{name}\" was just created in schema \"{schema}\"; try again"),
+        ));
     }
     let key = keys::schema(schema);
     let expect = present(views, &key).await?;

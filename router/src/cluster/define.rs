@@ -32,29 +32,68 @@ pub struct Draft {
 pub fn draft(create: &CreateTable, schema: &str) -> Result<Draft> {
     let mut columns: Vec<ColumnDef> = create.columns.iter().map(column).collect();
     check_columns(create)?;
-    let position = |name: &String| columns.iter().position(|c| c.name == *name).ok_or_else(|| Error::new("42703", format!("column \"{name}\" named in key does not exist")));
+    let position = |name: &String| {
+        columns
+            .iter()
+            .position(|c| c.name == *name)
+            .ok_or_else(|| Error::new("42703", format!("column \"{name}\" named in key does not exist")))
+    };
     let primary_key = create.primary_key.iter().map(position).collect::<Result<Vec<_>>>()?;
-    let sharded = create.sharding.as_ref().map(|s| s.columns.iter().map(position).collect::<Result<Vec<_>>>()).transpose()?;
+    let sharded = create
+        .sharding
+        .as_ref()
+        .map(|s| s.columns.iter().map(position).collect::<Result<Vec<_>>>())
+        .transpose()?;
     for index in &primary_key {
         check_primary_key(&columns[*index])?;
     }
     if primary_key.is_empty() {
-        columns.push(ColumnDef { name: ROW_ID_COLUMN.into(), sql_type: SqlType::Int8, nullable: false, default: None, hidden: true });
+        columns.push(ColumnDef {
+            name: ROW_ID_COLUMN.into(),
+            sql_type: SqlType::Int8,
+            nullable: false,
+            default: None,
+            hidden: true,
+        });
     }
     let distribution = match sharded {
         _ if create.reference => Distribution::Reference,
         Some(key) => Distribution::Sharded { key },
-        None if primary_key.is_empty() => Distribution::Sharded { key: vec![columns.len() - 1] },
-        None => Distribution::Sharded { key: primary_key.clone() },
+        None if primary_key.is_empty() => Distribution::Sharded {
+            key: vec![columns.len() - 1],
+        },
+        None => Distribution::Sharded {
+            key: primary_key.clone(),
+        },
     };
-    let table = TableDef { id: TableId(0), schema: schema.into(), name: create.name.name.clone(), columns, primary_key, distribution, group: GroupId(0), version: 1 };
+    let table = TableDef {
+        id: TableId(0),
+        schema: schema.into(),
+        name: create.name.name.clone(),
+        columns,
+        primary_key,
+        distribution,
+        group: GroupId(0),
+        version: 1,
+    };
     check_contains(&table)?;
-    let key_classes = table.shard_key().iter().map(|i| key_class(&table.columns[*i], create.sharding.is_some())).collect::<Result<Vec<_>>>()?;
+    let key_classes = table
+        .shard_key()
+        .iter()
+        .map(|i| key_class(&table.columns[*i], create.sharding.is_some()))
+        .collect::<Result<Vec<_>>>()?;
     let shards = create.sharding.as_ref().and_then(|s| s.shards);
     if let Some(count) = shards.filter(|n| !(1..=SHARDS_MAX).contains(n)) {
-        return Err(Error::new("22023", format!("{count} shards asked for: 1 to {SHARDS_MAX} are possible")));
+        return Err(Error::new(
+            "22023",
+            format!("{count} shards asked for: 1 to {SHARDS_MAX} are possible"),
+        ));
     }
-    Ok(Draft { table, shards, key_classes })
+    Ok(Draft {
+        table,
+        shards,
+        key_classes,
+    })
 }
 
 impl Draft {
@@ -65,7 +104,13 @@ impl Draft {
 }
 
 fn column(spec: &ColumnSpec) -> ColumnDef {
-    ColumnDef { name: spec.name.clone(), sql_type: sql_type(spec.data_type), nullable: !spec.not_null, default: spec.default_text.clone(), hidden: false }
+    ColumnDef {
+        name: spec.name.clone(),
+        sql_type: sql_type(spec.data_type),
+        nullable: !spec.not_null,
+        default: spec.default_text.clone(),
+        hidden: false,
+    }
 }
 
 /// The stored type of a parsed one.
@@ -93,15 +138,24 @@ pub fn sql_type(name: TypeName) -> SqlType {
 
 fn check_columns(create: &CreateTable) -> Result<()> {
     if create.columns.is_empty() {
-        return Err(Error::unsupported("a table without columns is not supported", "give it at least one column"));
+        return Err(Error::unsupported(
+            "a table without columns is not supported",
+            "give it at least one column",
+        ));
     }
     // One place is for the hidden row id.
     if create.columns.len() >= COLUMNS_MAX {
-        return Err(Error::new("54011", format!("tables can have at most {} columns", COLUMNS_MAX - 1)));
+        return Err(Error::new(
+            "54011",
+            format!("tables can have at most {} columns", COLUMNS_MAX - 1),
+        ));
     }
     match create.columns.iter().find(|c| c.name == ROW_ID_COLUMN) {
         Some(spec) => {
-            let mut error = Error::new("42701", format!("column name \"{ROW_ID_COLUMN}\" is used by the system"));
+            let mut error = Error::new(
+                "42701",
+                format!("column name \"{ROW_ID_COLUMN}\" is used by the system"),
+            );
             error.position = Some(spec.position);
             Err(error)
         }
@@ -112,8 +166,14 @@ fn check_columns(create: &CreateTable) -> Result<()> {
 fn check_primary_key(column: &ColumnDef) -> Result<()> {
     match column.sql_type {
         SqlType::Float4 | SqlType::Float8 | SqlType::Interval => {
-            let message = format!("column \"{}\" of type {} cannot be part of a primary key", column.name, column.sql_type);
-            Err(Error::unsupported(message, "use an integer, numeric, text, date, timestamp, uuid or bytea column"))
+            let message = format!(
+                "column \"{}\" of type {} cannot be part of a primary key",
+                column.name, column.sql_type
+            );
+            Err(Error::unsupported(
+                message,
+                "use an integer, numeric, text, date, timestamp, uuid or bytea column",
+            ))
         }
         _ => Ok(()),
     }
@@ -121,8 +181,18 @@ fn check_primary_key(column: &ColumnDef) -> Result<()> {
 
 fn key_class(column: &ColumnDef, declared: bool) -> Result<KeyClass> {
     column.sql_type.key_class().ok_or_else(|| {
-        let hint = if declared { "choose another column for SHARD BY HASH" } else { "name other columns with SHARD BY HASH (column); they must be part of the primary key" };
-        Error::unsupported(format!("column \"{}\" of type {} cannot be part of a shard key", column.name, column.sql_type), hint)
+        let hint = if declared {
+            "choose another column for SHARD BY HASH"
+        } else {
+            "name other columns with SHARD BY HASH (column); they must be part of the primary key"
+        };
+        Error::unsupported(
+            format!(
+                "column \"{}\" of type {} cannot be part of a shard key",
+                column.name, column.sql_type
+            ),
+            hint,
+        )
     })
 }
 
@@ -130,12 +200,19 @@ fn check_contains(table: &TableDef) -> Result<()> {
     if table.primary_key.is_empty() {
         return Ok(());
     }
-    let Some(missing) = table.shard_key().iter().find(|i| !table.primary_key.contains(i)) else { return Ok(()) };
+    let Some(missing) = table.shard_key().iter().find(|i| !table.primary_key.contains(i)) else {
+        return Ok(());
+    };
     let name = &table.columns[*missing].name;
-    let message = format!("primary key of table \"{}\" must contain the shard key column \"{name}\"", table.name);
+    let message = format!(
+        "primary key of table \"{}\" must contain the shard key column \"{name}\"",
+        table.name
+    );
     Err(Error::new("42P16", message)
         .with_detail("uniqueness is checked within one shard")
-        .with_hint(format!("add \"{name}\" to the primary key, or shard by columns of the primary key")))
+        .with_hint(format!(
+            "add \"{name}\" to the primary key, or shard by columns of the primary key"
+        )))
 }
 
 #[cfg(test)]
@@ -153,18 +230,30 @@ mod tests {
     #[track_caller]
     fn check(sql: &str, expected: Result<(&[usize], &[usize]), &str>) {
         let got = build(sql);
-        let got = got.as_ref().map(|d| (d.table.primary_key.as_slice(), d.table.shard_key())).map_err(|e| e.code.as_str());
+        let got = got
+            .as_ref()
+            .map(|d| (d.table.primary_key.as_slice(), d.table.shard_key()))
+            .map_err(|e| e.code.as_str());
         assert_eq!(got, expected, "{sql}");
     }
 
     #[test]
     fn keys_decide_placement_and_must_fit_together() {
-        check("create table t (a int8, b text, primary key (b, a)) shard by hash (a)", Ok((&[1, 0], &[0])));
-        check("create table t (a int8, b text, primary key (b, a))", Ok((&[1, 0], &[1, 0])));
+        check(
+            "create table t (a int8, b text, primary key (b, a)) shard by hash (a)",
+            Ok((&[1, 0], &[0])),
+        );
+        check(
+            "create table t (a int8, b text, primary key (b, a))",
+            Ok((&[1, 0], &[1, 0])),
+        );
         check("create table t (a int8, b text)", Ok((&[], &[2])));
         check("create table t (a int8, b text) shard by hash (b)", Ok((&[], &[1])));
         check("create reference table t (a int8 primary key, b text)", Ok((&[0], &[])));
-        check("create table t (a int8 primary key, b text) shard by hash (b)", Err("42P16"));
+        check(
+            "create table t (a int8 primary key, b text) shard by hash (b)",
+            Err("42P16"),
+        );
         check("create table t (a float8 primary key)", Err("0A000"));
         check("create table t (a float8) shard by hash (a)", Err("0A000"));
         check("create table t (a time primary key)", Err("0A000"));

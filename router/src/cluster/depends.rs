@@ -21,7 +21,12 @@ pub fn dependents(view: &ClusterView, targets: &BTreeSet<TableId>) -> Vec<Arc<Vi
     let mut known = targets.clone();
     let mut found: Vec<Arc<ViewDef>> = vec![];
     loop {
-        let next: Vec<_> = view.views.values().filter(|v| !known.contains(&v.id) && reads(view, v).iter().any(|id| known.contains(id))).cloned().collect();
+        let next: Vec<_> = view
+            .views
+            .values()
+            .filter(|v| !known.contains(&v.id) && reads(view, v).iter().any(|id| known.contains(id)))
+            .cloned()
+            .collect();
         if next.is_empty() {
             return found;
         }
@@ -32,7 +37,9 @@ pub fn dependents(view: &ClusterView, targets: &BTreeSet<TableId>) -> Vec<Arc<Vi
 
 /// Tables and views that a view's query names.
 pub fn reads(view: &ClusterView, def: &ViewDef) -> BTreeSet<TableId> {
-    let Ok(statements) = tessera_parser::parse(&def.query) else { return BTreeSet::new() };
+    let Ok(statements) = tessera_parser::parse(&def.query) else {
+        return BTreeSet::new();
+    };
     let mut ids = BTreeSet::new();
     for statement in &statements {
         if let Statement::Query(query) = &statement.statement {
@@ -56,7 +63,13 @@ pub fn names(query: &Query) -> Vec<(Option<String>, String)> {
 }
 
 fn split(name: &ObjectName) -> Option<(Option<String>, String)> {
-    let fold = |i: &sqlparser::ast::Ident| if i.quote_style.is_some() { i.value.clone() } else { i.value.to_lowercase() };
+    let fold = |i: &sqlparser::ast::Ident| {
+        if i.quote_style.is_some() {
+            i.value.clone()
+        } else {
+            i.value.to_lowercase()
+        }
+    };
     let mut parts: Vec<String> = name.0.iter().filter_map(|p| p.as_ident().map(fold)).collect();
     let last = parts.pop()?;
     Some((parts.pop(), last))

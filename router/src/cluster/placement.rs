@@ -64,12 +64,20 @@ pub fn place(view: &ClusterView, nodes: &[NodeInfo], shards: u32) -> Result<Vec<
     let mut load = Load::of(view);
     let mut configs = Vec::with_capacity(shards as usize);
     for _ in 0..shards {
-        let leader = nodes.iter().min_by_key(|n| (load.leads(n.id), load.holds(n.id), n.id)).ok_or_else(no_nodes)?;
+        let leader = nodes
+            .iter()
+            .min_by_key(|n| (load.leads(n.id), load.holds(n.id), n.id))
+            .ok_or_else(no_nodes)?;
         let mut in_sync = vec![leader.replica()];
         let mut others: Vec<&NodeInfo> = nodes.iter().filter(|n| n.id != leader.id).collect();
         others.sort_by_key(|n| (load.pairs(leader.id, n.id), load.holds(n.id), n.id));
         in_sync.extend(others.iter().take(COPIES - 1).map(|n| n.replica()));
-        let config = ShardConfig { epoch: Epoch(1), leader: leader.replica(), in_sync, learners: vec![] };
+        let config = ShardConfig {
+            epoch: Epoch(1),
+            leader: leader.replica(),
+            in_sync,
+            learners: vec![],
+        };
         load.add(&config);
         configs.push(config);
     }
@@ -82,14 +90,23 @@ pub fn place(view: &ClusterView, nodes: &[NodeInfo], shards: u32) -> Result<Vec<
 /// 55000 without nodes.
 pub fn place_reference(view: &ClusterView, nodes: &[NodeInfo]) -> Result<ShardConfig> {
     let load = Load::of(view);
-    let leader = nodes.iter().min_by_key(|n| (load.leads(n.id), load.holds(n.id), n.id)).ok_or_else(no_nodes)?;
+    let leader = nodes
+        .iter()
+        .min_by_key(|n| (load.leads(n.id), load.holds(n.id), n.id))
+        .ok_or_else(no_nodes)?;
     let others = nodes.iter().filter(|n| n.id != leader.id);
     let in_sync = std::iter::once(leader).chain(others).map(NodeInfo::replica).collect();
-    Ok(ShardConfig { epoch: Epoch(1), leader: leader.replica(), in_sync, learners: vec![] })
+    Ok(ShardConfig {
+        epoch: Epoch(1),
+        leader: leader.replica(),
+        in_sync,
+        learners: vec![],
+    })
 }
 
 fn no_nodes() -> Error {
-    Error::new("55000", "no shard node is reachable, so a table would have no place").with_hint("start a shard node, then try again")
+    Error::new("55000", "no shard node is reachable, so a table would have no place")
+        .with_hint("start a shard node, then try again")
 }
 
 #[cfg(test)]
@@ -98,7 +115,12 @@ mod tests {
     use uuid::Uuid;
 
     fn nodes(count: u32) -> Vec<NodeInfo> {
-        let node = |id| NodeInfo { id: NodeId(id), disk: Uuid::from_u128(id.into()), address: String::new(), boot: Uuid::nil() };
+        let node = |id| NodeInfo {
+            id: NodeId(id),
+            disk: Uuid::from_u128(id.into()),
+            address: String::new(),
+            boot: Uuid::nil(),
+        };
         (1..=count).map(node).collect()
     }
 

@@ -31,10 +31,17 @@ pub async fn add_reference_copies(engine: &Engine) -> Result<()> {
     Ok(())
 }
 
-fn with_learners(view: &ClusterView, entry: &ShardEntry, alive: impl Fn(tessera_proto::NodeId) -> bool) -> Option<ShardConfig> {
+fn with_learners(
+    view: &ClusterView,
+    entry: &ShardEntry,
+    alive: impl Fn(tessera_proto::NodeId) -> bool,
+) -> Option<ShardConfig> {
     let mut config = entry.config.clone();
     // A wiped disk is a new replica, but its node may still be listed with the old one: the leader removes that first.
-    let missing = view.nodes.values().filter(|n| config.replica_on(n.id).is_none() && alive(n.id));
+    let missing = view
+        .nodes
+        .values()
+        .filter(|n| config.replica_on(n.id).is_none() && alive(n.id));
     let missing: Vec<_> = missing.map(|n| n.replica()).collect();
     if missing.is_empty() {
         return None;

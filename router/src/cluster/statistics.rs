@@ -49,7 +49,10 @@ impl ClusterStatistics {
 /// Asks every node of the view. Tables with a silent leader keep their last statistics.
 pub async fn collect(view: &ClusterView, directory: &dyn NodeDirectory, last: &ClusterStatistics) -> ClusterStatistics {
     let ask = |node: NodeId| async move { (node, status(directory, node, true).await) };
-    let answers: Vec<_> = futures::stream::iter(view.nodes.keys().copied().map(ask)).buffer_unordered(NODES_AT_ONCE).collect().await;
+    let answers: Vec<_> = futures::stream::iter(view.nodes.keys().copied().map(ask))
+        .buffer_unordered(NODES_AT_ONCE)
+        .collect()
+        .await;
     let (mut statuses, mut silent) = (BTreeMap::new(), BTreeSet::new());
     for (node, answer) in answers {
         match answer {
@@ -60,12 +63,19 @@ pub async fn collect(view: &ClusterView, directory: &dyn NodeDirectory, last: &C
     let mut tables = tables(view, &statuses);
     for (id, old) in &last.tables {
         let group = view.tables.get(id).map(|t| t.group);
-        let unheard = group.is_some_and(|g| view.group_shards(g).any(|(_, e)| silent.contains(&e.config.leader.node)));
+        let unheard = group.is_some_and(|g| {
+            view.group_shards(g)
+                .any(|(_, e)| silent.contains(&e.config.leader.node))
+        });
         if unheard {
             tables.insert(*id, old.clone());
         }
     }
-    ClusterStatistics { statuses: Arc::new(statuses), silent, tables }
+    ClusterStatistics {
+        statuses: Arc::new(statuses),
+        silent,
+        tables,
+    }
 }
 
 /// A node's status, or `None` when it does not answer in time.
@@ -87,8 +97,13 @@ fn tables(view: &ClusterView, statuses: &BTreeMap<NodeId, v1::StatusReply>) -> H
     let mut parts: HashMap<TableId, Vec<&v1::TableStatistics>> = HashMap::new();
     for (node, status) in statuses {
         for shard in &status.shards {
-            let id = shard.shard.as_ref().map(|s| ShardId { group: GroupId(s.group), index: s.index });
-            let leads = id.and_then(|id| view.shards.get(&id)).is_some_and(|e| e.config.leader.node == *node);
+            let id = shard.shard.as_ref().map(|s| ShardId {
+                group: GroupId(s.group),
+                index: s.index,
+            });
+            let leads = id
+                .and_then(|id| view.shards.get(&id))
+                .is_some_and(|e| e.config.leader.node == *node);
             if leads {
                 for table in &shard.tables {
                     parts.entry(TableId(table.table)).or_default().push(table);
@@ -96,7 +111,9 @@ fn tables(view: &ClusterView, statuses: &BTreeMap<NodeId, v1::StatusReply>) -> H
             }
         }
     }
-    let known = parts.into_iter().filter_map(|(id, parts)| Some((id, sum(view.tables.get(&id)?, &parts))));
+    let known = parts
+        .into_iter()
+        .filter_map(|(id, parts)| Some((id, sum(view.tables.get(&id)?, &parts))));
     known.collect()
 }
 
@@ -105,24 +122,37 @@ fn sum(table: &TableDef, parts: &[&v1::TableStatistics]) -> Statistics {
     let bytes: u64 = parts.iter().map(|p| p.bytes).sum();
     let visible = table.columns.iter().enumerate().filter(|(_, c)| !c.hidden);
     let column_statistics = visible.map(|(i, _)| column(i, rows, parts)).collect();
-    Statistics { num_rows: Precision::Inexact(rows as usize), total_byte_size: Precision::Inexact(bytes as usize), column_statistics }
+    Statistics {
+        num_rows: Precision::Inexact(rows as usize),
+        total_byte_size: Precision::Inexact(bytes as usize),
+        column_statistics,
+    }
 }
 
 fn column(index: usize, rows: u64, parts: &[&v1::TableStatistics]) -> ColumnStatistics {
-    let columns: Vec<_> = parts.iter().filter_map(|p| p.columns.get(index).map(|c| (p.rows, c))).collect();
+    let columns: Vec<_> = parts
+        .iter()
+        .filter_map(|p| p.columns.get(index).map(|c| (p.rows, c)))
+        .collect();
     let mut out = ColumnStatistics::new_unknown();
     if columns.is_empty() {
         return out;
     }
     out.null_count = Precision::Inexact(columns.iter().map(|(_, c)| c.nulls as usize).sum());
-    let (max, all) = columns.iter().fold((0, 0), |(max, all), (_, c)| (c.distinct.max(max), all + c.distinct));
+    let (max, all) = columns
+        .iter()
+        .fold((0, 0), |(max, all), (_, c)| (c.distinct.max(max), all + c.distinct));
     if max > 0 {
         let unique = all as f64 > NEARLY_UNIQUE * rows as f64;
         out.distinct_count = Precision::Inexact(if unique { all } else { max }.min(rows.max(1)) as usize);
     }
     // A shard without rows knows no bounds, and that is no gap; one with rows and no bounds is.
     let bounds = |pick: fn(&v1::ColumnStatistics) -> &[u8]| -> Option<Vec<ScalarValue>> {
-        columns.iter().filter(|(rows, c)| *rows > c.nulls).map(|(_, c)| scalar(pick(c))).collect()
+        columns
+            .iter()
+            .filter(|(rows, c)| *rows > c.nulls)
+            .map(|(_, c)| scalar(pick(c)))
+            .collect()
     };
     let less = |a: &ScalarValue, b: &ScalarValue| a.partial_cmp(b) == Some(std::cmp::Ordering::Less);
     if let Some(low) = bounds(|c| &c.min).and_then(|v| v.into_iter().reduce(|a, b| if less(&b, &a) { b } else { a })) {

@@ -24,18 +24,32 @@ use tokio::time::Instant;
 const STEP: Duration = Duration::from_millis(500);
 
 /// Runs it.
-pub(crate) async fn run(context: &StatementContext, index: u32, table: &ObjectName, action: ShardAction) -> Result<Outcome> {
+pub(crate) async fn run(
+    context: &StatementContext,
+    index: u32,
+    table: &ObjectName,
+    action: ShardAction,
+) -> Result<Outcome> {
     let engine = &context.engine;
     engine.views().refresh().await?;
     let table = find_table(&StatementCatalog::new(context), table)?;
-    let id = ShardId { group: table.group, index };
+    let id = ShardId {
+        group: table.group,
+        index,
+    };
     let view = engine.view();
     let Some(entry) = view.shards.get(&id) else {
         let count = view.group_shards(table.group).count();
-        return Err(Error::new("42704", format!("table \"{}\" has no shard {index}", table.name)).with_hint(format!("its shards are 0 to {}", count.saturating_sub(1))));
+        return Err(
+            Error::new("42704", format!("table \"{}\" has no shard {index}", table.name))
+                .with_hint(format!("its shards are 0 to {}", count.saturating_sub(1))),
+        );
     };
     let (wire, candidates) = plan(&entry.config, action)?;
-    let mut failure = Error::new("55000", format!("shard {index} of table \"{}\" has no copy that could lead", table.name));
+    let mut failure = Error::new(
+        "55000",
+        format!("shard {index} of table \"{}\" has no copy that could lead", table.name),
+    );
     for node in candidates {
         match ask(context, id, entry.config.epoch, wire, node).await {
             Ok(epoch) => {
@@ -51,7 +65,12 @@ pub(crate) async fn run(context: &StatementContext, index: u32, table: &ObjectNa
 /// What to ask, and of whom, in order.
 fn plan(config: &ShardConfig, action: ShardAction) -> Result<(Action, Vec<NodeId>)> {
     let leader = config.leader;
-    let followers: Vec<NodeId> = config.in_sync.iter().filter(|r| **r != leader).map(|r| r.node).collect();
+    let followers: Vec<NodeId> = config
+        .in_sync
+        .iter()
+        .filter(|r| **r != leader)
+        .map(|r| r.node)
+        .collect();
     let no_follower = || {
         let error = Error::new("55000", "the shard has no in-sync follower to hand over to");
         error.with_hint("wait until a second copy is in sync; SHOW SHARDS shows it")
@@ -71,7 +90,11 @@ fn plan(config: &ShardConfig, action: ShardAction) -> Result<(Action, Vec<NodeId
 
 async fn ask(context: &StatementContext, id: ShardId, epoch: Epoch, action: Action, node: NodeId) -> Result<Epoch> {
     let service = context.engine.directory().node(node)?;
-    let request = v1::ChangeLeaderRequest { shard: Some(v1::ShardRef::new(id, epoch)), action: action.into(), deadline_ms: context.deadline_ms().min(60_000) };
+    let request = v1::ChangeLeaderRequest {
+        shard: Some(v1::ShardRef::new(id, epoch)),
+        action: action.into(),
+        deadline_ms: context.deadline_ms().min(60_000),
+    };
     Ok(Epoch(context.bounded(service.change_leader(request)).await?.epoch))
 }
 

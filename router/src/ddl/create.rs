@@ -27,14 +27,22 @@ pub(super) async fn schema(context: &StatementContext, name: &str, if_not_exists
     let tag = "CREATE SCHEMA";
     if SCHEMAS.contains(&name) || name.starts_with("pg_") {
         let error = Error::new("42939", format!("unacceptable schema name \"{name}\""));
-        return Err(error.with_detail("the prefix \"pg_\" and the schemas information_schema and tessera are reserved for the system"));
+        return Err(error.with_detail(
+            "the prefix \"pg_\" and the schemas information_schema and tessera are reserved for the system",
+        ));
     }
-    match (catalog_store::create_schema(context.engine.views(), name).await?, if_not_exists) {
+    match (
+        catalog_store::create_schema(context.engine.views(), name).await?,
+        if_not_exists,
+    ) {
         (Some(revision), _) => {
             context.engine.views().at_least(revision, VIEW_WAIT).await?;
             Ok(Outcome::done(tag))
         }
-        (None, true) => Ok(Outcome::Done { tag: tag.into(), notices: vec![notice("42P06", format!("schema \"{name}\" already exists, skipping"))] }),
+        (None, true) => Ok(Outcome::Done {
+            tag: tag.into(),
+            notices: vec![notice("42P06", format!("schema \"{name}\" already exists, skipping"))],
+        }),
         (None, false) => Err(Error::new("42P06", format!("schema \"{name}\" already exists"))),
     }
 }
@@ -43,7 +51,13 @@ pub(super) async fn schema(context: &StatementContext, name: &str, if_not_exists
 pub(super) async fn table(context: &StatementContext, create: &CreateTable) -> Result<Outcome> {
     let tag = "CREATE TABLE";
     let schema = schema_for(context, &create.name)?;
-    let skip = || Outcome::Done { tag: tag.into(), notices: vec![notice("42P07", format!("relation \"{}\" already exists, skipping", create.name.name))] };
+    let skip = || Outcome::Done {
+        tag: tag.into(),
+        notices: vec![notice(
+            "42P07",
+            format!("relation \"{}\" already exists, skipping", create.name.name),
+        )],
+    };
     let view = context.engine.view();
     if create.if_not_exists && view.names.contains_key(&(schema.clone(), create.name.name.clone())) {
         return Ok(skip());
@@ -53,7 +67,9 @@ pub(super) async fn table(context: &StatementContext, create: &CreateTable) -> R
         ingest::check_default(context, column).await?;
     }
     let other = create.sharding.as_ref().and_then(|s| s.colocate_with.as_ref());
-    let other = other.map(|name| find_table(&StatementCatalog::new(context), name)).transpose()?;
+    let other = other
+        .map(|name| find_table(&StatementCatalog::new(context), name))
+        .transpose()?;
     let nodes = alive(context).await;
     let made = catalog_store::create_table(context.engine.views(), &draft, other.map(|t| t.id), &nodes).await;
     let (created, revision) = match made {
@@ -62,14 +78,21 @@ pub(super) async fn table(context: &StatementContext, create: &CreateTable) -> R
     };
     let shards: Vec<ShardId> = created.shards.iter().map(|(id, _)| *id).collect();
     let notices = ready::wait(context, revision, &shards).await?;
-    Ok(Outcome::Done { tag: tag.into(), notices })
+    Ok(Outcome::Done {
+        tag: tag.into(),
+        notices,
+    })
 }
 
 /// Nodes that answer now.
 async fn alive(context: &StatementContext) -> Vec<NodeInfo> {
     let view = context.engine.view();
     let directory = context.engine.directory();
-    let ask = |info: NodeInfo| async move { statistics::status(directory.as_ref(), info.id, false).await.map(|_| info) };
+    let ask = |info: NodeInfo| async move {
+        statistics::status(directory.as_ref(), info.id, false)
+            .await
+            .map(|_| info)
+    };
     let answers = futures::stream::iter(view.nodes.values().cloned().map(ask)).buffered(NODES_AT_ONCE);
     answers.filter_map(std::future::ready).collect().await
 }
@@ -93,55 +116,94 @@ pub(super) async fn view(context: &StatementContext, new: NewView<'_>) -> Result
     let existing = catalog.view().names.get(&key).copied();
     let replaces = match (existing, new.or_replace) {
         (None, _) => None,
-        (Some(_), false) => return Err(Error::new("42P07", format!("relation \"{}\" already exists", new.name.name))),
+        (Some(_), false) => {
+            return Err(Error::new(
+                "42P07",
+                format!("relation \"{}\" already exists", new.name.name),
+            ));
+        }
         (Some(id), true) => Some(replaceable(context, &catalog, id, &columns).await?),
     };
-    let def = ViewDef { id: TableId(0), schema, name: new.name.name.clone(), columns: new.columns.to_vec(), query: new.query_text.to_owned() };
+    let def = ViewDef {
+        id: TableId(0),
+        schema,
+        name: new.name.name.clone(),
+        columns: new.columns.to_vec(),
+        query: new.query_text.to_owned(),
+    };
     let revision = catalog_store::create_view(context.engine.views(), &def, replaces).await?;
     context.engine.views().at_least(revision, VIEW_WAIT).await?;
     Ok(Outcome::done("CREATE VIEW"))
 }
 
 /// Names and types of a query's columns.
-async fn output(context: &StatementContext, catalog: &StatementCatalog, query: &Query) -> Result<Vec<(String, String)>> {
+async fn output(
+    context: &StatementContext,
+    catalog: &StatementCatalog,
+    query: &Query,
+) -> Result<Vec<(String, String)>> {
     let bound = prepare::bind(context, catalog, query, &[], Timestamp(0)).await?;
     if !tessera_planner::parameter_types(&bound.plan)?.is_empty() {
         return Err(Error::new("42P02", "views must not contain parameters"));
     }
     let plan = tessera_planner::analyze(&bound.state, bound.plan)?;
     let schema = result_schema(query, plan.schema().as_arrow());
-    Ok(schema.fields().iter().map(|f| (f.name().clone(), f.data_type().to_string())).collect())
+    Ok(schema
+        .fields()
+        .iter()
+        .map(|f| (f.name().clone(), f.data_type().to_string()))
+        .collect())
 }
 
 /// The view's columns: given names first, the query's for the rest.
 fn columns(given: &[String], mut columns: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
     if given.len() > columns.len() {
-        return Err(Error::new("42601", "CREATE VIEW specifies more column names than columns"));
+        return Err(Error::new(
+            "42601",
+            "CREATE VIEW specifies more column names than columns",
+        ));
     }
     for (column, name) in columns.iter_mut().zip(given) {
         column.0 = name.clone();
     }
     let mut seen = HashSet::new();
     match columns.iter().find(|(name, _)| !seen.insert(name.clone())) {
-        Some((name, _)) => Err(Error::new("42701", format!("column \"{name}\" specified more than once")).with_hint("give the view's columns names of their own: CREATE VIEW v (a, b) AS ...")),
+        Some((name, _)) => Err(
+            Error::new("42701", format!("column \"{name}\" specified more than once"))
+                .with_hint("give the view's columns names of their own: CREATE VIEW v (a, b) AS ..."),
+        ),
         None => Ok(columns),
     }
 }
 
 /// Whether a view may be replaced by one with these columns: others may use the ones it has.
-async fn replaceable(context: &StatementContext, catalog: &StatementCatalog, id: TableId, new: &[(String, String)]) -> Result<TableId> {
+async fn replaceable(
+    context: &StatementContext,
+    catalog: &StatementCatalog,
+    id: TableId,
+    new: &[(String, String)],
+) -> Result<TableId> {
     let Some(old) = catalog.view().views.get(&id) else {
         return Err(Error::new("42809", "the name belongs to a table, not to a view").with_hint("choose another name"));
     };
     let parsed = tessera_parser::parse(&old.query).map_err(crate::error::from_parse)?;
     let Some(Statement::Query(query)) = parsed.into_iter().next().map(|s| s.statement) else {
-        return Err(Error::corrupt(format!("the definition of view \"{}\" is no query", old.name)));
+        return Err(Error::corrupt(format!(
+            "the definition of view \"{}\" is no query",
+            old.name
+        )));
     };
     // A view that is broken already (its tables were replaced) may be mended by any other.
-    let Ok(had) = output(context, catalog, &query).await else { return Ok(id) };
+    let Ok(had) = output(context, catalog, &query).await else {
+        return Ok(id);
+    };
     let had = columns(&old.columns, had)?;
     match had.iter().zip(new).all(|(a, b)| a == b) && had.len() <= new.len() {
         true => Ok(id),
-        false => Err(Error::new("42P16", format!("columns of view \"{}\" cannot be changed or dropped", old.name)).with_hint("DROP VIEW, then create it again; new columns may only be added at the end")),
+        false => Err(Error::new(
+            "42P16",
+            format!("columns of view \"{}\" cannot be changed or dropped", old.name),
+        )
+        .with_hint("DROP VIEW, then create it again; new columns may only be added at the end")),
     }
 }

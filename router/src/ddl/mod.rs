@@ -21,13 +21,37 @@ pub(crate) async fn run(context: &StatementContext, statement: &Statement) -> Re
     match statement {
         Statement::CreateSchema { name, if_not_exists } => create::schema(context, name, *if_not_exists).await,
         Statement::CreateTable(table) => create::table(context, table).await,
-        Statement::CreateView { name, columns, query, query_text, or_replace } => {
-            let view = create::NewView { name, columns, query, query_text, or_replace: *or_replace };
+        Statement::CreateView {
+            name,
+            columns,
+            query,
+            query_text,
+            or_replace,
+        } => {
+            let view = create::NewView {
+                name,
+                columns,
+                query,
+                query_text,
+                or_replace: *or_replace,
+            };
             create::view(context, view).await
         }
-        Statement::DropTable { names, if_exists, cascade } => drop::relations(context, drop::Kind::Table, names, *if_exists, *cascade).await,
-        Statement::DropView { names, if_exists, cascade } => drop::relations(context, drop::Kind::View, names, *if_exists, *cascade).await,
-        Statement::DropSchema { name, if_exists, cascade } => drop::schema(context, name, *if_exists, *cascade).await,
+        Statement::DropTable {
+            names,
+            if_exists,
+            cascade,
+        } => drop::relations(context, drop::Kind::Table, names, *if_exists, *cascade).await,
+        Statement::DropView {
+            names,
+            if_exists,
+            cascade,
+        } => drop::relations(context, drop::Kind::View, names, *if_exists, *cascade).await,
+        Statement::DropSchema {
+            name,
+            if_exists,
+            cascade,
+        } => drop::schema(context, name, *if_exists, *cascade).await,
         _ => Err(Error::internal("not a definition")),
     }
 }
@@ -40,11 +64,16 @@ fn schema_for(context: &StatementContext, name: &ObjectName) -> Result<String> {
         None => {
             let path = context.settings.search_path();
             let found = path.into_iter().find(|s| view.schemas.contains(s));
-            found.ok_or_else(|| Error::new("3F000", "no schema has been selected to create in").with_hint("SET search_path = public"))?
+            found.ok_or_else(|| {
+                Error::new("3F000", "no schema has been selected to create in").with_hint("SET search_path = public")
+            })?
         }
     };
     match views::SCHEMAS.contains(&schema.as_str()) {
-        true => Err(Error::new("42501", format!("permission denied: schema \"{schema}\" belongs to the system"))),
+        true => Err(Error::new(
+            "42501",
+            format!("permission denied: schema \"{schema}\" belongs to the system"),
+        )),
         false => Ok(schema),
     }
 }

@@ -40,7 +40,10 @@ pub(super) async fn wait(context: &StatementContext, revision: u64, shards: &[Sh
     context.engine.views().refresh().await?;
     match waiting.len() {
         0 => Ok(vec![]),
-        late => Ok(vec![Error::new("01000", format!("{late} shards are not served yet")).with_hint("SHOW SHARDS tells which; statements wait and retry for a while")]),
+        late => Ok(vec![
+            Error::new("01000", format!("{late} shards are not served yet"))
+                .with_hint("SHOW SHARDS tells which; statements wait and retry for a while"),
+        ]),
     }
 }
 
@@ -59,10 +62,18 @@ async fn served(context: &StatementContext, waiting: &BTreeSet<ShardId>) -> Vec<
     let directory = context.engine.directory();
     let ask = |(node, shards): (NodeId, Vec<ShardId>)| async move {
         let status = statistics::status(directory.as_ref(), node, false).await;
-        let leads = |id: &ShardId| status.iter().flat_map(|s| &s.shards).any(|s| s.leader && s.shard.as_ref().is_some_and(|r| r.id() == *id));
+        let leads = |id: &ShardId| {
+            status
+                .iter()
+                .flat_map(|s| &s.shards)
+                .any(|s| s.leader && s.shard.as_ref().is_some_and(|r| r.id() == *id))
+        };
         shards.into_iter().filter(leads).collect::<Vec<_>>()
     };
-    let answers: Vec<_> = futures::stream::iter(leaders.into_iter().map(ask)).buffer_unordered(NODES_AT_ONCE).collect().await;
+    let answers: Vec<_> = futures::stream::iter(leaders.into_iter().map(ask))
+        .buffer_unordered(NODES_AT_ONCE)
+        .collect()
+        .await;
     out.extend(answers.into_iter().flatten());
     out
 }

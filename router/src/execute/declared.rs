@@ -17,7 +17,10 @@ pub(crate) fn declared(plan: &LogicalPlan) -> Vec<Option<SqlType>> {
 fn of(plan: &LogicalPlan, index: usize) -> Option<SqlType> {
     match plan {
         LogicalPlan::TableScan(scan) => {
-            let column = scan.projection.as_ref().map_or(Some(index), |p| p.get(index).copied())?;
+            let column = scan
+                .projection
+                .as_ref()
+                .map_or(Some(index), |p| p.get(index).copied())?;
             stub(scan)?.def.columns.get(column).map(|c| c.sql_type)
         }
         LogicalPlan::Projection(projection) => of_expr(projection.expr.get(index)?, &projection.input),
@@ -36,7 +39,11 @@ fn of(plan: &LogicalPlan, index: usize) -> Option<SqlType> {
             let left = join.left.schema().fields().len();
             let shown = plan.schema().fields().len();
             let column = Column::from(plan.schema().qualified_field(index));
-            let side = if index < left && shown >= left { &join.left } else { &join.right };
+            let side = if index < left && shown >= left {
+                &join.left
+            } else {
+                &join.right
+            };
             of(side, side.schema().maybe_index_of_column(&column)?)
         }
         // A union's branches may differ in declared type.

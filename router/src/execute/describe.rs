@@ -16,12 +16,20 @@ use tessera_proto::sql_type::SqlType;
 use tessera_proto::{Result, Timestamp};
 
 /// Describes a statement.
-pub(crate) async fn describe(context: &StatementContext, statement: &Statement, hints: &[Option<SqlType>]) -> Result<Described> {
+pub(crate) async fn describe(
+    context: &StatementContext,
+    statement: &Statement,
+    hints: &[Option<SqlType>],
+) -> Result<Described> {
     let hints: Vec<Option<DataType>> = hints.iter().map(|h| h.map(SqlType::arrow)).collect();
     match statement {
         Statement::Query(query) => {
             let (plan, params) = bind(context, query, &hints).await?;
-            Ok(Described { params, declared: declared(&plan), columns: Some(columns(query, &plan)) })
+            Ok(Described {
+                params,
+                declared: declared(&plan),
+                columns: Some(columns(query, &plan)),
+            })
         }
         Statement::Explain { query, .. } => {
             let (_, params) = bind(context, query, &hints).await?;
@@ -30,10 +38,20 @@ pub(crate) async fn describe(context: &StatementContext, statement: &Statement, 
         Statement::Insert(insert) => {
             let (source, types) = insert::describe(&StatementCatalog::new(context), insert)?;
             let count = hints.len().max(types.len());
-            let known = |i: usize| hints.get(i).cloned().flatten().or_else(|| types.get(i).cloned().flatten());
+            let known = |i: usize| {
+                hints
+                    .get(i)
+                    .cloned()
+                    .flatten()
+                    .or_else(|| types.get(i).cloned().flatten())
+            };
             let merged: Vec<Option<DataType>> = (0..count).map(known).collect();
             let (_, params) = bind(context, &source, &merged).await?;
-            Ok(Described { params, columns: None, declared: vec![] })
+            Ok(Described {
+                params,
+                columns: None,
+                declared: vec![],
+            })
         }
         Statement::Show { name } if show::is_query(name) => {
             let query = show::query(name)?;
@@ -42,12 +60,20 @@ pub(crate) async fn describe(context: &StatementContext, statement: &Statement, 
         }
         Statement::Show { name } => Ok(rows(vec![], show::schema(name))),
         Statement::VerifyTable { .. } => Ok(rows(vec![], verify::schema())),
-        _ => Ok(Described { params: vec![], columns: None, declared: vec![] }),
+        _ => Ok(Described {
+            params: vec![],
+            columns: None,
+            declared: vec![],
+        }),
     }
 }
 
 fn rows(params: Vec<DataType>, columns: SchemaRef) -> Described {
-    Described { params, declared: vec![None; columns.fields().len()], columns: Some(columns) }
+    Described {
+        params,
+        declared: vec![None; columns.fields().len()],
+        columns: Some(columns),
+    }
 }
 
 fn columns(query: &Query, plan: &LogicalPlan) -> SchemaRef {
@@ -55,14 +81,20 @@ fn columns(query: &Query, plan: &LogicalPlan) -> SchemaRef {
 }
 
 /// The bound plan, types coerced, and the types of its parameters: declared, else inferred, else text.
-async fn bind(context: &StatementContext, query: &Query, types: &[Option<DataType>]) -> Result<(LogicalPlan, Vec<DataType>)> {
+async fn bind(
+    context: &StatementContext,
+    query: &Query,
+    types: &[Option<DataType>],
+) -> Result<(LogicalPlan, Vec<DataType>)> {
     let catalog = StatementCatalog::new(context);
     let Bound { state, plan, .. } = prepare::bind(context, &catalog, query, types, Timestamp(0)).await?;
     let inferred = tessera_planner::parameter_types(&plan)?;
     let plan = tessera_planner::analyze(&state, plan)?;
     let param = |i: usize| {
         let declared = types.get(i).cloned().flatten();
-        declared.or_else(|| inferred.get(i).cloned().flatten()).unwrap_or(DataType::Utf8View)
+        declared
+            .or_else(|| inferred.get(i).cloned().flatten())
+            .unwrap_or(DataType::Utf8View)
     };
     Ok((plan, (0..inferred.len().max(types.len())).map(param).collect()))
 }

@@ -33,8 +33,12 @@ pub(crate) struct PointRead {
 
 /// The point read that a bound plan is, if it is one.
 pub(crate) fn recognise(plan: &LogicalPlan) -> Option<PointRead> {
-    let LogicalPlan::Projection(projection) = plan else { return None };
-    let LogicalPlan::Filter(filter) = projection.input.as_ref() else { return None };
+    let LogicalPlan::Projection(projection) = plan else {
+        return None;
+    };
+    let LogicalPlan::Filter(filter) = projection.input.as_ref() else {
+        return None;
+    };
     let source = Source::of(&filter.input)?;
     // Sharded tables only: any copy of a reference table answers as fast.
     if source.table.primary_key.is_empty() || source.table.is_reference() {
@@ -46,15 +50,26 @@ pub(crate) fn recognise(plan: &LogicalPlan) -> Option<PointRead> {
         let position = source.table.primary_key.iter().position(|k| *k == column)?;
         let slot = &mut found[position];
         // Twice the same column may contradict itself: the planner's.
-        if slot.replace(exact(value, source.table.columns[column].sql_type)?).is_some() {
+        if slot
+            .replace(exact(value, source.table.columns[column].sql_type)?)
+            .is_some()
+        {
             return None;
         }
     }
-    let columns = projection.expr.iter().map(|e| source.column(e).map(|i| i as u32)).collect::<Option<Vec<_>>>()?;
+    let columns = projection
+        .expr
+        .iter()
+        .map(|e| source.column(e).map(|i| i as u32))
+        .collect::<Option<Vec<_>>>()?;
     if columns.is_empty() {
         return None;
     }
-    Some(PointRead { key: found.into_iter().collect::<Option<Vec<_>>>()?, projection: columns, table: source.table })
+    Some(PointRead {
+        key: found.into_iter().collect::<Option<Vec<_>>>()?,
+        projection: columns,
+        table: source.table,
+    })
 }
 
 /// A table without anything done to its rows.
@@ -70,11 +85,17 @@ impl<'a> Source<'a> {
         while let LogicalPlan::SubqueryAlias(alias) = plan {
             plan = &alias.input;
         }
-        let LogicalPlan::TableScan(scan) = plan else { return None };
+        let LogicalPlan::TableScan(scan) = plan else {
+            return None;
+        };
         if !scan.filters.is_empty() || scan.fetch.is_some() {
             return None;
         }
-        Some(Self { table: prepare::stub(scan)?.def, input, projection: scan.projection.clone() })
+        Some(Self {
+            table: prepare::stub(scan)?.def,
+            input,
+            projection: scan.projection.clone(),
+        })
     }
 
     /// The table column that an expression is.
@@ -91,7 +112,9 @@ impl<'a> Source<'a> {
 }
 
 fn equality<'a>(predicate: &'a Expr, source: &Source) -> Option<(usize, &'a ScalarValue)> {
-    let Expr::BinaryExpr(binary) = predicate else { return None };
+    let Expr::BinaryExpr(binary) = predicate else {
+        return None;
+    };
     if binary.op != Operator::Eq {
         return None;
     }
@@ -119,9 +142,19 @@ impl PointRead {
     ///
     /// # Errors
     /// The shard's; retryable ones before anything happened, for it is a read.
-    pub(crate) async fn run(&self, context: &StatementContext, catalog: &StatementCatalog, snapshot: Timestamp, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+    pub(crate) async fn run(
+        &self,
+        context: &StatementContext,
+        catalog: &StatementCatalog,
+        snapshot: Timestamp,
+        schema: &SchemaRef,
+    ) -> Result<Vec<RecordBatch>> {
         let shard = self.shard(catalog)?;
-        let entry = catalog.view().shards.get(&shard).ok_or_else(|| Error::stale_map(format!("shard {shard} is unknown")))?;
+        let entry = catalog
+            .view()
+            .shards
+            .get(&shard)
+            .ok_or_else(|| Error::stale_map(format!("shard {shard} is unknown")))?;
         let keys = self.keys()?;
         let request = v1::PointReadRequest {
             shard: Some(v1::ShardRef::new(shard, entry.config.epoch)),
@@ -132,7 +165,12 @@ impl PointRead {
             keys: ipc::encode(&keys.schema(), &[keys])?,
             projection: self.projection.clone(),
         };
-        let reply = context.engine.directory().node(entry.config.leader.node)?.point_read(request).await?;
+        let reply = context
+            .engine
+            .directory()
+            .node(entry.config.leader.node)?
+            .point_read(request)
+            .await?;
         let rows = ipc::decode(&reply.rows)?;
         let width = schema.fields().len();
         if rows.iter().any(|b| b.num_columns() != width) {
@@ -143,21 +181,41 @@ impl PointRead {
 
     fn keys(&self) -> Result<RecordBatch> {
         let columns: Vec<_> = self.table.primary_key.iter().map(|i| &self.table.columns[*i]).collect();
-        let fields: Vec<Field> = columns.iter().map(|c| Field::new(&c.name, c.sql_type.arrow(), c.nullable)).collect();
-        let arrays = self.key.iter().map(|v| v.to_array()).collect::<std::result::Result<Vec<ArrayRef>, _>>()?;
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|e| Error::internal(format!("building a key: {e}")))
+        let fields: Vec<Field> = columns
+            .iter()
+            .map(|c| Field::new(&c.name, c.sql_type.arrow(), c.nullable))
+            .collect();
+        let arrays = self
+            .key
+            .iter()
+            .map(|v| v.to_array())
+            .collect::<std::result::Result<Vec<ArrayRef>, _>>()?;
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+            .map_err(|e| Error::internal(format!("building a key: {e}")))
     }
 
     /// The shard that owns the key: the primary key contains the shard key.
     fn shard(&self, catalog: &StatementCatalog) -> Result<ShardId> {
-        let group = catalog.view().groups.get(&self.table.group).ok_or_else(|| Error::stale_map("the table's group is unknown"))?;
+        let group = catalog
+            .view()
+            .groups
+            .get(&self.table.group)
+            .ok_or_else(|| Error::stale_map("the table's group is unknown"))?;
         let part = |column: &usize| {
             let position = self.table.primary_key.iter().position(|k| k == column);
-            let value = position.and_then(|p| self.key.get(p)).ok_or_else(|| Error::internal("shard key outside the primary key"))?;
+            let value = position
+                .and_then(|p| self.key.get(p))
+                .ok_or_else(|| Error::internal("shard key outside the primary key"))?;
             Ok(value.to_array()?)
         };
         let keys = self.table.shard_key().iter().map(part).collect::<Result<Vec<_>>>()?;
-        let token = tokens(&keys)?.first().copied().ok_or_else(|| Error::internal("a key without a token"))?;
-        Ok(ShardId { group: group.id, index: group.shard_of(token) })
+        let token = tokens(&keys)?
+            .first()
+            .copied()
+            .ok_or_else(|| Error::internal("a key without a token"))?;
+        Ok(ShardId {
+            group: group.id,
+            index: group.shard_of(token),
+        })
     }
 }

@@ -61,7 +61,13 @@ pub(crate) fn session_state(context: &StatementContext, snapshot: Timestamp) -> 
 ///
 /// # Errors
 /// The planner's.
-pub(crate) async fn bind(context: &StatementContext, catalog: &StatementCatalog, query: &Query, types: &[Option<DataType>], snapshot: Timestamp) -> Result<Bound> {
+pub(crate) async fn bind(
+    context: &StatementContext,
+    catalog: &StatementCatalog,
+    query: &Query,
+    types: &[Option<DataType>],
+    snapshot: Timestamp,
+) -> Result<Bound> {
     let options = options(context, snapshot);
     let mut state = tessera_planner::session_state(context.engine.template(), &options)?;
     let plan = if reads_stored(catalog, query) {
@@ -80,7 +86,12 @@ pub(crate) async fn bind(context: &StatementContext, catalog: &StatementCatalog,
 /// Whether a name in FROM stands for a table or view of the user.
 fn reads_stored(catalog: &StatementCatalog, query: &Query) -> bool {
     let names = depends::names(query);
-    names.iter().any(|(schema, name)| matches!(catalog.resolve(schema.as_deref(), name), Some(Relation::Table(..) | Relation::View(_))))
+    names.iter().any(|(schema, name)| {
+        matches!(
+            catalog.resolve(schema.as_deref(), name),
+            Some(Relation::Table(..) | Relation::View(_))
+        )
+    })
 }
 
 /// Puts values in the place of `$1`, `$2`, ...
@@ -116,7 +127,9 @@ pub(crate) fn reference_groups(plan: &LogicalPlan) -> Result<Vec<GroupId>> {
 /// The stored table behind a scan.
 pub(crate) fn stub(scan: &datafusion::logical_expr::TableScan) -> Option<StubTable> {
     let provider = datafusion::datasource::source_as_provider(&scan.source).ok()?;
-    (provider.as_ref() as &dyn std::any::Any).downcast_ref::<StubTable>().cloned()
+    (provider.as_ref() as &dyn std::any::Any)
+        .downcast_ref::<StubTable>()
+        .cloned()
 }
 
 /// Whether an expression is a constant as written, a cast or sign of one, or a parameter.
@@ -131,5 +144,11 @@ pub(crate) fn is_literal(expr: &Expr) -> bool {
 
 /// Whether an expression contains a query.
 pub(crate) fn has_subquery(expr: &Expr) -> bool {
-    expr.exists(|e| Ok(matches!(e, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_)))).unwrap_or(true)
+    expr.exists(|e| {
+        Ok(matches!(
+            e,
+            Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_)
+        ))
+    })
+    .unwrap_or(true)
 }

@@ -28,7 +28,11 @@ use tessera_proto::{Result, Timestamp};
 
 /// Longest waits for the map to change before each repetition of a read that lost a node before its first row. A hiccup is
 /// over after the first, a failover (about 2 s) after all.
-const RETRY_WAITS: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(2)];
+const RETRY_WAITS: [Duration; 3] = [
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
 
 /// A query that runs.
 pub(crate) struct Running {
@@ -71,19 +75,38 @@ impl<'a> Request<'a> {
     /// A query as its client sent it.
     pub(crate) fn new(query: &'a Query, params: Vec<ScalarValue>) -> Self {
         let types = types_of(&params);
-        Self { query, params, types, check: &|_| Ok(()), shortcut: Shortcut::Point }
+        Self {
+            query,
+            params,
+            types,
+            check: &|_| Ok(()),
+            shortcut: Shortcut::Point,
+        }
     }
 }
 
 /// Runs a query for its client.
-pub(crate) async fn run(context: &StatementContext, query: &Query, params: Vec<ScalarValue>, tag: RowsTag) -> Result<Outcome> {
+pub(crate) async fn run(
+    context: &StatementContext,
+    query: &Query,
+    params: Vec<ScalarValue>,
+    tag: RowsTag,
+) -> Result<Outcome> {
     let running = open(context, Request::new(query, params)).await?;
-    Ok(Outcome::Rows { schema: running.schema, columns: running.declared, stream: running.stream, tag })
+    Ok(Outcome::Rows {
+        schema: running.schema,
+        columns: running.declared,
+        stream: running.stream,
+        tag,
+    })
 }
 
 /// Types of parameter values; an untyped NULL has none.
 fn types_of(params: &[ScalarValue]) -> Vec<Option<DataType>> {
-    params.iter().map(|p| Some(p.data_type()).filter(|t| *t != DataType::Null)).collect()
+    params
+        .iter()
+        .map(|p| Some(p.data_type()).filter(|t| *t != DataType::Null))
+        .collect()
 }
 
 /// Starts a query and waits for its first batch.
@@ -101,7 +124,9 @@ pub(crate) async fn open(context: &StatementContext, request: Request<'_>) -> Re
                 tracing::debug!(%error, retries, "reading again with a newer shard map");
                 let wait = RETRY_WAITS[retries];
                 retries += 1;
-                context.bounded(async { Ok(context.engine.newer_view(revision, wait).await) }).await?;
+                context
+                    .bounded(async { Ok(context.engine.newer_view(revision, wait).await) })
+                    .await?;
             }
             other => return other,
         }
@@ -118,13 +143,25 @@ async fn attempt(context: &StatementContext, catalog: &StatementCatalog, request
         let schema = result_schema(request.query, bound.plan.schema().as_arrow());
         let snapshot = bound.options.snapshot;
         let rows = point.run(context, catalog, snapshot, &schema).await?;
-        return Ok(Running { stream: stream::ready(schema.clone(), rows), schema, declared, planned: None, snapshot });
+        return Ok(Running {
+            stream: stream::ready(schema.clone(), rows),
+            schema,
+            declared,
+            planned: None,
+            snapshot,
+        });
     }
     let ready = plan(context, catalog, bound).await?;
     first(context, request.query, ready, declared).await
 }
 
-async fn bind(context: &StatementContext, catalog: &StatementCatalog, query: &Query, params: Vec<ScalarValue>, types: &[Option<DataType>]) -> Result<Bound> {
+async fn bind(
+    context: &StatementContext,
+    catalog: &StatementCatalog,
+    query: &Query,
+    params: Vec<ScalarValue>,
+    types: &[Option<DataType>],
+) -> Result<Bound> {
     let snapshot = context.engine.oracle().draw().await?;
     let mut bound = prepare::bind(context, catalog, query, types, snapshot).await?;
     bound.plan = prepare::fill(bound.plan, params)?;
@@ -141,16 +178,31 @@ struct Ready {
 async fn plan(context: &StatementContext, catalog: &StatementCatalog, bound: Bound) -> Result<Ready> {
     let Bound { state, options, plan } = bound;
     let groups = prepare::reference_groups(&plan)?;
-    catalog.cover(&groups, options.snapshot, options.deadline_ms, context.engine.directory().as_ref()).await;
+    catalog
+        .cover(
+            &groups,
+            options.snapshot,
+            options.deadline_ms,
+            context.engine.directory().as_ref(),
+        )
+        .await;
     let planned = tessera_planner::plan(&state, plan, catalog, &options).await?;
-    Ok(Ready { state, planned, snapshot: options.snapshot })
+    Ok(Ready {
+        state,
+        planned,
+        snapshot: options.snapshot,
+    })
 }
 
 /// Plans a query without running it, for EXPLAIN. Also whether it would have been read by primary key.
 ///
 /// # Errors
 /// The planner's.
-pub(crate) async fn plan_only(context: &StatementContext, query: &Query, params: Vec<ScalarValue>) -> Result<(Planned, bool)> {
+pub(crate) async fn plan_only(
+    context: &StatementContext,
+    query: &Query,
+    params: Vec<ScalarValue>,
+) -> Result<(Planned, bool)> {
     let catalog = StatementCatalog::new(context);
     let types = types_of(&params);
     let planned = async {
@@ -161,10 +213,25 @@ pub(crate) async fn plan_only(context: &StatementContext, query: &Query, params:
     context.bounded(planned).await
 }
 
-async fn first(context: &StatementContext, query: &Query, ready: Ready, declared: Vec<Option<SqlType>>) -> Result<Running> {
-    let Ready { state, planned, snapshot } = ready;
+async fn first(
+    context: &StatementContext,
+    query: &Query,
+    ready: Ready,
+    declared: Vec<Option<SqlType>>,
+) -> Result<Running> {
+    let Ready {
+        state,
+        planned,
+        snapshot,
+    } = ready;
     let schema = result_schema(query, &planned.schema);
     let mut rows = stream::start(context, planned.physical.clone(), state.task_ctx(), schema.clone());
     let first = rows.try_next().await?;
-    Ok(Running { schema, declared, stream: stream::with_first(first, rows), planned: Some(planned), snapshot })
+    Ok(Running {
+        schema,
+        declared,
+        stream: stream::with_first(first, rows),
+        planned: Some(planned),
+        snapshot,
+    })
 }

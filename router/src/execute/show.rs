@@ -15,12 +15,22 @@ pub(crate) async fn run(context: &StatementContext, name: &str) -> Result<Outcom
     }
     let schema = schema(name);
     let rows: Vec<Vec<Option<String>>> = match name {
-        "all" => context.settings.all().into_iter().map(|(name, value, about)| vec![Some(name), Some(value), Some(about)]).collect(),
+        "all" => context
+            .settings
+            .all()
+            .into_iter()
+            .map(|(name, value, about)| vec![Some(name), Some(value), Some(about)])
+            .collect(),
         _ => vec![vec![Some(context.settings.show(name)?)]],
     };
     let batch = stream::text_batch(&schema, &rows)?;
     let columns = vec![None; schema.fields().len()];
-    Ok(Outcome::Rows { stream: stream::ready(schema.clone(), vec![batch]), schema, columns, tag: RowsTag::Show })
+    Ok(Outcome::Rows {
+        stream: stream::ready(schema.clone(), vec![batch]),
+        schema,
+        columns,
+        tag: RowsTag::Show,
+    })
 }
 
 /// Whether SHOW of this is a query of a system table.

@@ -28,10 +28,22 @@ const BATCHES: usize = 4;
 type Item = std::result::Result<RecordBatch, DataFusionError>;
 
 /// Starts the plan; its batches are labelled with `schema`. Dropping the stream ends it.
-pub(crate) fn start(context: &StatementContext, physical: Arc<dyn ExecutionPlan>, task: Arc<TaskContext>, schema: SchemaRef) -> SendableRecordBatchStream {
+pub(crate) fn start(
+    context: &StatementContext,
+    physical: Arc<dyn ExecutionPlan>,
+    task: Arc<TaskContext>,
+    schema: SchemaRef,
+) -> SendableRecordBatchStream {
     let (sender, receiver) = mpsc::channel(BATCHES);
-    let running = context.engine.query_handle().spawn(run(context.clone(), physical, task, sender));
-    let state = Running { receiver, task: Some(AbortOnDropHandle::new(running)), schema: schema.clone() };
+    let running = context
+        .engine
+        .query_handle()
+        .spawn(run(context.clone(), physical, task, sender));
+    let state = Running {
+        receiver,
+        task: Some(AbortOnDropHandle::new(running)),
+        schema: schema.clone(),
+    };
     let batches = futures::stream::unfold(state, |mut state| async move { Some((state.next().await?, state)) });
     Box::pin(RecordBatchStreamAdapter::new(schema, batches))
 }
@@ -45,10 +57,18 @@ pub(crate) fn ready(schema: SchemaRef, batches: Vec<RecordBatch>) -> SendableRec
 /// The same stream, with its first item put back in front.
 pub(crate) fn with_first(first: Option<RecordBatch>, rest: SendableRecordBatchStream) -> SendableRecordBatchStream {
     let schema = rest.schema();
-    Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter(first.map(Ok)).chain(rest)))
+    Box::pin(RecordBatchStreamAdapter::new(
+        schema,
+        futures::stream::iter(first.map(Ok)).chain(rest),
+    ))
 }
 
-async fn run(context: StatementContext, physical: Arc<dyn ExecutionPlan>, task: Arc<TaskContext>, sender: mpsc::Sender<Item>) {
+async fn run(
+    context: StatementContext,
+    physical: Arc<dyn ExecutionPlan>,
+    task: Arc<TaskContext>,
+    sender: mpsc::Sender<Item>,
+) {
     let work = async {
         let mut stream = match execute_stream(physical, task) {
             Ok(stream) => stream,
@@ -102,7 +122,13 @@ impl Running {
 /// None is expected.
 pub(crate) fn text_batch(schema: &SchemaRef, rows: &[Vec<Option<String>>]) -> Result<RecordBatch> {
     use datafusion::arrow::array::{ArrayRef, StringArray};
-    let column = |i: usize| Arc::new(rows.iter().map(|row| row.get(i).cloned().flatten()).collect::<StringArray>()) as ArrayRef;
+    let column = |i: usize| {
+        Arc::new(
+            rows.iter()
+                .map(|row| row.get(i).cloned().flatten())
+                .collect::<StringArray>(),
+        ) as ArrayRef
+    };
     let columns = (0..schema.fields().len()).map(column).collect();
     RecordBatch::try_new(schema.clone(), columns).map_err(|e| Error::internal(e.to_string()))
 }
@@ -110,5 +136,10 @@ pub(crate) fn text_batch(schema: &SchemaRef, rows: &[Vec<Option<String>>]) -> Re
 /// A schema of text columns.
 pub(crate) fn text_schema(names: &[&str]) -> SchemaRef {
     use datafusion::arrow::datatypes::{DataType, Field, Schema};
-    Arc::new(Schema::new(names.iter().map(|n| Field::new(*n, DataType::Utf8, true)).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        names
+            .iter()
+            .map(|n| Field::new(*n, DataType::Utf8, true))
+            .collect::<Vec<_>>(),
+    ))
 }

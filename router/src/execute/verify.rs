@@ -54,16 +54,36 @@ pub(crate) async fn run(context: &StatementContext, name: &ObjectName) -> Result
     let catalog = StatementCatalog::new(context);
     let table = find_table(&catalog, name)?;
     let snapshot = context.engine.oracle().draw().await?;
-    let shards: Vec<(ShardId, ShardEntry)> = catalog.view().group_shards(table.group).map(|(id, entry)| (id, entry.clone())).collect();
+    let shards: Vec<(ShardId, ShardEntry)> = catalog
+        .view()
+        .group_shards(table.group)
+        .map(|(id, entry)| (id, entry.clone()))
+        .collect();
     let verify = |(id, entry)| verify(context, &table, id, entry, snapshot);
-    let all = async { Ok(futures::stream::iter(shards.into_iter().map(verify)).buffered(SHARDS_AT_ONCE).collect::<Vec<_>>().await) };
+    let all = async {
+        Ok(futures::stream::iter(shards.into_iter().map(verify))
+            .buffered(SHARDS_AT_ONCE)
+            .collect::<Vec<_>>()
+            .await)
+    };
     let copies: Vec<Copy> = context.bounded(all).await?.into_iter().flatten().collect();
     let (schema, batch) = (schema(), batch(&copies)?);
     let columns = vec![None; schema.fields().len()];
-    Ok(Outcome::Rows { stream: stream::ready(schema.clone(), vec![batch]), schema, columns, tag: RowsTag::Select })
+    Ok(Outcome::Rows {
+        stream: stream::ready(schema.clone(), vec![batch]),
+        schema,
+        columns,
+        tag: RowsTag::Select,
+    })
 }
 
-async fn verify(context: &StatementContext, table: &TableDef, id: ShardId, entry: ShardEntry, snapshot: Timestamp) -> Vec<Copy> {
+async fn verify(
+    context: &StatementContext,
+    table: &TableDef,
+    id: ShardId,
+    entry: ShardEntry,
+    snapshot: Timestamp,
+) -> Vec<Copy> {
     let config = &entry.config;
     let shard = v1::ShardRef::new(id, config.epoch);
     let index = covering(context, config.leader.node, shard, snapshot).await;
@@ -78,9 +98,19 @@ async fn verify(context: &StatementContext, table: &TableDef, id: ShardId, entry
             Ok(index) => digest(context, replica.node, table, shard, snapshot, *index).await,
             Err(error) => Err(error.clone()),
         };
-        copies.push(Copy { shard: id.index, node: replica.node, role, answer, matches: None });
+        copies.push(Copy {
+            shard: id.index,
+            node: replica.node,
+            role,
+            answer,
+            matches: None,
+        });
     }
-    let expected = copies.iter().find(|c| c.role == "leader").and_then(|c| c.answer.as_ref().ok()).map(|r| (r.digest.clone(), r.rows));
+    let expected = copies
+        .iter()
+        .find(|c| c.role == "leader")
+        .and_then(|c| c.answer.as_ref().ok())
+        .map(|r| (r.digest.clone(), r.rows));
     for copy in &mut copies {
         let found = copy.answer.as_ref().ok().map(|r| (r.digest.clone(), r.rows));
         copy.matches = expected.as_ref().zip(found).map(|(e, f)| *e == f);
@@ -89,12 +119,35 @@ async fn verify(context: &StatementContext, table: &TableDef, id: ShardId, entry
 }
 
 async fn covering(context: &StatementContext, leader: NodeId, shard: v1::ShardRef, snapshot: Timestamp) -> Result<u64> {
-    let request = v1::ReadIndexRequest { shard: Some(shard), snapshot: snapshot.0, deadline_ms: context.deadline_ms() };
-    Ok(context.engine.directory().node(leader)?.read_index(request).await?.log_index)
+    let request = v1::ReadIndexRequest {
+        shard: Some(shard),
+        snapshot: snapshot.0,
+        deadline_ms: context.deadline_ms(),
+    };
+    Ok(context
+        .engine
+        .directory()
+        .node(leader)?
+        .read_index(request)
+        .await?
+        .log_index)
 }
 
-async fn digest(context: &StatementContext, node: NodeId, table: &TableDef, shard: v1::ShardRef, snapshot: Timestamp, log_index: u64) -> Result<v1::DigestReply> {
-    let request = v1::DigestRequest { shard: Some(shard), table: table.id.0, snapshot: snapshot.0, deadline_ms: context.deadline_ms(), log_index };
+async fn digest(
+    context: &StatementContext,
+    node: NodeId,
+    table: &TableDef,
+    shard: v1::ShardRef,
+    snapshot: Timestamp,
+    log_index: u64,
+) -> Result<v1::DigestReply> {
+    let request = v1::DigestRequest {
+        shard: Some(shard),
+        table: table.id.0,
+        snapshot: snapshot.0,
+        deadline_ms: context.deadline_ms(),
+        log_index,
+    };
     context.engine.directory().node(node)?.digest(request).await
 }
 
@@ -105,10 +158,25 @@ fn batch(copies: &[Copy]) -> Result<RecordBatch> {
         Arc::new(Int32Array::from_iter_values(copies.iter().map(|c| c.shard as i32))),
         Arc::new(Int32Array::from_iter_values(copies.iter().map(|c| c.node.0 as i32))),
         Arc::new(StringArray::from_iter_values(copies.iter().map(|c| c.role))),
-        Arc::new(copies.iter().map(|c| reply(c).map(|r| r.rows as i64)).collect::<Int64Array>()),
-        Arc::new(copies.iter().map(|c| reply(c).map(|r| hex(&r.digest))).collect::<StringArray>()),
+        Arc::new(
+            copies
+                .iter()
+                .map(|c| reply(c).map(|r| r.rows as i64))
+                .collect::<Int64Array>(),
+        ),
+        Arc::new(
+            copies
+                .iter()
+                .map(|c| reply(c).map(|r| hex(&r.digest)))
+                .collect::<StringArray>(),
+        ),
         Arc::new(copies.iter().map(|c| c.matches).collect::<BooleanArray>()),
-        Arc::new(copies.iter().map(|c| c.answer.as_ref().err().map(Error::to_string)).collect::<StringArray>()),
+        Arc::new(
+            copies
+                .iter()
+                .map(|c| c.answer.as_ref().err().map(Error::to_string))
+                .collect::<StringArray>(),
+        ),
     ];
     RecordBatch::try_new(schema(), columns).map_err(|e| Error::internal(e.to_string()))
 }

@@ -61,13 +61,21 @@ fn family(data_type: &DataType) -> Family {
 /// 42804, naming the column and both types.
 pub fn check_assignable(column: &ColumnDef, from: &DataType, literal: bool) -> Result<()> {
     let (source, target) = (family(from), family(&column.sql_type.arrow()));
-    let fits = source == target || source == Family::Null || target == Family::Text || (source == Family::Text && literal);
+    let fits =
+        source == target || source == Family::Null || target == Family::Text || (source == Family::Text && literal);
     // A timestamp's time of day may be assigned, and an interval is a time's difference: PostgreSQL allows these two.
-    let fits = fits || (source == Family::DateTime && target == Family::Time) || (source == Family::Time && target == Family::Interval);
+    let fits = fits
+        || (source == Family::DateTime && target == Family::Time)
+        || (source == Family::Time && target == Family::Interval);
     if fits && source != Family::Other {
         return Ok(());
     }
-    let message = format!("column \"{}\" is of type {} but expression is of type {}", column.name, column.sql_type, name(from));
+    let message = format!(
+        "column \"{}\" is of type {} but expression is of type {}",
+        column.name,
+        column.sql_type,
+        name(from)
+    );
     Err(Error::new("42804", message).with_hint("you will need to rewrite or cast the expression"))
 }
 
@@ -115,35 +123,51 @@ pub fn assign(column: &ColumnDef, array: &ArrayRef, zone: &str) -> Result<ArrayR
 fn convert(column: &ColumnDef, array: &ArrayRef, target: &DataType, zone: &str) -> Result<ArrayRef> {
     let source = family(array.data_type());
     let array = &flatten(array)?;
-    let safe = |array: &ArrayRef, to: &DataType| cast_with_options(array, to, &CastOptions { safe: true, ..Default::default() });
-    let unsupported = |e: datafusion::arrow::error::ArrowError| {
-        let message = format!("column \"{}\" of type {} cannot take values of type {}", column.name, column.sql_type, name(array.data_type()));
-        Error::unsupported(message, "cast the values to text, or to the column's type, first").with_detail(e.to_string())
+    let safe = |array: &ArrayRef, to: &DataType| {
+        cast_with_options(
+            array,
+            to,
+            &CastOptions {
+                safe: true,
+                ..Default::default()
+            },
+        )
     };
+    let unsupported = |e: datafusion::arrow::error::ArrowError| {
+        let message = format!(
+            "column \"{}\" of type {} cannot take values of type {}",
+            column.name,
+            column.sql_type,
+            name(array.data_type())
+        );
+        Error::unsupported(message, "cast the values to text, or to the column's type, first")
+            .with_detail(e.to_string())
+    };
+    let micros = |zone: Option<&str>| DataType::Timestamp(TimeUnit::Microsecond, zone.map(Into::into));
+    let zoned = matches!(array.data_type(), DataType::Timestamp(_, Some(_)));
     let out = match (source, column.sql_type) {
-        (Family::Text, SqlType::Bytea) => return parse::bytea(array.as_string_view()),
-        (Family::Text, SqlType::Uuid) => return parse::uuid(array.as_string_view()),
-        (Family::Text, SqlType::Bool) => return parse::bool(array.as_string_view()),
-        (Family::Text, SqlType::Numeric { .. } | SqlType::Float4 | SqlType::Float8) => safe(&trimmed(array), target),
-        (Family::Text, SqlType::Int2 | SqlType::Int4 | SqlType::Int8) => safe(&trimmed(array), target),
-        (Family::Text, SqlType::TimestampTz) => {
-            // Text without a zone means the session's.
-            let local = DataType::Timestamp(TimeUnit::Microsecond, Some(zone.into()));
-            safe(&trimmed(array), &local).and_then(|a| safe(&a, target))
+        // Text without a zone means the session's.
+        (Family::Text, SqlType::TimestampTz) if zone != "UTC" => {
+            safe(&trimmed(array), &micros(Some(zone))).and_then(|a| safe(&a, target))
         }
-        (Family::Text, _) if target != &DataType::Utf8View => safe(&trimmed(array), target),
-        (Family::DateTime, SqlType::TimestampTz) if !matches!(array.data_type(), DataType::Timestamp(_, Some(_))) => {
-            let local = DataType::Timestamp(TimeUnit::Microsecond, Some(zone.into()));
-            let naive = DataType::Timestamp(TimeUnit::Microsecond, None);
-            safe(array, &naive).and_then(|a| safe(&a, &local)).and_then(|a| safe(&a, target))
+        (Family::Text, sql_type) if family(target) != Family::Text => {
+            return parse::text(sql_type, array.as_string_view()).map_err(|e| in_column(e, column));
         }
-        (Family::DateTime, SqlType::Timestamp | SqlType::Date | SqlType::Time) if matches!(array.data_type(), DataType::Timestamp(_, Some(_))) => {
-            // The local time of the session's zone.
-            let local = DataType::Timestamp(TimeUnit::Microsecond, Some(zone.into()));
-            let naive = DataType::Timestamp(TimeUnit::Microsecond, None);
-            safe(array, &local).and_then(|a| safe(&a, &naive)).and_then(|a| safe(&a, target))
+        (Family::DateTime, SqlType::TimestampTz) if !zoned => safe(array, &micros(None))
+            .and_then(|a| safe(&a, &micros(Some(zone))))
+            .and_then(|a| safe(&a, target)),
+        (Family::DateTime, SqlType::TimestampTz) => safe(array, target),
+        (Family::DateTime, _) if zoned && source == Family::DateTime => {
+            let instants = safe(array, &micros(Some("+00:00"))).map_err(unsupported)?;
+            safe(&parse::local_time(&instants, zone)?, target)
         }
-        (Family::Number, SqlType::Int2 | SqlType::Int4 | SqlType::Int8) => rounded(array).and_then(|a| safe(&a, target)),
+        (Family::Number, SqlType::Int2 | SqlType::Int4 | SqlType::Int8) => {
+            rounded(array).and_then(|a| safe(&a, target))
+        }
+        (Family::Number, SqlType::Numeric { .. }) if array.data_type().is_floating() => {
+            let doubles = safe(array, &DataType::Float64).map_err(unsupported)?;
+            return parse::numeric(column.sql_type, doubles.as_primitive()).map_err(|e| in_column(e, column));
+        }
         (Family::Uuid, SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_)) => return parse::uuid_text(array),
         _ => safe(array, target),
     };
@@ -183,24 +207,50 @@ fn rounded(array: &ArrayRef) -> std::result::Result<ArrayRef, datafusion::arrow:
     match array.data_type() {
         DataType::Float16 | DataType::Float32 | DataType::Float64 => {
             let doubles = cast_with_options(array, &DataType::Float64, &CastOptions::default())?;
-            Ok(Arc::new(doubles.as_primitive::<Float64Type>().unary::<_, Float64Type>(f64::round_ties_even)))
+            Ok(Arc::new(
+                doubles
+                    .as_primitive::<Float64Type>()
+                    .unary::<_, Float64Type>(f64::round_ties_even),
+            ))
         }
         // Fewer digits after the point round half away from zero; the precision grows by a carry at most.
-        DataType::Decimal32(_, s) | DataType::Decimal64(_, s) | DataType::Decimal128(_, s) if *s > 0 => cast_with_options(array, &DataType::Decimal128(38, 0), &CastOptions { safe: true, ..Default::default() }),
+        DataType::Decimal32(_, s) | DataType::Decimal64(_, s) | DataType::Decimal128(_, s) if *s > 0 => {
+            cast_with_options(
+                array,
+                &DataType::Decimal128(38, 0),
+                &CastOptions {
+                    safe: true,
+                    ..Default::default()
+                },
+            )
+        }
         _ => Ok(array.clone()),
     }
 }
 
 /// The error for the first value that became NULL.
 fn offending(column: &ColumnDef, before: &ArrayRef, after: &ArrayRef) -> Error {
-    let row = (0..before.len()).find(|row| before.is_valid(*row) && after.is_null(*row)).unwrap_or(0);
-    let value = ArrayFormatter::try_new(before.as_ref(), &FormatOptions::default()).ok().map(|f| f.value(row).to_string()).unwrap_or_default();
+    let row = (0..before.len())
+        .find(|row| before.is_valid(*row) && after.is_null(*row))
+        .unwrap_or(0);
+    let value = ArrayFormatter::try_new(before.as_ref(), &FormatOptions::default())
+        .ok()
+        .map(|f| f.value(row).to_string())
+        .unwrap_or_default();
     let error = match family(before.data_type()) {
-        Family::Text => bad_text(column.sql_type, value.trim()),
+        Family::Text => Error::new(
+            "22007",
+            format!("invalid input syntax for type {}: {}", column.sql_type, quote(&value)),
+        ),
         _ => out_of_range(column.sql_type),
     };
+    in_column(error, column)
+}
+
+/// Names the column, unless the error explains itself already.
+fn in_column(error: Error, column: &ColumnDef) -> Error {
     match error.detail {
-        None => error.with_detail(format!("column \"{}\", value {}", column.name, quote(&value))),
+        None => error.with_detail(format!("column \"{}\"", column.name)),
         Some(_) => error,
     }
 }
@@ -212,37 +262,18 @@ fn quote(value: &str) -> String {
     }
 }
 
-/// The error for text that is no value of a type.
-pub(super) fn bad_text(sql_type: SqlType, value: &str) -> Error {
-    let looks_numeric = !value.is_empty() && value.parse::<f64>().is_ok_and(f64::is_finite);
-    match sql_type {
-        SqlType::Int2 | SqlType::Int4 | SqlType::Int8 if looks_numeric && !value.contains(['.', 'e', 'E']) => {
-            Error::new("22003", format!("value {} is out of range for type {sql_type}", quote(value)))
-        }
-        SqlType::Numeric { .. } if looks_numeric => out_of_range(sql_type),
-        SqlType::Float4 | SqlType::Float8 if looks_numeric => Error::new("22003", format!("{} is out of range for type {sql_type}", quote(value))),
-        SqlType::Date | SqlType::Time | SqlType::Timestamp | SqlType::TimestampTz | SqlType::Interval => {
-            let name = match sql_type {
-                SqlType::Time => "time".to_owned(),
-                SqlType::Timestamp => "timestamp".to_owned(),
-                other => other.to_string(),
-            };
-            let error = Error::new("22007", format!("invalid input syntax for type {name}: {}", quote(value)));
-            error.with_hint("use the ISO form, such as 2026-11-22 or 2026-11-22 21:30:00+00")
-        }
-        SqlType::Numeric { .. } => Error::new("22P02", format!("invalid input syntax for type numeric: {}", quote(value))),
-        other => Error::new("22P02", format!("invalid input syntax for type {other}: {}", quote(value))),
-    }
-}
-
 fn out_of_range(sql_type: SqlType) -> Error {
     match sql_type {
         SqlType::Numeric { precision, scale } => {
             let digits = i32::from(precision) - i32::from(scale);
-            let detail = format!("a field with precision {precision}, scale {scale} must round to an absolute value less than 10^{digits}");
+            let detail = format!(
+                "a field with precision {precision}, scale {scale} must round to an absolute value less than 10^{digits}"
+            );
             Error::new("22003", "numeric field overflow").with_detail(detail)
         }
-        SqlType::Date | SqlType::Timestamp | SqlType::TimestampTz | SqlType::Time => Error::new("22008", format!("{sql_type} out of range")),
+        SqlType::Date | SqlType::Timestamp | SqlType::TimestampTz | SqlType::Time => {
+            Error::new("22008", format!("{sql_type} out of range"))
+        }
         other => Error::new("22003", format!("{other} out of range")),
     }
 }
@@ -279,7 +310,13 @@ mod tests {
     use datafusion::arrow::array::*;
 
     fn column(sql_type: SqlType) -> ColumnDef {
-        ColumnDef { name: "c".into(), sql_type, nullable: true, default: None, hidden: false }
+        ColumnDef {
+            name: "c".into(),
+            sql_type,
+            nullable: true,
+            default: None,
+            hidden: false,
+        }
     }
 
     /// The stored values as text, or the SQLSTATE.
@@ -294,7 +331,13 @@ mod tests {
     #[track_caller]
     fn check(sql_type: SqlType, array: impl Array + 'static, expected: Result<&[&str], &str>) {
         let got = cast(sql_type, array);
-        assert_eq!(got, expected.map(|e| e.iter().map(|s| s.to_string()).collect()).map_err(str::to_owned), "{sql_type}");
+        assert_eq!(
+            got,
+            expected
+                .map(|e| e.iter().map(|s| s.to_string()).collect())
+                .map_err(str::to_owned),
+            "{sql_type}"
+        );
     }
 
     fn text(values: &[&str]) -> StringArray {
@@ -305,12 +348,26 @@ mod tests {
     fn numbers_round_and_overflow_as_in_postgresql() {
         check(SqlType::Int2, Int64Array::from(vec![Some(7), None]), Ok(&["7", "NULL"]));
         check(SqlType::Int2, Int64Array::from(vec![40_000]), Err("22003"));
-        check(SqlType::Int4, Float64Array::from(vec![1.5, 2.5, -0.4]), Ok(&["2", "2", "0"]));
+        check(
+            SqlType::Int4,
+            Float64Array::from(vec![1.5, 2.5, -0.4]),
+            Ok(&["2", "2", "0"]),
+        );
         check(SqlType::Int4, Float64Array::from(vec![f64::NAN]), Err("22003"));
-        let decimals = Decimal128Array::from(vec![15, 25, -25]).with_precision_and_scale(4, 1).unwrap();
+        let decimals = Decimal128Array::from(vec![15, 25, -25])
+            .with_precision_and_scale(4, 1)
+            .unwrap();
         check(SqlType::Int4, decimals, Ok(&["2", "3", "-3"]));
-        check(SqlType::Numeric { precision: 4, scale: 2 }, Float64Array::from(vec![1.005, 99.99]), Ok(&["1.01", "99.99"]));
-        check(SqlType::Numeric { precision: 4, scale: 2 }, Int64Array::from(vec![100]), Err("22003"));
+        check(
+            SqlType::Numeric { precision: 4, scale: 2 },
+            Float64Array::from(vec![1.005, 99.99]),
+            Ok(&["1.01", "99.99"]),
+        );
+        check(
+            SqlType::Numeric { precision: 4, scale: 2 },
+            Int64Array::from(vec![100]),
+            Err("22003"),
+        );
     }
 
     #[test]
@@ -318,19 +375,35 @@ mod tests {
         check(SqlType::Int4, text(&[" 42 ", "-1"]), Ok(&["42", "-1"]));
         check(SqlType::Int4, text(&["abc"]), Err("22P02"));
         check(SqlType::Int4, text(&["3000000000"]), Err("22003"));
-        check(SqlType::Numeric { precision: 6, scale: 2 }, text(&["1.005", "1e2"]), Ok(&["1.01", "100.00"]));
+        check(
+            SqlType::Numeric { precision: 6, scale: 2 },
+            text(&["1.005", "1e2"]),
+            Ok(&["1.01", "100.00"]),
+        );
         check(SqlType::Bool, text(&["t", "OFF", "1"]), Ok(&["true", "false", "true"]));
         check(SqlType::Bool, text(&["maybe"]), Err("22P02"));
         check(SqlType::Date, text(&["2026-02-30"]), Err("22007"));
         check(SqlType::Bytea, text(&["\\x00ff"]), Ok(&["00ff"]));
-        check(SqlType::Uuid, text(&["{A0EEBC99-9C0B4EF8-BB6D6BB9-BD380A11}"]), Ok(&["a0eebc999c0b4ef8bb6d6bb9bd380a11"]));
+        check(
+            SqlType::Uuid,
+            text(&["{A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11}"]),
+            Ok(&["a0eebc999c0b4ef8bb6d6bb9bd380a11"]),
+        );
         check(SqlType::Uuid, text(&["nope"]), Err("22P02"));
     }
 
     #[test]
     fn times_without_a_zone_are_the_sessions() {
-        check(SqlType::TimestampTz, text(&["2026-01-01 12:00:00", "2026-01-01 12:00:00+00"]), Ok(&["2026-01-01T10:00:00Z", "2026-01-01T12:00:00Z"]));
-        check(SqlType::TimestampTz, Date32Array::from(vec![0]), Ok(&["1969-12-31T22:00:00Z"]));
+        check(
+            SqlType::TimestampTz,
+            text(&["2026-01-01 12:00:00", "2026-01-01 12:00:00+00"]),
+            Ok(&["2026-01-01T10:00:00Z", "2026-01-01T12:00:00Z"]),
+        );
+        check(
+            SqlType::TimestampTz,
+            Date32Array::from(vec![0]),
+            Ok(&["1969-12-31T22:00:00Z"]),
+        );
         let zoned = TimestampMicrosecondArray::from(vec![0]).with_timezone("+00:00");
         check(SqlType::Timestamp, zoned, Ok(&["1970-01-01T02:00:00"]));
     }
@@ -349,6 +422,9 @@ mod tests {
         assert_eq!(check(SqlType::Int4, DataType::Utf8View, false), Err("42804".into()));
         assert_eq!(check(SqlType::Int4, DataType::Utf8, true), Ok(()));
         assert_eq!(check(SqlType::Text, DataType::Int64, false), Ok(()));
-        assert_eq!(check(SqlType::Date, DataType::Timestamp(TimeUnit::Nanosecond, None), false), Ok(()));
+        assert_eq!(
+            check(SqlType::Date, DataType::Timestamp(TimeUnit::Nanosecond, None), false),
+            Ok(())
+        );
     }
 }

@@ -45,12 +45,19 @@ impl CopyIn {
     /// Casts, NULLs, a shard that gave up, 57014: abort then.
     pub async fn write(&mut self, batch: RecordBatch) -> Result<()> {
         if batch.num_columns() != self.columns.len() {
-            return Err(Error::internal(format!("{} columns for a COPY of {}", batch.num_columns(), self.columns.len())));
+            return Err(Error::internal(format!(
+                "{} columns for a COPY of {}",
+                batch.num_columns(),
+                self.columns.len()
+            )));
         }
         for (column, array) in self.columns.iter().zip(batch.columns()) {
             cast::check_assignable(column, array.data_type(), true)?;
         }
-        self.context.bounded(self.writer.write(&batch)).await.map_err(crate::error::give_up)
+        self.context
+            .bounded(self.writer.write(&batch))
+            .await
+            .map_err(crate::error::give_up)
     }
 
     /// Commits; returns the number of rows, all durable and visible.
@@ -87,13 +94,21 @@ async fn open(context: &StatementContext, statement: &CopyFrom) -> Result<CopyIn
     let targets = targets(&table, &statement.columns)?;
     let columns = targets.iter().map(|i| table.columns[*i].clone()).collect();
     let writer = TableWriter::new(context, table, &targets).await?;
-    Ok(CopyIn { context: context.clone(), columns, options: statement.options.clone(), writer })
+    Ok(CopyIn {
+        context: context.clone(),
+        columns,
+        options: statement.options.clone(),
+        writer,
+    })
 }
 
 /// COPY FROM STDIN: the client sends next.
 pub(crate) async fn start(context: &StatementContext, statement: &CopyFrom) -> Result<Outcome> {
     if statement.options.format == CopyFormat::Parquet {
-        return Err(Error::unsupported("COPY FROM STDIN in parquet format is not supported", "put the file below the server's files root and use COPY ... FROM 'file', or send CSV"));
+        return Err(Error::unsupported(
+            "COPY FROM STDIN in parquet format is not supported",
+            "put the file below the server's files root and use COPY ... FROM 'file', or send CSV",
+        ));
     }
     Ok(Outcome::CopyIn(Box::new(open(context, statement).await?)))
 }

@@ -15,7 +15,9 @@ use crate::session::StatementContext;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use datafusion::arrow::datatypes::Schema;
 use datafusion::common::DFSchema;
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::scalar::ScalarValue;
 use std::sync::Arc;
@@ -56,7 +58,8 @@ impl Default {
 /// Values of an expression without columns.
 fn evaluate(expr: &dyn PhysicalExpr, rows: usize) -> Result<ArrayRef> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    let batch = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options).map_err(|e| Error::internal(e.to_string()))?;
+    let batch = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &options)
+        .map_err(|e| Error::internal(e.to_string()))?;
     Ok(expr.evaluate(&batch)?.into_array(rows)?)
 }
 
@@ -64,8 +67,16 @@ fn evaluate(expr: &dyn PhysicalExpr, rows: usize) -> Result<ArrayRef> {
 ///
 /// # Errors
 /// 42P17 for what cannot be a default; what planning and casting find.
-pub(super) async fn plan(context: &StatementContext, catalog: &StatementCatalog, column: &ColumnDef, zone: &str, now: Timestamp) -> Result<Default> {
-    let Some(text) = &column.default else { return Default::null(column) };
+pub(super) async fn plan(
+    context: &StatementContext,
+    catalog: &StatementCatalog,
+    column: &ColumnDef,
+    zone: &str,
+    now: Timestamp,
+) -> Result<Default> {
+    let Some(text) = &column.default else {
+        return Default::null(column);
+    };
     let (expr, volatile) = physical(context, catalog, column, text, now).await?;
     if volatile {
         return Ok(Default::Volatile(expr));
@@ -85,14 +96,32 @@ pub(crate) async fn check(context: &StatementContext, column: &ColumnDef) -> Res
     plan(context, &catalog, column, &zone, now).await.map(|_| ())
 }
 
-async fn physical(context: &StatementContext, catalog: &StatementCatalog, column: &ColumnDef, text: &str, now: Timestamp) -> Result<(Arc<dyn PhysicalExpr>, bool)> {
-    let refuse = |why: &str| Error::new("42P17", format!("default of column \"{}\" is not possible", column.name)).with_detail(why.to_owned());
+async fn physical(
+    context: &StatementContext,
+    catalog: &StatementCatalog,
+    column: &ColumnDef,
+    text: &str,
+    now: Timestamp,
+) -> Result<(Arc<dyn PhysicalExpr>, bool)> {
+    let refuse = |why: &str| {
+        Error::new(
+            "42P17",
+            format!("default of column \"{}\" is not possible", column.name),
+        )
+        .with_detail(why.to_owned())
+    };
     let parsed = tessera_parser::parse(&format!("SELECT {text}")).map_err(crate::error::from_parse)?;
-    let [statement] = parsed.as_slice() else { return Err(refuse("it is not one expression")) };
-    let Statement::Query(query) = &statement.statement else { return Err(refuse("it is not an expression")) };
+    let [statement] = parsed.as_slice() else {
+        return Err(refuse("it is not one expression"));
+    };
+    let Statement::Query(query) = &statement.statement else {
+        return Err(refuse("it is not an expression"));
+    };
     let state = prepare::session_state(context, now)?;
     let plan = tessera_planner::bind(&state, query, catalog, &[]).await?;
-    let LogicalPlan::Projection(projection) = &plan else { return Err(refuse("it is not a plain expression")) };
+    let LogicalPlan::Projection(projection) = &plan else {
+        return Err(refuse("it is not a plain expression"));
+    };
     if !matches!(projection.input.as_ref(), LogicalPlan::EmptyRelation(_)) || projection.expr.len() != 1 {
         return Err(refuse("it must be one expression without tables or aggregates"));
     }
@@ -104,5 +133,13 @@ async fn physical(context: &StatementContext, catalog: &StatementCatalog, column
     let data_type = datafusion::logical_expr::ExprSchemable::get_type(&expr, &schema)?;
     cast::check_assignable(column, &data_type, prepare::is_literal(&expr))?;
     let volatile = expr.is_volatile();
+    let simplifier = SimplifyContext::builder()
+        .with_schema(Arc::new(schema.clone()))
+        .with_config_options(state.config_options().clone())
+        .with_query_execution_start_time(state.execution_props().query_execution_start_time)
+        .build();
+    // Simplifying is what gives now() its value.
+    let simplifier = ExprSimplifier::new(simplifier);
+    let expr = simplifier.simplify(simplifier.coerce(expr, &schema)?)?;
     Ok((state.create_physical_expr(expr, &schema)?, volatile))
 }

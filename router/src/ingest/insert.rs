@@ -48,10 +48,22 @@ async fn from_query(
     params: Vec<ScalarValue>,
     writer: &mut TableWriter,
 ) -> Result<()> {
-    let columns = placeholders(table, source, targets).into_iter().chain(std::iter::repeat(None));
-    let types = params.iter().map(|p| Some(p.data_type())).zip(columns).map(declared).collect();
+    let columns = placeholders(table, source, targets)
+        .into_iter()
+        .chain(std::iter::repeat(None));
+    let types = params
+        .iter()
+        .map(|p| Some(p.data_type()))
+        .zip(columns)
+        .map(declared)
+        .collect();
     let check = |plan: &LogicalPlan| check(table, targets, plan);
-    let request = query::Request { types, check: &check, shortcut: query::Shortcut::Never, ..query::Request::new(source, params) };
+    let request = query::Request {
+        types,
+        check: &check,
+        shortcut: query::Shortcut::Never,
+        ..query::Request::new(source, params)
+    };
     let mut rows = query::open(context, request).await?;
     while let Some(batch) = context.bounded(async { Ok(rows.stream.try_next().await?) }).await? {
         context.bounded(writer.write(&batch)).await?;
@@ -68,9 +80,18 @@ fn declared((client, column): (Option<DataType>, Option<DataType>)) -> Option<Da
 pub(crate) fn find_table(catalog: &StatementCatalog, name: &ObjectName) -> Result<Arc<TableDef>> {
     match catalog.resolve(name.schema.as_deref(), &name.name) {
         Some(Relation::Table(table, _)) => Ok(table),
-        Some(Relation::View(_)) => Err(Error::unsupported(format!("writing to view \"{}\" is not supported", name.name), "write to the table behind it")),
-        Some(Relation::System(_)) => Err(Error::new("42501", format!("permission denied: \"{name}\" is computed by the system"))),
-        None => Err(no_relation(&name.to_string(), catalog.names().iter().map(String::as_str))),
+        Some(Relation::View(_)) => Err(Error::unsupported(
+            format!("writing to view \"{}\" is not supported", name.name),
+            "write to the table behind it",
+        )),
+        Some(Relation::System(_)) => Err(Error::new(
+            "42501",
+            format!("permission denied: \"{name}\" is computed by the system"),
+        )),
+        None => Err(no_relation(
+            &name.to_string(),
+            catalog.names().iter().map(String::as_str),
+        )),
     }
 }
 
@@ -83,18 +104,33 @@ pub(crate) fn targets(table: &TableDef, columns: &[String]) -> Result<Vec<usize>
     let mut seen = HashSet::new();
     let find = |name: &String| {
         let found = visible.iter().copied().find(|i| table.columns[*i].name == *name);
-        let index = found.ok_or_else(|| no_column(name, &table.name, visible.iter().map(|i| table.columns[*i].name.as_str())))?;
+        let index = found.ok_or_else(|| {
+            no_column(
+                name,
+                &table.name,
+                visible.iter().map(|i| table.columns[*i].name.as_str()),
+            )
+        })?;
         match seen.insert(index) {
             true => Ok(index),
-            false => Err(Error::new("42701", format!("column \"{name}\" specified more than once"))),
+            false => Err(Error::new(
+                "42701",
+                format!("column \"{name}\" specified more than once"),
+            )),
         }
     };
     columns.iter().map(find).collect()
 }
 
 /// The query with every DEFAULT replaced, and the targets it really gives values for.
-pub(crate) fn source<'a>(table: &TableDef, insert: &'a Insert, mut targets: Vec<usize>) -> Result<(Cow<'a, Query>, Vec<usize>)> {
-    let SetExpr::Values(values) = insert.source.body.as_ref() else { return Ok((Cow::Borrowed(&insert.source), targets)) };
+pub(crate) fn source<'a>(
+    table: &TableDef,
+    insert: &'a Insert,
+    mut targets: Vec<usize>,
+) -> Result<(Cow<'a, Query>, Vec<usize>)> {
+    let SetExpr::Values(values) = insert.source.body.as_ref() else {
+        return Ok((Cow::Borrowed(&insert.source), targets));
+    };
     let widths: HashSet<usize> = values.rows.iter().map(|r| r.content.len()).collect();
     let width = match widths.iter().collect::<Vec<_>>()[..] {
         [width] => *width,
@@ -133,9 +169,13 @@ fn check_width(width: usize, unnamed: bool, targets: &mut Vec<usize>) -> Result<
 
 fn default_of(table: &TableDef, column: usize) -> Result<Expr> {
     let null = || Expr::Value(Value::Null.into());
-    let Some(text) = &table.columns[column].default else { return Ok(null()) };
+    let Some(text) = &table.columns[column].default else {
+        return Ok(null());
+    };
     let parsed = tessera_parser::parse(&format!("SELECT {text}")).map_err(crate::error::from_parse)?;
-    let Some(Statement::Query(query)) = parsed.into_iter().next().map(|s| s.statement) else { return Ok(null()) };
+    let Some(Statement::Query(query)) = parsed.into_iter().next().map(|s| s.statement) else {
+        return Ok(null());
+    };
     match *query.body {
         SetExpr::Select(select) => match select.projection.into_iter().next() {
             Some(sqlparser::ast::SelectItem::UnnamedExpr(expr)) => Ok(Expr::Nested(Box::new(expr))),
@@ -156,7 +196,13 @@ pub(crate) fn placeholders(table: &TableDef, query: &Query, targets: &[usize]) -
         let Expr::Value(value) = inner else { return };
         let Value::Placeholder(name) = &value.value else { return };
         // The wire's own bound on parameters is an int2.
-        let Some(number) = name.strip_prefix('$').and_then(|n| n.parse::<usize>().ok()).filter(|n| (1..=65_535).contains(n)) else { return };
+        let Some(number) = name
+            .strip_prefix('$')
+            .and_then(|n| n.parse::<usize>().ok())
+            .filter(|n| (1..=65_535).contains(n))
+        else {
+            return;
+        };
         if types.len() < number {
             types.resize(number, None);
         }
@@ -165,7 +211,10 @@ pub(crate) fn placeholders(table: &TableDef, query: &Query, targets: &[usize]) -
     match query.body.as_ref() {
         SetExpr::Values(values) => {
             for row in &values.rows {
-                row.content.iter().zip(targets).for_each(|(expr, target)| note(expr, *target));
+                row.content
+                    .iter()
+                    .zip(targets)
+                    .for_each(|(expr, target)| note(expr, *target));
             }
         }
         SetExpr::Select(select) => {
@@ -184,7 +233,11 @@ pub(crate) fn placeholders(table: &TableDef, query: &Query, targets: &[usize]) -
 fn check(table: &TableDef, targets: &[usize], plan: &LogicalPlan) -> Result<()> {
     let fields = plan.schema().fields();
     if fields.len() != targets.len() {
-        let (more, than) = if fields.len() > targets.len() { ("expressions", "target columns") } else { ("target columns", "expressions") };
+        let (more, than) = if fields.len() > targets.len() {
+            ("expressions", "target columns")
+        } else {
+            ("target columns", "expressions")
+        };
         return Err(Error::new("42601", format!("INSERT has more {more} than {than}")));
     }
     for (i, (field, target)) in fields.iter().zip(targets).enumerate() {
@@ -196,9 +249,16 @@ fn check(table: &TableDef, targets: &[usize], plan: &LogicalPlan) -> Result<()> 
 /// Whether an output column is made of constants, whose text takes any type.
 fn is_literal(plan: &LogicalPlan, column: usize) -> bool {
     match plan {
-        LogicalPlan::Values(values) => values.values.iter().all(|row| row.get(column).is_some_and(prepare::is_literal)),
+        LogicalPlan::Values(values) => values
+            .values
+            .iter()
+            .all(|row| row.get(column).is_some_and(prepare::is_literal)),
         LogicalPlan::Projection(projection) => match projection.expr.get(column).map(|e| e.clone().unalias()) {
-            Some(DfExpr::Column(c)) => projection.input.schema().maybe_index_of_column(&c).is_some_and(|i| is_literal(&projection.input, i)),
+            Some(DfExpr::Column(c)) => projection
+                .input
+                .schema()
+                .maybe_index_of_column(&c)
+                .is_some_and(|i| is_literal(&projection.input, i)),
             Some(expr) => prepare::is_literal(&expr),
             None => false,
         },
@@ -218,4 +278,3 @@ pub(crate) fn describe(catalog: &StatementCatalog, insert: &Insert) -> Result<(Q
     let types = placeholders(&table, &source, &targets);
     Ok((source.into_owned(), types))
 }
-

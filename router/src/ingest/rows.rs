@@ -52,7 +52,12 @@ impl RowShaper {
                 None => Source::Default(defaults::plan(context, &catalog, column, &zone, now).await?),
             });
         }
-        Ok(Self { schema: table.arrow_schema(), table, sources, zone })
+        Ok(Self {
+            schema: table.arrow_schema(),
+            table,
+            sources,
+            zone,
+        })
     }
 
     /// Whether rows need ids of their own.
@@ -83,11 +88,15 @@ impl RowShaper {
             }
             columns.push(array);
         }
-        RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| Error::internal(format!("shaping rows of table \"{}\": {e}", self.table.name)))
+        RecordBatch::try_new(self.schema.clone(), columns)
+            .map_err(|e| Error::internal(format!("shaping rows of table \"{}\": {e}", self.table.name)))
     }
 
     fn not_null(&self, column: &str) -> Error {
-        let message = format!("null value in column \"{column}\" of relation \"{}\" violates not-null constraint", self.table.name);
+        let message = format!(
+            "null value in column \"{column}\" of relation \"{}\" violates not-null constraint",
+            self.table.name
+        );
         Error::new("23502", message)
     }
 }

@@ -26,7 +26,9 @@ pub(super) fn split(table: &TableDef, group: &ColocationGroup, batch: RecordBatc
     let mut rows: Vec<Vec<u32>> = vec![vec![]; group.ranges.len()];
     for (row, token) in (0..).zip(tokens(&keys)?) {
         let shard = group.shard_of(token) as usize;
-        let bucket = rows.get_mut(shard).ok_or_else(|| Error::internal(format!("token {token} belongs to no shard of group {}", group.id)))?;
+        let bucket = rows
+            .get_mut(shard)
+            .ok_or_else(|| Error::internal(format!("token {token} belongs to no shard of group {}", group.id)))?;
         bucket.push(row);
     }
     let used = (0..).zip(rows).filter(|(_, rows)| !rows.is_empty());
@@ -34,7 +36,8 @@ pub(super) fn split(table: &TableDef, group: &ColocationGroup, batch: RecordBatc
         if rows.len() == batch.num_rows() {
             return Ok((shard, compact(batch.clone())?));
         }
-        let taken = take_record_batch(&batch, &UInt32Array::from(rows)).map_err(|e| Error::internal(format!("splitting rows: {e}")))?;
+        let taken = take_record_batch(&batch, &UInt32Array::from(rows))
+            .map_err(|e| Error::internal(format!("splitting rows: {e}")))?;
         Ok((shard, compact(taken)?))
     };
     used.map(part).collect()
@@ -47,11 +50,19 @@ fn compact(batch: RecordBatch) -> Result<RecordBatch> {
     let columns = batch.columns().iter().map(|column| -> ArrayRef {
         if let Some(text) = column.as_string_view_opt() {
             let held = text.data_buffers().iter().map(|b| b.len()).sum();
-            return if sparse(held, text.total_buffer_bytes_used()) { Arc::new(text.gc()) } else { column.clone() };
+            return if sparse(held, text.total_buffer_bytes_used()) {
+                Arc::new(text.gc())
+            } else {
+                column.clone()
+            };
         }
         if let Some(bytes) = column.as_binary_view_opt() {
             let held = bytes.data_buffers().iter().map(|b| b.len()).sum();
-            return if sparse(held, bytes.total_buffer_bytes_used()) { Arc::new(bytes.gc()) } else { column.clone() };
+            return if sparse(held, bytes.total_buffer_bytes_used()) {
+                Arc::new(bytes.gc())
+            } else {
+                column.clone()
+            };
         }
         column.clone()
     });
@@ -70,7 +81,13 @@ mod tests {
 
     #[test]
     fn every_row_goes_to_the_shard_of_its_token_once() {
-        let column = |name: &str, sql_type| ColumnDef { name: name.into(), sql_type, nullable: true, default: None, hidden: false };
+        let column = |name: &str, sql_type| ColumnDef {
+            name: name.into(),
+            sql_type,
+            nullable: true,
+            default: None,
+            hidden: false,
+        };
         let table = TableDef {
             id: TableId(1),
             schema: "public".into(),
@@ -81,22 +98,43 @@ mod tests {
             group: GroupId(2),
             version: 1,
         };
-        let group = ColocationGroup { id: GroupId(2), key_classes: vec![KeyClass::Int], ranges: equal_ranges(7), reference: false };
+        let group = ColocationGroup {
+            id: GroupId(2),
+            key_classes: vec![KeyClass::Int],
+            ranges: equal_ranges(7),
+            reference: false,
+        };
         let keys: Vec<Option<i64>> = (0..1_000).map(|i| (i % 50 != 0).then_some(i)).collect();
         let text = StringViewArray::from_iter_values((0..1_000).map(|i| format!("value number {i}")));
-        let batch = RecordBatch::try_new(table.arrow_schema(), vec![Arc::new(text), Arc::new(Int64Array::from(keys))]).unwrap();
+        let batch = RecordBatch::try_new(
+            table.arrow_schema(),
+            vec![Arc::new(text), Arc::new(Int64Array::from(keys))],
+        )
+        .unwrap();
         let parts = split(&table, &group, batch).unwrap();
         assert_eq!(parts.len(), 7, "a thousand keys reach every shard");
         let mut seen = 0;
         for (shard, part) in parts {
             seen += part.num_rows();
-            let held: usize = part.column(0).as_string_view().data_buffers().iter().map(|b| b.len()).sum();
-            assert!(held < 8_000, "shard {shard} keeps {held} bytes of a thousand rows' text");
+            let held: usize = part
+                .column(0)
+                .as_string_view()
+                .data_buffers()
+                .iter()
+                .map(|b| b.len())
+                .sum();
+            assert!(
+                held < 8_000,
+                "shard {shard} keeps {held} bytes of a thousand rows' text"
+            );
             for (row, token) in tokens(&[part.column(1).clone()]).unwrap().into_iter().enumerate() {
                 assert_eq!(group.shard_of(token), shard);
                 let key = part.column(1).as_primitive::<Int64Type>();
                 if key.is_valid(row) {
-                    assert_eq!(part.column(0).as_string_view().value(row), format!("value number {}", key.value(row)));
+                    assert_eq!(
+                        part.column(0).as_string_view().value(row),
+                        format!("value number {}", key.value(row))
+                    );
                 }
             }
         }

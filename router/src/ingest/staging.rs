@@ -49,7 +49,10 @@ impl Staging {
     /// 40001 when the shard or its leader is not known any more.
     pub(super) fn open(engine: &Engine, shard: ShardId, target: &StageTarget) -> Result<Self> {
         let view = engine.view();
-        let entry = view.shards.get(&shard).ok_or_else(|| Error::new("42P01", format!("table \"{}\" was dropped", target.table.name)))?;
+        let entry = view
+            .shards
+            .get(&shard)
+            .ok_or_else(|| Error::new("42P01", format!("table \"{}\" was dropped", target.table.name)))?;
         let service = engine.directory().node(entry.config.leader.node)?;
         let begin = v1::StageBegin {
             shard: Some(v1::ShardRef::new(shard, entry.config.epoch)),
@@ -70,7 +73,9 @@ impl Staging {
     /// # Errors
     /// The shard's, when it gave up.
     pub(super) async fn send(&mut self, batch: RecordBatch) -> Result<()> {
-        let Some(rows) = &self.rows else { return Err(Error::internal("rows sent after the end")) };
+        let Some(rows) = &self.rows else {
+            return Err(Error::internal("rows sent after the end"));
+        };
         if rows.send(Ok(batch)).await.is_ok() {
             return Ok(());
         }

@@ -26,9 +26,17 @@ enum Cell<'a> {
 }
 
 /// The rows in target order; `None` leaves them to the planner.
-pub(super) fn constants(table: &TableDef, targets: &[usize], query: &Query, params: &[ScalarValue]) -> Option<RecordBatch> {
-    let plain = query.with.is_none() && query.order_by.is_none() && query.limit_clause.is_none() && query.fetch.is_none();
-    let SetExpr::Values(values) = query.body.as_ref() else { return None };
+pub(super) fn constants(
+    table: &TableDef,
+    targets: &[usize],
+    query: &Query,
+    params: &[ScalarValue],
+) -> Option<RecordBatch> {
+    let plain =
+        query.with.is_none() && query.order_by.is_none() && query.limit_clause.is_none() && query.fetch.is_none();
+    let SetExpr::Values(values) = query.body.as_ref() else {
+        return None;
+    };
     let width = targets.len();
     if !plain || values.rows.is_empty() || width == 0 {
         return None;
@@ -42,15 +50,26 @@ pub(super) fn constants(table: &TableDef, targets: &[usize], query: &Query, para
             column.push(cell(expr, params)?);
         }
     }
-    let arrays = columns.iter().zip(targets).map(|(cells, target)| array(&table.columns[*target], cells)).collect::<Option<Vec<_>>>()?;
-    let fields: Vec<Field> = arrays.iter().zip(targets).map(|(a, t)| Field::new(&table.columns[*t].name, a.data_type().clone(), true)).collect();
+    let arrays = columns
+        .iter()
+        .zip(targets)
+        .map(|(cells, target)| array(&table.columns[*target], cells))
+        .collect::<Option<Vec<_>>>()?;
+    let fields: Vec<Field> = arrays
+        .iter()
+        .zip(targets)
+        .map(|(a, t)| Field::new(&table.columns[*t].name, a.data_type().clone(), true))
+        .collect();
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).ok()
 }
 
 fn cell<'a>(expr: &'a Expr, params: &'a [ScalarValue]) -> Option<Cell<'a>> {
     match expr {
         Expr::Nested(inner) => cell(inner, params),
-        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match cell(expr, &[])? {
+        Expr::UnaryOp {
+            op: UnaryOperator::Minus,
+            expr,
+        } => match cell(expr, &[])? {
             Cell::Number(number) if !number.starts_with('-') => Some(Cell::Number(format!("-{number}"))),
             _ => None,
         },
@@ -62,7 +81,11 @@ fn cell<'a>(expr: &'a Expr, params: &'a [ScalarValue]) -> Option<Cell<'a>> {
             Value::Placeholder(name) => {
                 let number: usize = name.strip_prefix('$')?.parse().ok()?;
                 let value = params.get(number.checked_sub(1)?)?;
-                Some(if value.is_null() { Cell::Null } else { Cell::Param(value) })
+                Some(if value.is_null() {
+                    Cell::Null
+                } else {
+                    Cell::Param(value)
+                })
             }
             _ => None,
         },

@@ -70,13 +70,34 @@ impl TableWriter {
     /// What planning a default finds; 42P01 when the table is gone.
     pub(crate) async fn new(context: &StatementContext, table: Arc<TableDef>, targets: &[usize]) -> Result<Self> {
         let view = context.engine.view();
-        let group = view.groups.get(&table.group).ok_or_else(|| Error::new("42P01", format!("table \"{}\" was dropped", table.name)))?.clone();
+        let group = view
+            .groups
+            .get(&table.group)
+            .ok_or_else(|| Error::new("42P01", format!("table \"{}\" was dropped", table.name)))?
+            .clone();
         let shaper = RowShaper::new(context, table.clone(), targets).await?;
         let txn = TxnId::generate();
-        let target = StageTarget { table: table.clone(), schema: shaper.schema().clone(), txn, meta_revision: view.revision };
+        let target = StageTarget {
+            table: table.clone(),
+            schema: shaper.schema().clone(),
+            txn,
+            meta_revision: view.revision,
+        };
         let chunk = (STAGING_MAX / CHUNKS_PER_SHARD / group.ranges.len().max(1)).clamp(CHUNK_MIN, CHUNK_MAX);
         let engine = context.engine.clone();
-        Ok(Self { engine, table, group, shaper, target, shards: BTreeMap::new(), staged: vec![], buffered: 0, rows: 0, chunk, deadline: context.deadline })
+        Ok(Self {
+            engine,
+            table,
+            group,
+            shaper,
+            target,
+            shards: BTreeMap::new(),
+            staged: vec![],
+            buffered: 0,
+            rows: 0,
+            chunk,
+            deadline: context.deadline,
+        })
     }
 
     /// Adds rows. Waits while shards are busy.
@@ -94,7 +115,11 @@ impl TableWriter {
     }
 
     async fn write_slice(&mut self, batch: &RecordBatch) -> Result<()> {
-        let first_id = if self.shaper.needs_row_ids() { self.engine.row_ids(batch.num_rows()).await? } else { 0 };
+        let first_id = if self.shaper.needs_row_ids() {
+            self.engine.row_ids(batch.num_rows()).await?
+        } else {
+            0
+        };
         let shaped = self.shaper.shape(batch, first_id)?;
         self.rows += shaped.num_rows() as u64;
         let mut grown = vec![];
@@ -119,15 +144,25 @@ impl TableWriter {
 
     /// Sends a shard's buffer if it has reached `least` bytes.
     async fn flush(&mut self, index: u32, least: usize) -> Result<()> {
-        let id = ShardId { group: self.group.id, index };
-        let Some(shard) = self.shards.get_mut(&index).filter(|s| s.bytes >= least && !s.batches.is_empty()) else { return Ok(()) };
+        let id = ShardId {
+            group: self.group.id,
+            index,
+        };
+        let Some(shard) = self
+            .shards
+            .get_mut(&index)
+            .filter(|s| s.bytes >= least && !s.batches.is_empty())
+        else {
+            return Ok(());
+        };
         if shard.staging.is_none() {
             shard.staging = Some(Staging::open(&self.engine, id, &self.target)?);
             self.staged.push(id);
         }
         let batches = std::mem::take(&mut shard.batches);
         self.buffered -= std::mem::take(&mut shard.bytes);
-        let whole = concat_batches(&self.target.schema, &batches).map_err(|e| Error::internal(format!("joining rows: {e}")))?;
+        let whole =
+            concat_batches(&self.target.schema, &batches).map_err(|e| Error::internal(format!("joining rows: {e}")))?;
         match &mut shard.staging {
             Some(staging) => staging.send(whole).await,
             None => Ok(()),
@@ -152,7 +187,17 @@ impl TableWriter {
             }
         }
         let shards = std::mem::take(&mut self.shards);
-        let ends = shards.into_iter().map(|(index, shard)| end(&self.table, &self.target, ShardId { group: self.group.id, index }, shard));
+        let ends = shards.into_iter().map(|(index, shard)| {
+            end(
+                &self.table,
+                &self.target,
+                ShardId {
+                    group: self.group.id,
+                    index,
+                },
+                shard,
+            )
+        });
         for end in futures::future::join_all(ends).await {
             writes.extend(end?);
         }
@@ -161,7 +206,12 @@ impl TableWriter {
             return Ok((0, Timestamp(0)));
         }
         let deadline = self.deadline.min(Instant::now() + COMMIT_MAX);
-        let transaction = Transaction { id: self.target.txn, meta_revision: self.target.meta_revision, shards: writes, deadline };
+        let transaction = Transaction {
+            id: self.target.txn,
+            meta_revision: self.target.meta_revision,
+            shards: writes,
+            deadline,
+        };
         // From here on the coordinator tells the shards what becomes of their segments.
         self.staged.clear();
         let timestamp = driver::commit(&self.engine, transaction).await?;
@@ -186,13 +236,22 @@ async fn end(table: &TableDef, target: &StageTarget, id: ShardId, shard: Shard) 
     let payload = match shard.staging {
         Some(staging) => {
             let reply = staging.finish().await?;
-            v1::table_write::Payload::Staged(v1::StagedSegments { segments: reply.segments })
+            v1::table_write::Payload::Staged(v1::StagedSegments {
+                segments: reply.segments,
+            })
         }
         None if shard.batches.is_empty() => return Ok(None),
         None => v1::table_write::Payload::Rows(ipc::encode(&target.schema, &shard.batches)?),
     };
-    let write = v1::TableWrite { table: table.id.0, schema_version: table.version, payload: Some(payload) };
-    Ok(Some(ShardWrites { shard: id, writes: vec![write] }))
+    let write = v1::TableWrite {
+        table: table.id.0,
+        schema_version: table.version,
+        payload: Some(payload),
+    };
+    Ok(Some(ShardWrites {
+        shard: id,
+        writes: vec![write],
+    }))
 }
 
 /// Bytes a batch takes on the wire, roughly: views are counted by what they point at, not by the buffers they share.
@@ -200,8 +259,26 @@ fn ipc_size(batch: &RecordBatch) -> usize {
     use datafusion::arrow::array::{Array, AsArray};
     use datafusion::arrow::datatypes::DataType;
     let size = |array: &datafusion::arrow::array::ArrayRef| match array.data_type() {
-        DataType::Utf8View => 16 * array.len() + array.as_string_view().iter().flatten().map(str::len).filter(|n| *n > 12).sum::<usize>(),
-        DataType::BinaryView => 16 * array.len() + array.as_binary_view().iter().flatten().map(<[u8]>::len).filter(|n| *n > 12).sum::<usize>(),
+        DataType::Utf8View => {
+            16 * array.len()
+                + array
+                    .as_string_view()
+                    .iter()
+                    .flatten()
+                    .map(str::len)
+                    .filter(|n| *n > 12)
+                    .sum::<usize>()
+        }
+        DataType::BinaryView => {
+            16 * array.len()
+                + array
+                    .as_binary_view()
+                    .iter()
+                    .flatten()
+                    .map(<[u8]>::len)
+                    .filter(|n| *n > 12)
+                    .sum::<usize>()
+        }
         other => array.len() * other.primitive_width().unwrap_or(16) + array.len() / 8,
     };
     batch.columns().iter().map(size).sum()

@@ -23,8 +23,20 @@ impl MemoryMeta {
 impl MetaStore for MemoryMeta {
     async fn range(&self, prefix: &str) -> Result<(Vec<Entry>, u64)> {
         let state = self.state.lock();
-        let entry = |(key, (value, revision)): (&String, &(Vec<u8>, u64))| Entry { key: key.clone(), value: value.clone(), revision: *revision };
-        Ok((state.0.iter().filter(|(k, _)| k.starts_with(prefix)).map(entry).collect(), state.1))
+        let entry = |(key, (value, revision)): (&String, &(Vec<u8>, u64))| Entry {
+            key: key.clone(),
+            value: value.clone(),
+            revision: *revision,
+        };
+        Ok((
+            state
+                .0
+                .iter()
+                .filter(|(k, _)| k.starts_with(prefix))
+                .map(entry)
+                .collect(),
+            state.1,
+        ))
     }
 
     async fn cas(&self, ops: Vec<Op>) -> Result<Outcome> {
@@ -35,7 +47,10 @@ impl MetaStore for MemoryMeta {
             _ => false,
         });
         if !holds {
-            return Ok(Outcome { applied: false, revision: state.1 });
+            return Ok(Outcome {
+                applied: false,
+                revision: state.1,
+            });
         }
         state.1 += 1;
         let revision = state.1;
@@ -46,7 +61,10 @@ impl MetaStore for MemoryMeta {
                 Change::Delete => drop(state.0.remove(&op.key)),
             }
         }
-        Ok(Outcome { applied: true, revision })
+        Ok(Outcome {
+            applied: true,
+            revision,
+        })
     }
 
     async fn wait(&self, after: u64, timeout: Duration) -> Result<u64> {

@@ -65,11 +65,20 @@ impl FakeCluster {
     /// `nodes` nodes, registered.
     pub(crate) async fn new(store: Arc<MemoryMeta>, nodes: u32) -> Arc<Self> {
         for id in (1..=nodes).map(NodeId) {
-            let info = NodeInfo { id, disk: Uuid::from_u128(id.0.into()), address: String::new(), boot: Uuid::nil() };
+            let info = NodeInfo {
+                id,
+                disk: Uuid::from_u128(id.0.into()),
+                address: String::new(),
+                boot: Uuid::nil(),
+            };
             let op = crate::cluster::bootstrap::put(keys::node(id), tessera_meta::Expect::Any, &info).unwrap();
             store.cas(vec![op]).await.unwrap();
         }
-        Arc::new(Self { store, oracle: OnceLock::new(), state: Mutex::default() })
+        Arc::new(Self {
+            store,
+            oracle: OnceLock::new(),
+            state: Mutex::default(),
+        })
     }
 
     pub(crate) fn directory(self: &Arc<Self>) -> Arc<dyn NodeDirectory> {
@@ -108,7 +117,11 @@ impl FakeCluster {
         let shard = shard.ok_or_else(|| Error::protocol("no shard"))?;
         let config: ShardConfig = self.get(&keys::shard(shard.id())).await?;
         if config.epoch.0 != shard.epoch || config.leader.node != node {
-            return Err(Error::stale_map(format!("shard {} is at epoch {}", shard.id(), config.epoch)));
+            return Err(Error::stale_map(format!(
+                "shard {} is at epoch {}",
+                shard.id(),
+                config.epoch
+            )));
         }
         Ok(shard.id())
     }
@@ -130,7 +143,9 @@ impl State {
     fn batches(&self, write: &v1::TableWrite) -> Result<Vec<RecordBatch>> {
         match &write.payload {
             Some(v1::table_write::Payload::Rows(bytes)) => ipc::decode(bytes),
-            Some(v1::table_write::Payload::Staged(s)) => Ok(s.segments.iter().map(|s| self.staged[&s.file].clone()).collect()),
+            Some(v1::table_write::Payload::Staged(s)) => {
+                Ok(s.segments.iter().map(|s| self.staged[&s.file].clone()).collect())
+            }
             None => Err(Error::protocol("no payload")),
         }
     }
@@ -138,7 +153,15 @@ impl State {
     fn check_unique(&self, shard: ShardId, writes: &[v1::TableWrite], tables: &HashMap<u64, TableDef>) -> Result<()> {
         for write in writes {
             let table = &tables[&write.table];
-            let keys = |batch: &RecordBatch| token::canonical_keys(&table.row_key().iter().map(|i| batch.column(*i).clone()).collect::<Vec<_>>());
+            let keys = |batch: &RecordBatch| {
+                token::canonical_keys(
+                    &table
+                        .row_key()
+                        .iter()
+                        .map(|i| batch.column(*i).clone())
+                        .collect::<Vec<_>>(),
+                )
+            };
             let mut seen = HashSet::new();
             for (_, batch) in self.rows.get(&(shard, table.id)).into_iter().flatten() {
                 seen.extend(keys(batch)?);
@@ -180,15 +203,26 @@ impl TableSource for Source {
         let def = &self.tables[&table];
         assert_eq!(def.version, version);
         let shards: Vec<ShardId> = match def.is_reference() {
-            true => vec![ShardId { group: def.group, index: 0 }],
+            true => vec![ShardId {
+                group: def.group,
+                index: 0,
+            }],
             false => self.shards.iter().copied().filter(|s| s.group == def.group).collect(),
         };
-        assert!(!def.is_reference() || self.references.contains(&def.group), "the leaf names the reference groups it reads");
+        assert!(
+            !def.is_reference() || self.references.contains(&def.group),
+            "the leaf names the reference groups it reads"
+        );
         let state = self.cluster.state.lock();
-        let rows = shards.iter().flat_map(|s| state.rows.get(&(*s, table)).into_iter().flatten());
+        let rows = shards
+            .iter()
+            .flat_map(|s| state.rows.get(&(*s, table)).into_iter().flatten());
         let visible = def.visible_schema();
         let columns: Vec<usize> = (0..visible.fields().len()).collect();
-        let batches = rows.filter(|(at, _)| *at <= self.snapshot).map(|(_, b)| b.project(&columns).unwrap()).collect();
+        let batches = rows
+            .filter(|(at, _)| *at <= self.snapshot)
+            .map(|(_, b)| b.project(&columns).unwrap())
+            .collect();
         Ok(Arc::new(MemTable::try_new(visible, vec![batches])?))
     }
 }
@@ -207,22 +241,34 @@ impl ShardService for FakeNode {
             }
         }
         let (entries, _) = self.cluster.store.range("/table/").await?;
-        let defs = entries.iter().map(|e| serde_json::from_slice::<TableDef>(&e.value).unwrap());
+        let defs = entries
+            .iter()
+            .map(|e| serde_json::from_slice::<TableDef>(&e.value).unwrap());
         let source = Source {
             cluster: self.cluster.clone(),
             shards: request.shards.iter().map(v1::ShardRef::id).collect(),
-            references: request.references.iter().map(|r| r.shard.as_ref().unwrap().id().group).collect(),
+            references: request
+                .references
+                .iter()
+                .map(|r| r.shard.as_ref().unwrap().id().group)
+                .collect(),
             snapshot: Timestamp(request.snapshot),
             tables: defs.map(|d| (d.id, d)).collect(),
         };
         let state = SessionStateBuilder::new().with_default_features().build();
-        let codec = LeafPlanCodec { tables: Some(Arc::new(source)) };
+        let codec = LeafPlanCodec {
+            tables: Some(Arc::new(source)),
+        };
         let plan = logical_plan_from_bytes_with_extension_codec(&request.plan, &state.task_ctx(), &codec)?;
-        let physical = DefaultPhysicalPlanner::default().create_physical_plan(&plan, &state).await?;
+        let physical = DefaultPhysicalPlanner::default()
+            .create_physical_plan(&plan, &state)
+            .await?;
         let rows = execute_stream(physical, state.task_ctx())?;
         let label = schema.clone();
         let rows = rows.and_then(move |b| std::future::ready(ipc::relabel(&label, b)));
-        Ok(Box::pin(datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(schema, rows)))
+        Ok(Box::pin(
+            datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(schema, rows),
+        ))
     }
 
     async fn point_read(&self, request: v1::PointReadRequest) -> Result<v1::PointReadReply> {
@@ -236,11 +282,19 @@ impl ShardService for FakeNode {
         let schema = Arc::new(table.arrow_schema().project(&columns).unwrap());
         let mut found = vec![];
         for (at, batch) in state.rows.get(&(shard, table.id)).into_iter().flatten() {
-            let keys = token::canonical_keys(&table.primary_key.iter().map(|i| batch.column(*i).clone()).collect::<Vec<_>>())?;
+            let keys = token::canonical_keys(
+                &table
+                    .primary_key
+                    .iter()
+                    .map(|i| batch.column(*i).clone())
+                    .collect::<Vec<_>>(),
+            )?;
             let rows = (0..keys.len()).filter(|row| wanted.contains(&keys[*row]) && at.0 <= request.snapshot);
             found.extend(rows.map(|row| batch.slice(row, 1).project(&columns).unwrap()));
         }
-        Ok(v1::PointReadReply { rows: ipc::encode(&schema, &found)? })
+        Ok(v1::PointReadReply {
+            rows: ipc::encode(&schema, &found)?,
+        })
     }
 
     async fn commit(&self, request: v1::CommitRequest) -> Result<v1::CommitReply> {
@@ -270,7 +324,10 @@ impl ShardService for FakeNode {
     async fn finish(&self, request: v1::FinishRequest) -> Result<v1::FinishReply> {
         let shard = request.shard.as_ref().unwrap().id();
         let mut state = self.cluster.state.lock();
-        let writes = state.prepared.remove(&(request.txn.to_vec(), shard)).unwrap_or_default();
+        let writes = state
+            .prepared
+            .remove(&(request.txn.to_vec(), shard))
+            .unwrap_or_default();
         match request.commit_timestamp {
             0 => {
                 let prefix = format!("{shard}-{:?}-", request.txn);
@@ -284,8 +341,14 @@ impl ShardService for FakeNode {
     async fn outcome(&self, request: v1::OutcomeRequest) -> Result<v1::OutcomeReply> {
         let state = self.cluster.state.lock();
         Ok(match state.outcomes.get(&request.txn.to_vec()) {
-            Some(at) => v1::OutcomeReply { state: v1::outcome_reply::State::Committed.into(), timestamp: at.0 },
-            None => v1::OutcomeReply { state: v1::outcome_reply::State::Aborted.into(), timestamp: 0 },
+            Some(at) => v1::OutcomeReply {
+                state: v1::outcome_reply::State::Committed.into(),
+                timestamp: at.0,
+            },
+            None => v1::OutcomeReply {
+                state: v1::outcome_reply::State::Aborted.into(),
+                timestamp: 0,
+            },
         })
     }
 
@@ -297,10 +360,18 @@ impl ShardService for FakeNode {
         for batch in batches {
             let file = format!("{shard}-{:?}-{}", begin.txn, state.segments);
             state.segments += 1;
-            segments.push(v1::SegmentRef { file: file.clone(), rows: batch.num_rows() as u64, bytes: 0, checksum: Default::default() });
+            segments.push(v1::SegmentRef {
+                file: file.clone(),
+                rows: batch.num_rows() as u64,
+                bytes: 0,
+                checksum: Default::default(),
+            });
             state.staged.insert(file, batch);
         }
-        Ok(v1::StageReply { rows: segments.iter().map(|s| s.rows).sum(), segments })
+        Ok(v1::StageReply {
+            rows: segments.iter().map(|s| s.rows).sum(),
+            segments,
+        })
     }
 
     async fn read_index(&self, request: v1::ReadIndexRequest) -> Result<v1::ReadIndexReply> {
@@ -311,8 +382,17 @@ impl ShardService for FakeNode {
     async fn digest(&self, request: v1::DigestRequest) -> Result<v1::DigestReply> {
         let shard = request.shard.as_ref().unwrap().id();
         let state = self.cluster.state.lock();
-        let rows = state.rows.get(&(shard, TableId(request.table))).into_iter().flatten().map(|(_, b)| b.num_rows() as u64).sum();
-        Ok(v1::DigestReply { digest: vec![7; 16].into(), rows })
+        let rows = state
+            .rows
+            .get(&(shard, TableId(request.table)))
+            .into_iter()
+            .flatten()
+            .map(|(_, b)| b.num_rows() as u64)
+            .sum();
+        Ok(v1::DigestReply {
+            digest: vec![7; 16].into(),
+            rows,
+        })
     }
 
     async fn status(&self, _: v1::StatusRequest) -> Result<v1::StatusReply> {
@@ -322,10 +402,19 @@ impl ShardService for FakeNode {
             let config: ShardConfig = serde_json::from_slice(&entry.value).unwrap();
             let id = keys::parse_shard(&entry.key).unwrap();
             if config.replica_on(self.id).is_some() {
-                shards.push(v1::ShardStatus { shard: Some(v1::ShardRef::new(id, config.epoch)), leader: config.leader.node == self.id, state: "serving".into(), ..Default::default() });
+                shards.push(v1::ShardStatus {
+                    shard: Some(v1::ShardRef::new(id, config.epoch)),
+                    leader: config.leader.node == self.id,
+                    state: "serving".into(),
+                    ..Default::default()
+                });
             }
         }
-        Ok(v1::StatusReply { node: self.id.0, shards, ..Default::default() })
+        Ok(v1::StatusReply {
+            node: self.id.0,
+            shards,
+            ..Default::default()
+        })
     }
 
     async fn change_leader(&self, _: v1::ChangeLeaderRequest) -> Result<v1::ChangeLeaderReply> {
@@ -335,6 +424,9 @@ impl ShardService for FakeNode {
 
 impl NodeDirectory for FakeDirectory {
     fn node(&self, id: NodeId) -> Result<Arc<dyn ShardService>> {
-        Ok(Arc::new(FakeNode { id, cluster: self.0.clone() }))
+        Ok(Arc::new(FakeNode {
+            id,
+            cluster: self.0.clone(),
+        }))
     }
 }

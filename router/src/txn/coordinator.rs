@@ -62,7 +62,10 @@ pub enum Effect {
 enum Phase {
     New,
     /// Votes that are still out; whether one was no.
-    Preparing { waiting: BTreeSet<Participant>, refused: bool },
+    Preparing {
+        waiting: BTreeSet<Participant>,
+        refused: bool,
+    },
     Committing,
     Asking,
     Done,
@@ -79,7 +82,10 @@ impl Coordinator {
     /// A transaction over at least one shard.
     pub fn new(shards: usize) -> Self {
         assert!(shards > 0, "a transaction has a home shard");
-        Self { shards, phase: Phase::New }
+        Self {
+            shards,
+            phase: Phase::New,
+        }
     }
 
     /// Whether the client has its answer.
@@ -92,7 +98,10 @@ impl Coordinator {
         match (&mut self.phase, event) {
             (Phase::New, Event::Start) if self.shards == 1 => self.commit(),
             (Phase::New, Event::Start) => {
-                self.phase = Phase::Preparing { waiting: (1..self.shards).collect(), refused: false };
+                self.phase = Phase::Preparing {
+                    waiting: (1..self.shards).collect(),
+                    refused: false,
+                };
                 (1..self.shards).map(Effect::Prepare).collect()
             }
             (Phase::Preparing { waiting, refused }, Event::Prepared(who)) => {
@@ -123,9 +132,13 @@ impl Coordinator {
                 self.phase = Phase::Asking;
                 vec![Effect::AskOutcome]
             }
-            (Phase::Asking, Event::Resolved(None)) => {
-                self.abort(Error::new("40001", "the transaction was aborted because a node was lost during its commit").with_hint("nothing was written; run the statement again"))
-            }
+            (Phase::Asking, Event::Resolved(None)) => self.abort(
+                Error::new(
+                    "40001",
+                    "the transaction was aborted because a node was lost during its commit",
+                )
+                .with_hint("nothing was written; run the statement again"),
+            ),
             // Nobody may be told anything: the shards ask home themselves.
             (Phase::Asking, Event::Unresolved(error)) => {
                 self.phase = Phase::Done;
@@ -141,7 +154,9 @@ impl Coordinator {
     }
 
     fn abort(&mut self, error: Error) -> Vec<Effect> {
-        std::iter::once(Effect::Reply(Err(error))).chain(self.end_aborted()).collect()
+        std::iter::once(Effect::Reply(Err(error)))
+            .chain(self.end_aborted())
+            .collect()
     }
 
     /// Home too: it may hold staged segments.
@@ -177,7 +192,9 @@ mod tests {
     impl Model {
         fn run(&mut self, effect: &Effect, fate: Fate, replies: &mut Vec<Result<Timestamp, Error>>) -> Option<Event> {
             match effect {
-                Effect::Prepare(who) if fate.refuses == Some(*who) => Some(Event::Refused(*who, Error::new("23505", "duplicate"))),
+                Effect::Prepare(who) if fate.refuses == Some(*who) => {
+                    Some(Event::Refused(*who, Error::new("23505", "duplicate")))
+                }
                 Effect::Prepare(who) => {
                     self.prepared.insert(*who);
                     Some(Event::Prepared(*who))
@@ -187,7 +204,11 @@ mod tests {
                         self.record = Some(Some(TS));
                         self.applied.insert(0);
                     }
-                    Some(if fate.answer_arrives && fate.commit_arrives { Event::Committed(TS) } else { Event::CommitLost })
+                    Some(if fate.answer_arrives && fate.commit_arrives {
+                        Event::Committed(TS)
+                    } else {
+                        Event::CommitLost
+                    })
                 }
                 Effect::AskOutcome => Some(Event::Resolved(self.resolve())),
                 Effect::Reply(result) => {
@@ -243,12 +264,20 @@ mod tests {
         for shards in 1..=4 {
             for refuses in std::iter::once(None).chain((1..shards).map(Some)) {
                 for (commit_arrives, answer_arrives) in [(true, true), (true, false), (false, false)] {
-                    let fate = Fate { refuses, commit_arrives, answer_arrives };
+                    let fate = Fate {
+                        refuses,
+                        commit_arrives,
+                        answer_arrives,
+                    };
                     for steps in 0.. {
                         let (model, replies, complete) = play(shards, fate, steps);
                         let committed = matches!(model.record, Some(Some(_)));
-                        let case = format!("{shards} shards, {fate:?}, dead after {steps} effects: {model:?} {replies:?}");
-                        assert!(model.applied.is_empty() || (committed && model.applied.len() == shards), "{case}");
+                        let case =
+                            format!("{shards} shards, {fate:?}, dead after {steps} effects: {model:?} {replies:?}");
+                        assert!(
+                            model.applied.is_empty() || (committed && model.applied.len() == shards),
+                            "{case}"
+                        );
                         assert!(replies.len() <= 1, "{case}");
                         if let Some(reply) = replies.first() {
                             assert_eq!(reply.is_ok(), committed, "{case}");
@@ -270,6 +299,9 @@ mod tests {
         coordinator.step(Event::Start);
         coordinator.step(Event::CommitLost);
         let effects = coordinator.step(Event::Unresolved(Error::outcome_unknown("home is gone")));
-        assert!(matches!(&effects[..], [Effect::Reply(Err(e))] if e.code == "40003"), "{effects:?}");
+        assert!(
+            matches!(&effects[..], [Effect::Reply(Err(e))] if e.code == "40003"),
+            "{effects:?}"
+        );
     }
 }

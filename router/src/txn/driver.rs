@@ -61,8 +61,11 @@ pub struct Transaction {
 /// What a shard refuses with (23505, 23502, ...); 40003 when nobody can tell the outcome.
 pub async fn commit(engine: &Arc<Engine>, transaction: Transaction) -> Result<Timestamp> {
     let engine_of_task = engine.clone();
-    let task = engine.tasks().spawn(async move { drive(engine_of_task, Arc::new(transaction)).await });
-    task.await.map_err(|e| Error::outcome_unknown(format!("the commit task ended: {e}")))?
+    let task = engine
+        .tasks()
+        .spawn(async move { drive(engine_of_task, Arc::new(transaction)).await });
+    task.await
+        .map_err(|e| Error::outcome_unknown(format!("the commit task ended: {e}")))?
 }
 
 /// Forgets what was staged for a transaction, in the background.
@@ -133,7 +136,10 @@ where
                 }
                 Err(error) => Err(error),
             },
-            None => Err(Error::new("42P01", format!("shard {shard} is gone: its tables were dropped"))),
+            None => Err(Error::new(
+                "42P01",
+                format!("shard {shard} is gone: its tables were dropped"),
+            )),
         };
         match attempt {
             Err(error) if error.is_retryable() && Instant::now() + pause < until => {
@@ -148,35 +154,48 @@ where
 async fn prepare(engine: &Engine, transaction: &Transaction, who: Participant) -> Result<()> {
     let home = transaction.shards[0].shard;
     let ShardWrites { shard, writes } = &transaction.shards[who];
-    at_leader(engine, *shard, transaction.deadline, |service, reference, deadline_ms| {
-        let request = v1::PrepareRequest {
-            shard: Some(reference),
-            txn: transaction.id.to_wire(),
-            home: Some(reference_of(engine, home)),
-            meta_revision: transaction.meta_revision,
-            deadline_ms,
-            writes: writes.clone(),
-            router: 0,
-        };
-        Box::pin(async move { service.prepare(request).await.map(|_| ()) })
-    })
+    at_leader(
+        engine,
+        *shard,
+        transaction.deadline,
+        |service, reference, deadline_ms| {
+            let request = v1::PrepareRequest {
+                shard: Some(reference),
+                txn: transaction.id.to_wire(),
+                home: Some(reference_of(engine, home)),
+                meta_revision: transaction.meta_revision,
+                deadline_ms,
+                writes: writes.clone(),
+                router: 0,
+            };
+            Box::pin(async move { service.prepare(request).await.map(|_| ()) })
+        },
+    )
     .await
 }
 
 async fn commit_home(engine: &Engine, transaction: &Transaction) -> Result<Timestamp> {
     let ShardWrites { shard, writes } = &transaction.shards[0];
-    at_leader(engine, *shard, transaction.deadline, |service, reference, deadline_ms| {
-        let participants = transaction.shards[1..].iter().map(|s| reference_of(engine, s.shard)).collect();
-        let request = v1::CommitRequest {
-            home: Some(reference),
-            txn: transaction.id.to_wire(),
-            meta_revision: transaction.meta_revision,
-            deadline_ms,
-            participants,
-            writes: writes.clone(),
-        };
-        Box::pin(async move { Ok(Timestamp(service.commit(request).await?.timestamp)) })
-    })
+    at_leader(
+        engine,
+        *shard,
+        transaction.deadline,
+        |service, reference, deadline_ms| {
+            let participants = transaction.shards[1..]
+                .iter()
+                .map(|s| reference_of(engine, s.shard))
+                .collect();
+            let request = v1::CommitRequest {
+                home: Some(reference),
+                txn: transaction.id.to_wire(),
+                meta_revision: transaction.meta_revision,
+                deadline_ms,
+                participants,
+                writes: writes.clone(),
+            };
+            Box::pin(async move { Ok(Timestamp(service.commit(request).await?.timestamp)) })
+        },
+    )
     .await
 }
 
@@ -187,11 +206,18 @@ async fn outcome(engine: &Engine, transaction: &Transaction) -> Result<Option<Ti
     loop {
         let asked = at_leader(engine, home, until, |service, reference, deadline_ms| {
             // Resolving makes home refuse the commit if it is still on its way, so the answer is final.
-            let request = v1::OutcomeRequest { home: Some(reference), txn: transaction.id.to_wire(), resolve: true, deadline_ms };
+            let request = v1::OutcomeRequest {
+                home: Some(reference),
+                txn: transaction.id.to_wire(),
+                resolve: true,
+                deadline_ms,
+            };
             Box::pin(async move { service.outcome(request).await })
         });
         let unknown = |why: String| {
-            Error::outcome_unknown("nobody can tell whether the transaction was committed").with_detail(why).with_hint("look at the data before running it again")
+            Error::outcome_unknown("nobody can tell whether the transaction was committed")
+                .with_detail(why)
+                .with_hint("look at the data before running it again")
         };
         let reply = asked.await.map_err(|e| unknown(format!("home shard {home}: {e}")))?;
         match State::try_from(reply.state) {
@@ -205,7 +231,12 @@ async fn outcome(engine: &Engine, transaction: &Transaction) -> Result<Option<Ti
 
 /// The shard at the epoch known now; epoch 0 when it is gone.
 fn reference_of(engine: &Engine, shard: ShardId) -> v1::ShardRef {
-    let epoch = engine.view().shards.get(&shard).map(|e| e.config.epoch).unwrap_or_default();
+    let epoch = engine
+        .view()
+        .shards
+        .get(&shard)
+        .map(|e| e.config.epoch)
+        .unwrap_or_default();
     v1::ShardRef::new(shard, epoch)
 }
 
@@ -218,7 +249,8 @@ fn finish(engine: &Arc<Engine>, id: TxnId, shards: Vec<(ShardId, Option<Timestam
     let engine_of_task = engine.clone();
     engine.tasks().spawn(async move {
         let engine = engine_of_task;
-        let tell = futures::stream::iter(shards).for_each_concurrent(FINISH_AT_ONCE, |(shard, outcome)| tell(&engine, id, shard, outcome));
+        let tell = futures::stream::iter(shards)
+            .for_each_concurrent(FINISH_AT_ONCE, |(shard, outcome)| tell(&engine, id, shard, outcome));
         tokio::select! {
             () = tell => {}
             // A stopping router gives what is under way a moment, not more.

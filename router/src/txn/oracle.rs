@@ -70,11 +70,17 @@ impl Oracle {
         let mark = read_mark(store.as_ref()).await?;
         let now = clock();
         if mark.value_ms > now.saturating_add(LEAP_MS_MAX) {
-            return Err(Error::new("58000", "the oracle's mark is more than ten years in the future").with_hint("check the clock of this machine"));
+            return Err(
+                Error::new("58000", "the oracle's mark is more than ten years in the future")
+                    .with_hint("check the clock of this machine"),
+            );
         }
         // First draw is the start of the millisecond after both.
         let first = Timestamp::from_millis(mark.value_ms.max(now) + 1).0;
-        let window = Window { last: first - 1, limit_ms: 0 };
+        let window = Window {
+            last: first - 1,
+            limit_ms: 0,
+        };
         let shared = Shared {
             store,
             window: Mutex::new(window),
@@ -83,7 +89,9 @@ impl Oracle {
             lost: AtomicBool::new(false),
             clock,
         };
-        let oracle = Self { shared: Arc::new(shared) };
+        let oracle = Self {
+            shared: Arc::new(shared),
+        };
         oracle.shared.extend().await?;
         Ok(oracle)
     }
@@ -137,11 +145,22 @@ impl Shared {
             return Ok(());
         }
         let value_ms = base.max(mark.value_ms) + WINDOW_MS;
-        let expect = if mark.revision == 0 { Expect::Absent } else { Expect::Revision(mark.revision) };
+        let expect = if mark.revision == 0 {
+            Expect::Absent
+        } else {
+            Expect::Revision(mark.revision)
+        };
         let value = serde_json::to_vec(&value_ms).map_err(|e| Error::internal(e.to_string()))?;
-        let op = Op { key: keys::ORACLE.into(), expect, change: Change::Put(value) };
+        let op = Op {
+            key: keys::ORACLE.into(),
+            expect,
+            change: Change::Put(value),
+        };
         let moved = match self.store.cas(vec![op]).await {
-            Ok(outcome) if outcome.applied => Some(Mark { revision: outcome.revision, value_ms }),
+            Ok(outcome) if outcome.applied => Some(Mark {
+                revision: outcome.revision,
+                value_ms,
+            }),
             Ok(_) => None,
             // Only the store knows whether ours went through.
             Err(error) if error.retry == Retry::OutcomeUnknown => {
@@ -172,19 +191,31 @@ fn lost() -> Error {
 async fn read_mark(store: &dyn MetaStore) -> Result<Mark> {
     let (entries, _) = store.range(keys::ORACLE).await?;
     let Some(entry) = entries.iter().find(|e| e.key == keys::ORACLE) else {
-        return Ok(Mark { revision: 0, value_ms: 0 });
+        return Ok(Mark {
+            revision: 0,
+            value_ms: 0,
+        });
     };
-    let value_ms = serde_json::from_slice(&entry.value).map_err(|e| Error::corrupt(format!("the oracle's mark is malformed: {e}")))?;
-    Ok(Mark { revision: entry.revision, value_ms })
+    let value_ms = serde_json::from_slice(&entry.value)
+        .map_err(|e| Error::corrupt(format!("the oracle's mark is malformed: {e}")))?;
+    Ok(Mark {
+        revision: entry.revision,
+        value_ms,
+    })
 }
 
 fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as u64
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+        .as_millis() as u64
 }
 
 impl std::fmt::Debug for Oracle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Oracle").field("window", &*self.shared.window.lock()).finish_non_exhaustive()
+        f.debug_struct("Oracle")
+            .field("window", &*self.shared.window.lock())
+            .finish_non_exhaustive()
     }
 }
 
@@ -208,10 +239,16 @@ impl OracleServer {
 
 #[async_trait::async_trait]
 impl oracle_server::Oracle for OracleServer {
-    async fn draw(&self, request: tonic::Request<v1::DrawRequest>) -> Result<tonic::Response<v1::DrawReply>, tonic::Status> {
+    async fn draw(
+        &self,
+        request: tonic::Request<v1::DrawRequest>,
+    ) -> Result<tonic::Response<v1::DrawReply>, tonic::Status> {
         let count = request.into_inner().count;
         if count != 1 {
-            let error = Error::unsupported(format!("drawing {count} timestamps at once is not supported"), "draw them one by one");
+            let error = Error::unsupported(
+                format!("drawing {count} timestamps at once is not supported"),
+                "draw them one by one",
+            );
             return Err(error.into());
         }
         let first = self.oracle.draw().await?.0;
@@ -236,7 +273,10 @@ mod tests {
             last = next;
         }
         let second = Oracle::start_with(store.clone(), clock).await.unwrap();
-        assert!(second.draw().await.unwrap() > last, "a new holder begins above the old one's mark");
+        assert!(
+            second.draw().await.unwrap() > last,
+            "a new holder begins above the old one's mark"
+        );
     }
 
     #[tokio::test]
