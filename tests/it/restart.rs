@@ -11,10 +11,8 @@ async fn a_clean_restart_keeps_everything() {
     let first = cluster::embedded(dir.path(), 3).await;
     let client = cluster::connect(&first.url()).await;
     client.simple_query(TABLE).await.expect("created");
-    client
-        .simple_query("INSERT INTO t SELECT value, 1, 'row ' || value FROM generate_series(1, 5000)")
-        .await
-        .expect("inserted");
+    let values: Vec<_> = (1..=5000).map(|k| format!("({k}, 1, 'row {k}')")).collect();
+    client.simple_query(&format!("INSERT INTO t VALUES {}", values.join(","))).await.expect("inserted");
     let digests = verified(&client).await;
     drop(client);
     first.shutdown().await.expect("stops");
@@ -113,7 +111,7 @@ async fn verified(client: &tokio_postgres::Client) -> Vec<Vec<Option<String>>> {
     let rows = rows(client, "VERIFY TABLE t").await.expect("verifies");
     assert!(!rows.is_empty());
     assert!(
-        rows.iter().all(|r| r.last().cloned().flatten().as_deref() == Some("t")),
+        rows.iter().all(|r| r[5].as_deref() == Some("t")),
         "copies differ: {rows:?}"
     );
     rows
