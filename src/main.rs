@@ -257,7 +257,10 @@ async fn demo(args: DemoArgs) -> Result<ExitCode, Error> {
     if ok && std::io::IsTerminal::is_terminal(&std::io::stdin()) && std::io::IsTerminal::is_terminal(&std::io::stdout())
     {
         println!("the cluster is running; type SQL, \\? for help, \\q to end");
-        let options = ShellOptions { url: Some(cluster.url()), ..ShellOptions::default() };
+        let options = ShellOptions {
+            url: Some(cluster.url()),
+            ..ShellOptions::default()
+        };
         tessera_shell::run(options).await;
     }
     cluster.shutdown().await?;

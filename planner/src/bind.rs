@@ -14,7 +14,7 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::catalog::{TableFunctionArgs, TableProvider};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DataFusionError, Result as DfResult, TableReference, plan_datafusion_err};
+use datafusion::common::{Result as DfResult, TableReference, plan_err};
 use datafusion::config::ConfigOptions;
 use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::execution::SessionState;
@@ -290,8 +290,6 @@ fn constant(expr: Expr) -> DfResult<Expr> {
     let simplified = simplifier.simplify(simplifier.coerce(expr, &DFSchema::empty())?)?;
     match simplified {
         Expr::Literal(..) => Ok(simplified),
-        other => Err(DataFusionError::from(plan_datafusion_err!(
-            "argument {other} of a table function is not constant"
-        ))),
+        other => plan_err!("argument {other} of a table function is not constant"),
     }
 }

@@ -3,9 +3,9 @@
 
 use crate::error::{Error, Result, Retry};
 use crate::ids::{NodeId, Timestamp};
+use crate::ipc;
 use crate::service::{ShardService, TimestampOracle, deadline};
 use crate::v1::{self, oracle_client::OracleClient, shard_client::ShardClient};
-use crate::ipc;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
@@ -20,8 +20,9 @@ pub const MESSAGE_BYTES_MAX: usize = ipc::INLINE_BYTES_MAX + (1 << 20);
 /// # Errors
 /// The address is not a host and port.
 pub fn channel(address: &str) -> Result<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|e| Error::new("22023", format!("node address \"{address}\" is not host:port")).with_detail(e.to_string()))?;
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| {
+        Error::new("22023", format!("node address \"{address}\" is not host:port")).with_detail(e.to_string())
+    })?;
     Ok(endpoint
         .connect_timeout(Duration::from_secs(1))
         .http2_keep_alive_interval(Duration::from_secs(5))
@@ -53,12 +54,20 @@ impl GrpcShard {
     }
 
     /// One unary call under its deadline.
-    async fn unary<T>(&self, deadline_ms: u64, call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>) -> Result<T> {
+    async fn unary<T>(
+        &self,
+        deadline_ms: u64,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T> {
         let limit = deadline(deadline_ms)?;
         match tokio::time::timeout(limit, call).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
             Ok(Err(status)) => Err(Error::from(status).with_node(self.node)),
-            Err(_) => Err(Error::unavailable(format!("node {} did not answer in {} ms", self.node, limit.as_millis()))),
+            Err(_) => Err(Error::unavailable(format!(
+                "node {} did not answer in {} ms",
+                self.node,
+                limit.as_millis()
+            ))),
         }
     }
 }
@@ -90,14 +99,18 @@ impl ShardService for GrpcShard {
             match tokio::time::timeout_at(until, chunks.next()).await {
                 Ok(Some(item)) => Some((item, Some(chunks))),
                 Ok(None) => None,
-                Err(_) => Some((Err(Error::cancelled(format!("node {node} did not finish before the deadline")).into()), None)),
+                Err(_) => Some((
+                    Err(Error::cancelled(format!("node {node} did not finish before the deadline")).into()),
+                    None,
+                )),
             }
         });
         Ok(ipc::from_chunks(schema, bounded))
     }
 
     async fn point_read(&self, request: v1::PointReadRequest) -> Result<v1::PointReadReply> {
-        self.unary(request.deadline_ms, self.client.clone().point_read(request)).await
+        self.unary(request.deadline_ms, self.client.clone().point_read(request))
+            .await
     }
 
     async fn commit(&self, request: v1::CommitRequest) -> Result<v1::CommitReply> {
@@ -106,21 +119,32 @@ impl ShardService for GrpcShard {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
             // A status with our details was answered by the node: it knows. Without, the answer was lost on the way.
             Ok(Err(status)) if !status.details().is_empty() => Err(status.into()),
-            Ok(Err(status)) => Err(Error::outcome_unknown(format!("node {} was lost during commit: {}", self.node, status.message()))),
-            Err(_) => Err(Error::outcome_unknown(format!("node {} did not answer the commit in {} ms", self.node, limit.as_millis()))),
+            Ok(Err(status)) => Err(Error::outcome_unknown(format!(
+                "node {} was lost during commit: {}",
+                self.node,
+                status.message()
+            ))),
+            Err(_) => Err(Error::outcome_unknown(format!(
+                "node {} did not answer the commit in {} ms",
+                self.node,
+                limit.as_millis()
+            ))),
         }
     }
 
     async fn prepare(&self, request: v1::PrepareRequest) -> Result<v1::PrepareReply> {
-        self.unary(request.deadline_ms, self.client.clone().prepare(request)).await
+        self.unary(request.deadline_ms, self.client.clone().prepare(request))
+            .await
     }
 
     async fn finish(&self, request: v1::FinishRequest) -> Result<v1::FinishReply> {
-        self.unary(request.deadline_ms, self.client.clone().finish(request)).await
+        self.unary(request.deadline_ms, self.client.clone().finish(request))
+            .await
     }
 
     async fn outcome(&self, request: v1::OutcomeRequest) -> Result<v1::OutcomeReply> {
-        self.unary(request.deadline_ms, self.client.clone().outcome(request)).await
+        self.unary(request.deadline_ms, self.client.clone().outcome(request))
+            .await
     }
 
     async fn stage(&self, begin: v1::StageBegin, rows: SendableRecordBatchStream) -> Result<v1::StageReply> {
@@ -128,10 +152,14 @@ impl ShardService for GrpcShard {
         // gRPC carries no error upwards: an input error ends the upload and is reported in place of the reply.
         let failed = std::sync::Arc::new(std::sync::Mutex::new(None));
         let note = failed.clone();
-        let head = v1::StageMessage { message: Some(v1::stage_message::Message::Begin(begin)) };
+        let head = v1::StageMessage {
+            message: Some(v1::stage_message::Message::Begin(begin)),
+        };
         let body = ipc::to_chunks(rows).scan((), move |(), item| {
             std::future::ready(match item {
-                Ok(chunk) => Some(v1::StageMessage { message: Some(v1::stage_message::Message::Chunk(chunk)) }),
+                Ok(chunk) => Some(v1::StageMessage {
+                    message: Some(v1::stage_message::Message::Chunk(chunk)),
+                }),
                 Err(status) => {
                     *note.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Error::from(status));
                     None
@@ -147,19 +175,23 @@ impl ShardService for GrpcShard {
     }
 
     async fn read_index(&self, request: v1::ReadIndexRequest) -> Result<v1::ReadIndexReply> {
-        self.unary(request.deadline_ms, self.client.clone().read_index(request)).await
+        self.unary(request.deadline_ms, self.client.clone().read_index(request))
+            .await
     }
 
     async fn digest(&self, request: v1::DigestRequest) -> Result<v1::DigestReply> {
-        self.unary(request.deadline_ms, self.client.clone().digest(request)).await
+        self.unary(request.deadline_ms, self.client.clone().digest(request))
+            .await
     }
 
     async fn status(&self, request: v1::StatusRequest) -> Result<v1::StatusReply> {
-        self.unary(STATUS_DEADLINE_MS, self.client.clone().status(request)).await
+        self.unary(STATUS_DEADLINE_MS, self.client.clone().status(request))
+            .await
     }
 
     async fn change_leader(&self, request: v1::ChangeLeaderRequest) -> Result<v1::ChangeLeaderReply> {
-        self.unary(request.deadline_ms, self.client.clone().change_leader(request)).await
+        self.unary(request.deadline_ms, self.client.clone().change_leader(request))
+            .await
     }
 }
 
@@ -175,7 +207,9 @@ impl GrpcOracle {
     /// # Errors
     /// The address is not a host and port.
     pub fn new(address: &str) -> Result<Self> {
-        Ok(Self { client: OracleClient::new(channel(address)?) })
+        Ok(Self {
+            client: OracleClient::new(channel(address)?),
+        })
     }
 }
 

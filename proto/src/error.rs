@@ -43,7 +43,14 @@ pub struct Error {
 impl Error {
     /// An error that the statement's author must fix or accept.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), detail: None, hint: None, position: None, retry: Retry::No }
+        Self {
+            code: code.into(),
+            message: message.into(),
+            detail: None,
+            hint: None,
+            position: None,
+            retry: Retry::No,
+        }
     }
 
     /// Adds a hint.
@@ -101,12 +108,17 @@ impl Error {
 
     /// 23505: a key that exists already.
     pub fn duplicate_key(table: &str, detail: impl Into<String>) -> Self {
-        Self::new("23505", format!("duplicate key value violates the primary key of table \"{table}\"")).with_detail(detail)
+        Self::new(
+            "23505",
+            format!("duplicate key value violates the primary key of table \"{table}\""),
+        )
+        .with_detail(detail)
     }
 
     /// 53100: no space left on a node's disk.
     pub fn disk_full(message: impl Into<String>) -> Self {
-        Self::new("53100", message).with_hint("free space on the node's data directory; reads go on, writes resume by themselves")
+        Self::new("53100", message)
+            .with_hint("free space on the node's data directory; reads go on, writes resume by themselves")
     }
 
     /// XX001: damaged data on disk.
@@ -117,7 +129,9 @@ impl Error {
     /// From an I/O error, with what was being done.
     pub fn io(doing: &str, error: &std::io::Error) -> Self {
         match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::disk_full(format!("{doing}: {error}")),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::disk_full(format!("{doing}: {error}"))
+            }
             _ => Self::new("58030", format!("{doing}: {error}")),
         }
     }
@@ -147,9 +161,15 @@ impl From<tonic::Status> for Error {
             return error;
         }
         match status.code() {
-            tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => Self::cancelled(format!("call to a node ended: {}", status.message())),
-            tonic::Code::Unavailable | tonic::Code::Unknown => Self::unavailable(format!("node unreachable: {}", status.message())),
-            tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => Self::new("53400", format!("message limit reached: {}", status.message())),
+            tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => {
+                Self::cancelled(format!("call to a node ended: {}", status.message()))
+            }
+            tonic::Code::Unavailable | tonic::Code::Unknown => {
+                Self::unavailable(format!("node unreachable: {}", status.message()))
+            }
+            tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => {
+                Self::new("53400", format!("message limit reached: {}", status.message()))
+            }
             code => Self::internal(format!("call to a node failed ({code}): {}", status.message())),
         }
     }
@@ -221,7 +241,10 @@ mod tests {
     fn survives_grpc_and_datafusion() {
         let error = Error::duplicate_key("t", "key (id)=(1)").with_hint("h");
         let back = Error::from(tonic::Status::from(error.clone()));
-        assert_eq!((back.code.as_str(), back.hint.as_deref(), back.retry), ("23505", Some("h"), Retry::No));
+        assert_eq!(
+            (back.code.as_str(), back.hint.as_deref(), back.retry),
+            ("23505", Some("h"), Retry::No)
+        );
         let nested = DataFusionError::from(error).context("while inserting");
         assert_eq!(Error::from(nested).code, "23505");
     }

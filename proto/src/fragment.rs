@@ -27,12 +27,16 @@ use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::empty::EmptyExec;
-use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec, SymmetricHashJoinExec};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::joins::{
+    CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec, SymmetricHashJoinExec,
+};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
+};
 use datafusion_proto::logical_plan::LogicalExtensionCodec;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use datafusion_proto::protobuf;
@@ -72,7 +76,13 @@ pub struct ShardLocalExec {
 
 impl ShardLocalExec {
     /// A leaf over `owners` with `partitions` output streams; `label` is what EXPLAIN shows.
-    pub fn new(owners: Vec<LeafOwner>, schema: SchemaRef, partitions: usize, label: String, statistics: Statistics) -> Self {
+    pub fn new(
+        owners: Vec<LeafOwner>,
+        schema: SchemaRef,
+        partitions: usize,
+        label: String,
+        statistics: Statistics,
+    ) -> Self {
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema),
             Partitioning::UnknownPartitioning(partitions.max(1)),
@@ -95,14 +105,25 @@ impl ShardLocalExec {
 
     /// The same leaf for some of the owners only, with its own number of partitions.
     pub fn variant(&self, owners: Vec<LeafOwner>, partitions: usize) -> Self {
-        Self::new(owners, self.schema(), partitions, self.label.clone(), self.statistics.as_ref().clone())
+        Self::new(
+            owners,
+            self.schema(),
+            partitions,
+            self.label.clone(),
+            self.statistics.as_ref().clone(),
+        )
     }
 }
 
 impl DisplayAs for ShardLocalExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
         let shards: usize = self.owners.iter().map(|o| o.request.shards.len()).sum();
-        write!(f, "ShardLocalExec: nodes={}, shards={shards}, {}", self.owners.len(), self.label)
+        write!(
+            f,
+            "ShardLocalExec: nodes={}, shards={shards}, {}",
+            self.owners.len(),
+            self.label
+        )
     }
 }
 
@@ -123,7 +144,10 @@ impl ExecutionPlan for ShardLocalExec {
         Ok(self)
     }
 
-    fn apply_expressions(&self, _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
         Ok(TreeNodeRecursion::Continue)
     }
 
@@ -133,7 +157,13 @@ impl ExecutionPlan for ShardLocalExec {
         };
         let schema = self.schema();
         let partitions = self.properties.partitioning.partition_count();
-        let mine: Vec<LeafOwner> = self.owners.iter().skip(partition).step_by(partitions).cloned().collect();
+        let mine: Vec<LeafOwner> = self
+            .owners
+            .iter()
+            .skip(partition)
+            .step_by(partitions)
+            .cloned()
+            .collect();
         let metrics = BaselineMetrics::new(&self.metrics, partition);
         let expected = schema.clone();
         let streams = futures::stream::iter(mine)
@@ -185,7 +215,13 @@ impl TableProvider for StubTable {
     }
 
     /// Only ever planned to ask for statistics; a stub that is executed is a planner bug and says so.
-    async fn scan(&self, _: &dyn Session, projection: Option<&Vec<usize>>, _: &[Expr], _: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> {
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = match projection {
             Some(columns) => Arc::new(self.schema.project(columns)?),
             None => self.schema.clone(),
@@ -194,7 +230,10 @@ impl TableProvider for StubTable {
             (Some(s), p) => s.clone().project(p),
             (None, _) => Statistics::new_unknown(&schema),
         };
-        Ok(Arc::new(StubExec { inner: EmptyExec::new(schema), statistics: Arc::new(statistics) }))
+        Ok(Arc::new(StubExec {
+            inner: EmptyExec::new(schema),
+            statistics: Arc::new(statistics),
+        }))
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
@@ -232,7 +271,10 @@ impl ExecutionPlan for StubExec {
     fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         Ok(self)
     }
-    fn apply_expressions(&self, _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
         Ok(TreeNodeRecursion::Continue)
     }
     fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
@@ -266,7 +308,13 @@ impl LogicalExtensionCodec for LeafPlanCodec {
         internal_err!("a leaf cannot contain the extension node {}", node.node.name())
     }
 
-    fn try_decode_table_provider(&self, buf: &[u8], table: &TableReference, _: SchemaRef, _: &TaskContext) -> Result<Arc<dyn TableProvider>> {
+    fn try_decode_table_provider(
+        &self,
+        buf: &[u8],
+        table: &TableReference,
+        _: SchemaRef,
+        _: &TaskContext,
+    ) -> Result<Arc<dyn TableProvider>> {
         let malformed = || Error::protocol(format!("malformed reference to table {table} in a leaf"));
         let source = self.tables.as_ref().ok_or_else(malformed)?;
         let (id, version) = buf.split_at_checked(8).ok_or_else(malformed)?;
@@ -274,7 +322,12 @@ impl LogicalExtensionCodec for LeafPlanCodec {
         Ok(source.provider(crate::TableId(number(id)?), number(version)?)?)
     }
 
-    fn try_encode_table_provider(&self, table: &TableReference, node: Arc<dyn TableProvider>, buf: &mut Vec<u8>) -> Result<()> {
+    fn try_encode_table_provider(
+        &self,
+        table: &TableReference,
+        node: Arc<dyn TableProvider>,
+        buf: &mut Vec<u8>,
+    ) -> Result<()> {
         let Some(stub) = (node.as_ref() as &dyn std::any::Any).downcast_ref::<StubTable>() else {
             return internal_err!("table {table} is not a table of this cluster");
         };
@@ -310,7 +363,13 @@ struct OwnerMessage {
 pub struct LeafCodec;
 
 impl PhysicalExtensionCodec for LeafCodec {
-    fn try_decode(&self, buf: &[u8], _: &[Arc<dyn ExecutionPlan>], _: &TaskContext, _: &dyn PhysicalProtoConverterExtension) -> Result<Arc<dyn ExecutionPlan>> {
+    fn try_decode(
+        &self,
+        buf: &[u8],
+        _: &[Arc<dyn ExecutionPlan>],
+        _: &TaskContext,
+        _: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let malformed = |what: &str| Error::protocol(format!("malformed leaf: {what}"));
         let leaf = LeafMessage::decode(buf).map_err(|e| malformed(&e.to_string()))?;
         let schema = leaf.schema.as_ref().ok_or_else(|| malformed("no schema"))?;
@@ -318,13 +377,29 @@ impl PhysicalExtensionCodec for LeafCodec {
         let owners = leaf
             .owners
             .into_iter()
-            .map(|o| Ok(LeafOwner { node: NodeId(o.node), request: o.request.ok_or_else(|| malformed("no request"))? }))
+            .map(|o| {
+                Ok(LeafOwner {
+                    node: NodeId(o.node),
+                    request: o.request.ok_or_else(|| malformed("no request"))?,
+                })
+            })
             .collect::<Result<Vec<_>, Error>>()?;
         let statistics = Statistics::new_unknown(&schema);
-        Ok(Arc::new(ShardLocalExec::new(owners, Arc::new(schema), leaf.partitions as usize, leaf.label, statistics)))
+        Ok(Arc::new(ShardLocalExec::new(
+            owners,
+            Arc::new(schema),
+            leaf.partitions as usize,
+            leaf.label,
+            statistics,
+        )))
     }
 
-    fn try_encode(&self, node: Arc<dyn ExecutionPlan>, buf: &mut Vec<u8>, _: &dyn PhysicalProtoConverterExtension) -> Result<()> {
+    fn try_encode(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        buf: &mut Vec<u8>,
+        _: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<()> {
         // Codecs are tried in turn, so anything that is not ours must be an error.
         let Some(leaf) = node.downcast_ref::<ShardLocalExec>() else {
             return internal_err!("not a shard-local leaf");
@@ -333,9 +408,18 @@ impl PhysicalExtensionCodec for LeafCodec {
             schema: Some(leaf.schema().as_ref().try_into()?),
             partitions: leaf.properties.partitioning.partition_count() as u64,
             label: leaf.label.clone(),
-            owners: leaf.owners.iter().map(|o| OwnerMessage { node: o.node.0, request: Some(o.request.clone()) }).collect(),
+            owners: leaf
+                .owners
+                .iter()
+                .map(|o| OwnerMessage {
+                    node: o.node.0,
+                    request: Some(o.request.clone()),
+                })
+                .collect(),
         };
-        message.encode(buf).map_err(|e| Error::internal(format!("encoding a leaf: {e}")))?;
+        message
+            .encode(buf)
+            .map_err(|e| Error::internal(format!("encoding a leaf: {e}")))?;
         Ok(())
     }
 }
@@ -358,7 +442,11 @@ impl PhysicalOptimizerRule for YieldInJoins {
                 || node.is::<NestedLoopJoinExec>()
                 || node.is::<CrossJoinExec>()
                 || node.is::<SymmetricHashJoinExec>();
-            Ok(if is_join { Transformed::yes(Arc::new(CooperativeExec::new(node)) as _) } else { Transformed::no(node) })
+            Ok(if is_join {
+                Transformed::yes(Arc::new(CooperativeExec::new(node)) as _)
+            } else {
+                Transformed::no(node)
+            })
         };
         Ok(plan.transform_up(wrap)?.data)
     }

@@ -138,11 +138,18 @@ impl fmt::Display for TxnId {
 impl crate::v1::ShardRef {
     /// The shard, without the epoch.
     pub fn id(&self) -> ShardId {
-        ShardId { group: GroupId(self.group), index: self.index }
+        ShardId {
+            group: GroupId(self.group),
+            index: self.index,
+        }
     }
 
     /// A shard at an epoch.
     pub fn new(shard: ShardId, epoch: Epoch) -> Self {
-        Self { group: shard.group.0, index: shard.index, epoch: epoch.0 }
+        Self {
+            group: shard.group.0,
+            index: shard.index,
+            epoch: epoch.0,
+        }
     }
 }

@@ -3,9 +3,9 @@
 use crate::error::{Error, Result};
 use crate::v1::ArrowChunk;
 use arrow_flight::FlightData;
+use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
-use arrow_flight::decode::FlightRecordBatchStream;
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -48,14 +48,19 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<RecordBatch>> {
 }
 
 /// A batch stream as chunks for gRPC: the schema first, also when there are no rows. Dropping it drops the input.
-pub fn to_chunks(stream: SendableRecordBatchStream) -> impl Stream<Item = std::result::Result<ArrowChunk, tonic::Status>> + Send {
+pub fn to_chunks(
+    stream: SendableRecordBatchStream,
+) -> impl Stream<Item = std::result::Result<ArrowChunk, tonic::Status>> + Send {
     let schema = stream.schema();
     FlightDataEncoderBuilder::new()
         .with_schema(schema)
         .with_max_flight_data_size(CHUNK_BYTES)
         .build(stream.map_err(|e| FlightError::ExternalError(Box::new(e))))
         .map(|item| match item {
-            Ok(data) => Ok(ArrowChunk { header: data.data_header, body: data.data_body }),
+            Ok(data) => Ok(ArrowChunk {
+                header: data.data_header,
+                body: data.data_body,
+            }),
             Err(FlightError::ExternalError(e)) => Err(match e.downcast::<DataFusionError>() {
                 Ok(e) => Error::from(*e).into(),
                 Err(e) => Error::internal(e.to_string()).into(),
@@ -71,7 +76,11 @@ where
     S: Stream<Item = std::result::Result<ArrowChunk, tonic::Status>> + Send + 'static,
 {
     let data = chunks.map(|chunk| match chunk {
-        Ok(c) => Ok(FlightData { data_header: c.header, data_body: c.body, ..Default::default() }),
+        Ok(c) => Ok(FlightData {
+            data_header: c.header,
+            data_body: c.body,
+            ..Default::default()
+        }),
         Err(status) => Err(FlightError::ExternalError(Box::new(Error::from(status)))),
     });
     let expected = schema.clone();

@@ -53,7 +53,10 @@ pub fn node(id: NodeId) -> String {
 /// The shard of a key made by [`shard`].
 pub fn parse_shard(key: &str) -> Option<ShardId> {
     let (group, index) = key.strip_prefix("/shard/")?.split_once('/')?;
-    Some(ShardId { group: GroupId(group.parse().ok()?), index: index.parse().ok()? })
+    Some(ShardId {
+        group: GroupId(group.parse().ok()?),
+        index: index.parse().ok()?,
+    })
 }
 
 /// `/` and `%` in names would break the key apart.

@@ -47,7 +47,10 @@ pub struct NodeInfo {
 impl NodeInfo {
     /// The replica id of copies on this node.
     pub fn replica(&self) -> ReplicaId {
-        ReplicaId { node: self.id, disk: self.disk }
+        ReplicaId {
+            node: self.id,
+            disk: self.disk,
+        }
     }
 }
 

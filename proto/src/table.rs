@@ -73,7 +73,9 @@ impl TableDef {
 
     /// The columns users see; always a prefix of [`Self::arrow_schema`].
     pub fn visible_schema(&self) -> SchemaRef {
-        Arc::new(Schema::new(self.columns.iter().filter(|c| !c.hidden).map(field).collect::<Vec<_>>()))
+        Arc::new(Schema::new(
+            self.columns.iter().filter(|c| !c.hidden).map(field).collect::<Vec<_>>(),
+        ))
     }
 
     /// Shard key columns; empty for a reference table.

@@ -32,7 +32,10 @@ pub struct TokenRange {
 /// Equal ranges for a new group; sizes differ by at most one.
 pub fn equal_ranges(shards: u32) -> Vec<TokenRange> {
     (0..shards)
-        .map(|i| TokenRange { start: i * TOKENS / shards, end: (i + 1) * TOKENS / shards })
+        .map(|i| TokenRange {
+            start: i * TOKENS / shards,
+            end: (i + 1) * TOKENS / shards,
+        })
         .collect()
 }
 
@@ -93,8 +96,12 @@ impl KeyColumn {
         let (class, to, scale, trim) = match array.data_type() {
             DataType::Boolean => (1, DataType::Boolean, 0, false),
             DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => (2, DataType::Int64, 0, false),
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(_, _) => (3, DataType::Utf8View, 0, true),
-            DataType::Decimal32(_, s) | DataType::Decimal64(_, s) | DataType::Decimal128(_, s) => (4, DataType::Decimal128(38, *s), *s, false),
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(_, _) => {
+                (3, DataType::Utf8View, 0, true)
+            }
+            DataType::Decimal32(_, s) | DataType::Decimal64(_, s) | DataType::Decimal128(_, s) => {
+                (4, DataType::Decimal128(38, *s), *s, false)
+            }
             DataType::Date32 => (5, DataType::Date32, 0, false),
             DataType::Timestamp(_, None) => (6, micros(None), 0, false),
             DataType::Timestamp(_, Some(_)) => (7, micros(Some("+00:00")), 0, false),
@@ -103,10 +110,24 @@ impl KeyColumn {
             // Legal in primary keys, never in shard keys (checked where tables are created).
             DataType::Float32 | DataType::Float64 => (10, DataType::Float64, 0, false),
             DataType::Time64(_) => (11, DataType::Time64(TimeUnit::Microsecond), 0, false),
-            other => return Err(Error::unsupported(format!("type {other} cannot be part of a key"), "use an integer, text, date, timestamp, numeric, uuid or bytea column")),
+            other => {
+                return Err(Error::unsupported(
+                    format!("type {other} cannot be part of a key"),
+                    "use an integer, text, date, timestamp, numeric, uuid or bytea column",
+                ));
+            }
         };
-        let array = if *array.data_type() == to { array.clone() } else { cast(array, &to).map_err(|e| Error::internal(e.to_string()))? };
-        Ok(Self { class, array, scale, trim })
+        let array = if *array.data_type() == to {
+            array.clone()
+        } else {
+            cast(array, &to).map_err(|e| Error::internal(e.to_string()))?
+        };
+        Ok(Self {
+            class,
+            array,
+            scale,
+            trim,
+        })
     }
 
     /// Class byte, then the value; variable-length values are terminated by their length so that columns cannot run together.
@@ -120,19 +141,40 @@ impl KeyColumn {
             DataType::Boolean => out.push(u8::from(self.array.as_boolean().value(row))),
             DataType::Int64 => out.extend(self.array.as_primitive::<Int64Type>().value(row).to_le_bytes()),
             DataType::Date32 => out.extend(self.array.as_primitive::<Date32Type>().value(row).to_le_bytes()),
-            DataType::Timestamp(_, _) => out.extend(self.array.as_primitive::<TimestampMicrosecondType>().value(row).to_le_bytes()),
-            DataType::Time64(_) => out.extend(self.array.as_primitive::<Time64MicrosecondType>().value(row).to_le_bytes()),
+            DataType::Timestamp(_, _) => out.extend(
+                self.array
+                    .as_primitive::<TimestampMicrosecondType>()
+                    .value(row)
+                    .to_le_bytes(),
+            ),
+            DataType::Time64(_) => out.extend(
+                self.array
+                    .as_primitive::<Time64MicrosecondType>()
+                    .value(row)
+                    .to_le_bytes(),
+            ),
             DataType::FixedSizeBinary(_) => out.extend(self.array.as_fixed_size_binary().value(row)),
             DataType::Utf8View => {
                 let text = self.array.as_string_view().value(row);
-                append_sized(if self.trim { text.trim_end_matches(' ') } else { text }.as_bytes(), out);
+                append_sized(
+                    if self.trim { text.trim_end_matches(' ') } else { text }.as_bytes(),
+                    out,
+                );
             }
             DataType::BinaryView => append_sized(self.array.as_binary_view().value(row), out),
-            DataType::Decimal128(_, _) => append_decimal(self.array.as_primitive::<Decimal128Type>().value(row), self.scale, out),
+            DataType::Decimal128(_, _) => {
+                append_decimal(self.array.as_primitive::<Decimal128Type>().value(row), self.scale, out)
+            }
             DataType::Float64 => {
                 let value = self.array.as_primitive::<Float64Type>().value(row);
                 // -0.0 equals 0.0, and every NaN equals every other, as PostgreSQL has it.
-                let value = if value == 0.0 { 0.0 } else if value.is_nan() { f64::NAN } else { value };
+                let value = if value == 0.0 {
+                    0.0
+                } else if value.is_nan() {
+                    f64::NAN
+                } else {
+                    value
+                };
                 out.extend(value.to_bits().to_le_bytes());
             }
             _ => unreachable!("KeyColumn::new casts to one of the types above"),
@@ -186,7 +228,10 @@ mod tests {
     #[test]
     fn one_class_one_token() {
         assert_eq!(token(Int16Array::from(vec![7])), token(Int64Array::from(vec![7])));
-        assert_eq!(token(StringArray::from(vec!["ab  "])), token(StringViewArray::from(vec!["ab"])));
+        assert_eq!(
+            token(StringArray::from(vec!["ab  "])),
+            token(StringViewArray::from(vec!["ab"]))
+        );
         let d = |v, s| Decimal128Array::from(vec![v]).with_precision_and_scale(20, s).unwrap();
         assert_eq!(token(d(150, 2)), token(d(15, 1)));
         assert_ne!(token(Int64Array::from(vec![7])), token(StringArray::from(vec!["7"])));
@@ -197,7 +242,11 @@ mod tests {
         for shards in [1, 3, 16, 1_000] {
             let ranges = equal_ranges(shards);
             assert_eq!((ranges[0].start, ranges[shards as usize - 1].end), (0, TOKENS));
-            assert!(ranges.windows(2).all(|w| w[0].end == w[1].start && w[0].start < w[0].end));
+            assert!(
+                ranges
+                    .windows(2)
+                    .all(|w| w[0].end == w[1].start && w[0].start < w[0].end)
+            );
         }
     }
 }

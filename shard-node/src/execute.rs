@@ -166,8 +166,8 @@ impl Executor {
     /// 08P01 or 54001 for a malformed plan, and what `tables` says.
     pub fn schema(&self, tables: Arc<dyn TableSource>, request: &v1::ExecuteRequest) -> Result<SchemaRef> {
         let codec = LeafPlanCodec { tables: Some(tables) };
-        let logical =
-            logical_plan_from_bytes_with_extension_codec(&request.plan, &self.template.task_ctx(), &codec).map_err(undecodable)?;
+        let logical = logical_plan_from_bytes_with_extension_codec(&request.plan, &self.template.task_ctx(), &codec)
+            .map_err(undecodable)?;
         Ok(tessera_proto::fragment::leaf_schema(logical.schema()))
     }
 

@@ -188,6 +188,9 @@ impl ShardNode {
 
 impl std::fmt::Debug for ShardNode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ShardNode").field("id", &self.id).field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("ShardNode")
+            .field("id", &self.id)
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
     }
 }

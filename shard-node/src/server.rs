@@ -31,7 +31,10 @@ const CALLS_PER_CONNECTION: usize = 1_024;
 /// The listener failed.
 pub async fn serve(node: Arc<ShardNode>, listener: TcpListener, shutdown: CancellationToken) -> NodeResult<()> {
     // Streams of peers never end by themselves.
-    let peers = PeerServer { node: node.clone(), stop: shutdown.clone() };
+    let peers = PeerServer {
+        node: node.clone(),
+        stop: shutdown.clone(),
+    };
     let replication = ReplicationGrpc::new(peers)
         .max_decoding_message_size(REPLICATION_BYTES_MAX)
         .max_encoding_message_size(REPLICATION_BYTES_MAX);
@@ -49,7 +52,8 @@ pub async fn serve(node: Arc<ShardNode>, listener: TcpListener, shutdown: Cancel
 
 /// The builder's own setting does not reach sockets that were accepted elsewhere.
 fn nodelay(listener: TcpListener) -> impl Stream<Item = std::io::Result<tokio::net::TcpStream>> {
-    TcpListenerStream::new(listener).map(|accepted| accepted.and_then(|socket| socket.set_nodelay(true).map(|()| socket)))
+    TcpListenerStream::new(listener)
+        .map(|accepted| accepted.and_then(|socket| socket.set_nodelay(true).map(|()| socket)))
 }
 
 /// Serves a node's calls to routers.
@@ -127,7 +131,10 @@ impl Shard for ShardServer {
         Ok(Response::new(self.node.status(request.into_inner()).await?))
     }
 
-    async fn change_leader(&self, request: Request<v1::ChangeLeaderRequest>) -> Result<Response<v1::ChangeLeaderReply>, Status> {
+    async fn change_leader(
+        &self,
+        request: Request<v1::ChangeLeaderRequest>,
+    ) -> Result<Response<v1::ChangeLeaderReply>, Status> {
         Ok(Response::new(self.node.change_leader(request.into_inner()).await?))
     }
 }
@@ -143,7 +150,9 @@ type Messages = Pin<Box<dyn Stream<Item = Result<v1::PeerMessage, Status>> + Sen
 type FileChunks = Pin<Box<dyn Stream<Item = Result<v1::FileChunk, Status>> + Send>>;
 
 fn file_chunks(chunks: crate::replication::transport::Chunks) -> Response<FileChunks> {
-    Response::new(Box::pin(chunks.map_ok(|data| v1::FileChunk { data }).map_err(Status::from)))
+    Response::new(Box::pin(
+        chunks.map_ok(|data| v1::FileChunk { data }).map_err(Status::from),
+    ))
 }
 
 #[tonic::async_trait]
@@ -161,8 +170,12 @@ impl Replication for PeerServer {
         let hello = self.node.hello();
         let from = check_hello(&hello, &theirs)?;
         let (sender, replies) = mpsc::channel(1);
-        let greeting = v1::PeerMessage { message: Some(peer_message::Message::Hello(hello)) };
-        sender.try_send(Ok(greeting)).map_err(|_| Error::internal("a new channel is full"))?;
+        let greeting = v1::PeerMessage {
+            message: Some(peer_message::Message::Hello(hello)),
+        };
+        sender
+            .try_send(Ok(greeting))
+            .map_err(|_| Error::internal("a new channel is full"))?;
         let (node, stop) = (self.node.clone(), self.stop.clone());
         self.node.track(async move {
             // The reply stream lives as long as this does; its end tells the peer to connect again.

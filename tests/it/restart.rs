@@ -12,7 +12,10 @@ async fn a_clean_restart_keeps_everything() {
     let client = cluster::connect(&first.url()).await;
     client.simple_query(TABLE).await.expect("created");
     let values: Vec<_> = (1..=5000).map(|k| format!("({k}, 1, 'row {k}')")).collect();
-    client.simple_query(&format!("INSERT INTO t VALUES {}", values.join(","))).await.expect("inserted");
+    client
+        .simple_query(&format!("INSERT INTO t VALUES {}", values.join(",")))
+        .await
+        .expect("inserted");
     let digests = verified(&client).await;
     drop(client);
     first.shutdown().await.expect("stops");

@@ -35,21 +35,29 @@ impl ShardNode {
             let known = tables.iter().filter_map(|t| view.tables.get(t));
             known.map(|def| here.store.statistics(def)).collect()
         });
-        collected.await.map_err(|e| Error::internal(format!("collecting statistics: {e}")))
+        collected
+            .await
+            .map_err(|e| Error::internal(format!("collecting statistics: {e}")))
     }
 
     /// See `ShardService::change_leader`.
     pub(super) async fn move_leader(self: &Arc<Self>, request: v1::ChangeLeaderRequest) -> Result<Epoch> {
         let until = checks::until(request.deadline_ms)?;
         let reference = request.shard.ok_or_else(|| Error::protocol("request names no shard"))?;
-        let shard = self.shard(reference.id()).ok_or_else(|| Error::stale_map(format!("shard {} is not on this node", reference.id())))?;
+        let shard = self
+            .shard(reference.id())
+            .ok_or_else(|| Error::stale_map(format!("shard {} is not on this node", reference.id())))?;
         let config = shard.status.borrow().config.clone();
-        let config = config.ok_or_else(|| Error::unavailable(format!("the configuration of shard {} is not known yet", shard.id)))?;
+        let config = config
+            .ok_or_else(|| Error::unavailable(format!("the configuration of shard {} is not known yet", shard.id)))?;
         if reference.epoch != 0 && reference.epoch != config.epoch.0 {
-            return Err(Error::stale_map(format!("shard {} is at epoch {}, the request at {}", shard.id, config.epoch, reference.epoch)));
+            return Err(Error::stale_map(format!(
+                "shard {} is at epoch {}, the request at {}",
+                shard.id, config.epoch, reference.epoch
+            )));
         }
         let operation = match request.action() {
-            Action::Switch => Operation::Switch(self.switch_target(&shard, &config)?),
+            Action::Switch => Operation::Switch(self.switch_target(&shard, &config, until).await?),
             Action::Promote => {
                 self.check_leader_gone(&shard, &config)?;
                 Operation::Promote
@@ -66,26 +74,65 @@ impl ShardNode {
         self.await_leader(&shard, operation, led_by, config.epoch, until).await
     }
 
-    fn switch_target(&self, shard: &Shard, config: &ShardConfig) -> Result<ReplicaId> {
+    /// Another in-sync copy that is alive; one that just started may need a moment to show that.
+    async fn switch_target(&self, shard: &Shard, config: &ShardConfig, until: Instant) -> Result<ReplicaId> {
         if config.leader != self.id {
-            return Err(Error::stale_map(format!("shard {} is led by node {}", shard.id, config.leader.node)));
+            return Err(Error::stale_map(format!(
+                "shard {} is led by node {}",
+                shard.id, config.leader.node
+            )));
         }
-        let target = config.in_sync.iter().find(|r| **r != self.id && self.holds_lease(r.node));
-        target.copied().ok_or_else(|| {
-            Error::new("55000", format!("shard {} has no other in-sync copy to lead it", shard.id)).with_hint("wait until a follower is in sync")
-        })
+        let soon = (Instant::now() + self.lease_timings.lease).min(until);
+        loop {
+            let target = config
+                .in_sync
+                .iter()
+                .find(|r| **r != self.id && self.holds_lease(r.node));
+            if let Some(target) = target {
+                return Ok(*target);
+            }
+            if Instant::now() >= soon {
+                return Err(Error::new(
+                    "55000",
+                    format!("shard {} has no other in-sync copy to lead it", shard.id),
+                )
+                .with_hint("wait until a follower is in sync"));
+            }
+            tokio::time::sleep(self.lease_timings.beat).await;
+        }
     }
 
     fn check_leader_gone(&self, shard: &Shard, config: &ShardConfig) -> Result<()> {
-        if config.leader == self.id || self.may_replace(config.leader.node) || self.views.current().nodes.get(&config.leader.node).is_some_and(|n| n.disk != config.leader.disk) {
+        if config.leader == self.id
+            || self.may_replace(config.leader.node)
+            || self
+                .views
+                .current()
+                .nodes
+                .get(&config.leader.node)
+                .is_some_and(|n| n.disk != config.leader.disk)
+        {
             return Ok(());
         }
-        Err(Error::new("55000", format!("the leader of shard {}, node {}, is alive", shard.id, config.leader.node))
-            .with_detail("it was heard within the grace time")
-            .with_hint("use SWITCH LEADER, or stop the node first"))
+        Err(Error::new(
+            "55000",
+            format!(
+                "the leader of shard {}, node {}, is alive",
+                shard.id, config.leader.node
+            ),
+        )
+        .with_detail("it was heard within the grace time")
+        .with_hint("use SWITCH LEADER, or stop the node first"))
     }
 
-    async fn await_leader(&self, shard: &Arc<Shard>, operation: Operation, led_by: ReplicaId, before: Epoch, until: Instant) -> Result<Epoch> {
+    async fn await_leader(
+        &self,
+        shard: &Arc<Shard>,
+        operation: Operation,
+        led_by: ReplicaId,
+        before: Epoch,
+        until: Instant,
+    ) -> Result<Epoch> {
         let mut refused = shard.operate(operation, until).await?;
         let me = self.id;
         let moved = shard.wait_status(until, move |s| {
@@ -110,7 +157,10 @@ fn describe(shard: &Shard) -> v1::ShardStatus {
         _ => status.role,
     };
     v1::ShardStatus {
-        shard: Some(v1::ShardRef::new(shard.id, status.config.as_ref().map_or(Epoch(0), |c| c.epoch))),
+        shard: Some(v1::ShardRef::new(
+            shard.id,
+            status.config.as_ref().map_or(Epoch(0), |c| c.epoch),
+        )),
         leader: status.leads.is_some(),
         last_index: status.last.0,
         durable_index: status.durable.0,

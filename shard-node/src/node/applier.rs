@@ -39,7 +39,11 @@ const CATALOG_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs until `stop`.
 pub async fn run(node: Arc<ShardNode>, shard: Arc<Shard>, mut chores: mpsc::Receiver<Chore>, stop: CancellationToken) {
-    let mut applier = Applier { node, shard, sealing: None };
+    let mut applier = Applier {
+        node,
+        shard,
+        sealing: None,
+    };
     let mut committed = applier.shard.committed.subscribe();
     let mut status = applier.shard.status.subscribe();
     loop {
@@ -107,9 +111,16 @@ impl Applier {
         for entry in entries.by_ref() {
             let logged = Logged::decode(entry.kind, entry.payload)?;
             let consequences = self.consequences_of(&work, entry.at.index, &logged)?;
-            work.push(Work { index: entry.at.index, logged, consequences });
+            work.push(Work {
+                index: entry.at.index,
+                logged,
+                consequences,
+            });
             // What later entries of the turn entail may depend on this one.
-            if work.last().is_some_and(|w| !matches!(w.logged, Logged::CommitRecord(_))) {
+            if work
+                .last()
+                .is_some_and(|w| !matches!(w.logged, Logged::CommitRecord(_)))
+            {
                 break;
             }
         }
@@ -140,39 +151,74 @@ impl Applier {
         let read = tokio::task::spawn_blocking(move || wal.read(id, from, TURN_BYTES_MAX)).await;
         let records = read.map_err(|e| Error::internal(format!("reading the log: {e}")))??;
         if records.is_empty() {
-            return Err(Error::corrupt(format!("log entry {from} of shard {id} is committed, but not in the log")));
+            return Err(Error::corrupt(format!(
+                "log entry {from} of shard {id} is committed, but not in the log"
+            )));
         }
         let records = records.into_iter().filter(|r| r.index <= upto);
-        Ok(records.map(|r| Entry { at: Position { epoch: r.epoch, index: r.index }, kind: r.kind as u8, payload: r.payload }).collect())
+        Ok(records
+            .map(|r| Entry {
+                at: Position {
+                    epoch: r.epoch,
+                    index: r.index,
+                },
+                kind: r.kind as u8,
+                payload: r.payload,
+            })
+            .collect())
     }
 
     async fn carry_out(&self, work: Vec<Work>) -> Result<()> {
-        let needed = work.iter().flat_map(|w| &w.consequences.visible).map(|v| v.meta_revision).max().unwrap_or(0);
+        let needed = work
+            .iter()
+            .flat_map(|w| &w.consequences.visible)
+            .map(|v| v.meta_revision)
+            .max()
+            .unwrap_or(0);
         let view = self.node.views.at_least(needed, CATALOG_TIMEOUT).await?;
         let (node, shard) = (self.node.clone(), self.shard.clone());
-        let done = tokio::task::spawn_blocking(move || work.into_iter().try_for_each(|w| apply_one(&node, &shard, &view, w)));
-        done.await.map_err(|e| Error::internal(format!("applying log entries: {e}")))?
+        let done =
+            tokio::task::spawn_blocking(move || work.into_iter().try_for_each(|w| apply_one(&node, &shard, &view, w)));
+        done.await
+            .map_err(|e| Error::internal(format!("applying log entries: {e}")))?
     }
 
     /// A new leader serves once everything before its epoch is applied and prepared rows are locked again.
     async fn get_ready(&self) -> Result<()> {
         let applied = *self.shard.applied.borrow();
         let waits = |l: &Leads| !l.ready && applied >= l.start;
-        let Some(leads) = self.shard.status.borrow().leads.filter(waits) else { return Ok(()) };
+        let Some(leads) = self.shard.status.borrow().leads.filter(waits) else {
+            return Ok(());
+        };
         let (term, shard) = (self.shard.status.borrow().term, self.shard.clone());
-        let prepared: Vec<_> = shard.ledger.lock().prepared().iter().map(|(t, p)| (*t, p.writes.clone(), p.meta_revision)).collect();
-        let view = self.node.views.at_least(prepared.iter().map(|p| p.2).max().unwrap_or(0), CATALOG_TIMEOUT).await?;
+        let prepared: Vec<_> = shard
+            .ledger
+            .lock()
+            .prepared()
+            .iter()
+            .map(|(t, p)| (*t, p.writes.clone(), p.meta_revision))
+            .collect();
+        let view = self
+            .node
+            .views
+            .at_least(prepared.iter().map(|p| p.2).max().unwrap_or(0), CATALOG_TIMEOUT)
+            .await?;
         let here = shard.clone();
         let locked = tokio::task::spawn_blocking(move || {
             for (txn, payloads, _) in prepared {
                 let wanted = writes::wanted(&here.store, &writes::decode_applied(&view, &payloads)?)?;
                 if here.participant.lock().locks.acquire(txn, Span::Many, wanted) != Acquired::Yes {
-                    return Err(Error::internal(format!("prepared transactions of shard {} write the same rows", here.id)));
+                    return Err(Error::internal(format!(
+                        "prepared transactions of shard {} write the same rows",
+                        here.id
+                    )));
                 }
             }
             Ok(())
         });
-        locked.await.map_err(|e| Error::internal(format!("locking prepared rows: {e}")))??;
+        locked
+            .await
+            .map_err(|e| Error::internal(format!("locking prepared rows: {e}")))??;
         tracing::info!(shard = %shard.id, epoch = %leads.epoch, "leads");
         shard.status.send_modify(|s| {
             if s.term == term {
@@ -206,17 +252,28 @@ impl Applier {
             let at = manifest.checkpoint;
             let epoch = node.wal.epoch_at(shard.id, at).unwrap_or_default();
             if at != ledger.applied() {
-                return Err(Error::internal(format!("snapshot is of log index {at}, the ledger of {}", ledger.applied())));
+                return Err(Error::internal(format!(
+                    "snapshot is of log index {at}, the ledger of {}",
+                    ledger.applied()
+                )));
             }
             let mut files = manifest.files.clone();
             files.extend(ledger.prepared().values().flat_map(|p| segments(&p.writes)));
-            let bytes = Snapshot { epoch: epoch.0, index: at.0, manifest: manifest.manifest.clone(), ledger: ledger.to_image(), files };
+            let bytes = Snapshot {
+                epoch: epoch.0,
+                index: at.0,
+                manifest: manifest.manifest.clone(),
+                ledger: ledger.to_image(),
+                files,
+            };
             let mut pinned = shard.pinned.lock();
             pinned.retain(|(since, _)| since.elapsed() < PIN);
             pinned.push((Instant::now(), manifest));
             Ok(Bytes::from(bytes.encode_to_vec()))
         });
-        taken.await.map_err(|e| Error::internal(format!("taking a snapshot: {e}")))?
+        taken
+            .await
+            .map_err(|e| Error::internal(format!("taking a snapshot: {e}")))?
     }
 }
 
@@ -228,14 +285,20 @@ struct Work {
 
 /// Rows, then the ledger, then whoever waits. Blocking.
 fn apply_one(node: &ShardNode, shard: &Shard, view: &ClusterView, work: Work) -> Result<()> {
-    let Work { index, logged, consequences } = work;
+    let Work {
+        index,
+        logged,
+        consequences,
+    } = work;
     if !consequences.visible.is_empty() {
         node.failpoints.hit("apply.before_rows")?;
     }
     let timestamp = consequences.visible.first().map(|v| v.timestamp);
     let payloads: Vec<v1::TableWrite> = consequences.visible.into_iter().flat_map(|v| v.writes).collect();
     match timestamp.filter(|_| index > shard.store.applied()) {
-        Some(timestamp) => shard.store.apply(index, timestamp, &writes::decode_applied(view, &payloads)?)?,
+        Some(timestamp) => shard
+            .store
+            .apply(index, timestamp, &writes::decode_applied(view, &payloads)?)?,
         None => shard.store.advance(index),
     }
     if timestamp.is_some() {
@@ -266,7 +329,9 @@ async fn seal(node: Arc<ShardNode>, shard: Arc<Shard>, reply: oneshot::Sender<Re
         write_ledger(&here.dir, &ledger.to_image())?;
         Ok(ledger.applied().min(here.store.checkpoint()))
     });
-    let sealed = sealed.await.unwrap_or_else(|e| Err(Error::internal(format!("sealing: {e}"))));
+    let sealed = sealed
+        .await
+        .unwrap_or_else(|e| Err(Error::internal(format!("sealing: {e}"))));
     if let Ok(upto) = &sealed {
         release(&node, &shard, *upto);
     }

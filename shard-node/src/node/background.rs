@@ -50,7 +50,10 @@ pub async fn follow_view(node: Arc<ShardNode>, stop: CancellationToken) {
         }
         for shard in node.shards() {
             if let Some(entry) = view.shards.get(&shard.id) {
-                shard.post(Event::ConfigChanged { config: entry.config.clone(), revision: entry.revision });
+                shard.post(Event::ConfigChanged {
+                    config: entry.config.clone(),
+                    revision: entry.revision,
+                });
             }
         }
         tokio::select! {
@@ -62,15 +65,26 @@ pub async fn follow_view(node: Arc<ShardNode>, stop: CancellationToken) {
 }
 
 async fn open_and_close(node: &Arc<ShardNode>, view: &Arc<ClusterView>) {
-    let mine = view.shards.iter().filter(|(_, e)| e.config.replicas().any(|r| r == node.id)).map(|(id, _)| *id);
+    let mine = view
+        .shards
+        .iter()
+        .filter(|(_, e)| e.config.replicas().any(|r| r == node.id))
+        .map(|(id, _)| *id);
     let missing: Vec<ShardId> = mine.filter(|id| node.shard(*id).is_none()).collect();
-    futures::stream::iter(missing).for_each_concurrent(8, |id| async move {
-        if let Err(error) = node.open_shard(id).await {
-            tracing::error!(%error, shard = %id, "a shard cannot be opened; it is offline on this node");
-            node.note_offline(id, &error);
-        }
-    }).await;
-    let gone: Vec<ShardId> = node.shards().iter().map(|s| s.id).filter(|id| !view.shards.contains_key(id)).collect();
+    futures::stream::iter(missing)
+        .for_each_concurrent(8, |id| async move {
+            if let Err(error) = node.open_shard(id).await {
+                tracing::error!(%error, shard = %id, "a shard cannot be opened; it is offline on this node");
+                node.note_offline(id, &error);
+            }
+        })
+        .await;
+    let gone: Vec<ShardId> = node
+        .shards()
+        .iter()
+        .map(|s| s.id)
+        .filter(|id| !view.shards.contains_key(id))
+        .collect();
     for id in gone {
         node.remove_shard(id).await;
     }
@@ -87,7 +101,9 @@ async fn drop_tables(node: &Arc<ShardNode>) {
             let here = shard.clone();
             match tokio::task::spawn_blocking(move || here.store.drop_table(table)).await {
                 Ok(Ok(())) => tracing::info!(shard = %shard.id, %table, "removed the rows of a dropped table"),
-                Ok(Err(error)) => tracing::warn!(%error, shard = %shard.id, %table, "rows of a dropped table stay for now"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, shard = %shard.id, %table, "rows of a dropped table stay for now")
+                }
                 Err(error) => tracing::error!(%error, "dropping a table failed"),
             }
         }
@@ -107,8 +123,17 @@ pub async fn beat(node: Arc<ShardNode>, stop: CancellationToken) {
         let (view, now) = (node.views.current(), node.begun.elapsed());
         for peer in view.nodes.keys().filter(|n| **n != node.id.node) {
             let sequence = node.leases.lock().beat(*peer, now);
-            let beat = v1::Beat { boot: node.boot, sequence, reply: false };
-            node.transport.send(*peer, v1::PeerMessage { message: Some(Message::Beat(beat)) });
+            let beat = v1::Beat {
+                boot: node.boot,
+                sequence,
+                reply: false,
+            };
+            node.transport.send(
+                *peer,
+                v1::PeerMessage {
+                    message: Some(Message::Beat(beat)),
+                },
+            );
         }
         let alive = node.leases.lock().alive(now);
         let disks: BTreeMap<_, _> = view.nodes.values().map(|n| (n.id, n.disk)).collect();
@@ -116,7 +141,10 @@ pub async fn beat(node: Arc<ShardNode>, stop: CancellationToken) {
             continue;
         }
         for shard in node.shards() {
-            shard.post(Event::Peers { alive: alive.clone(), disks: disks.clone() });
+            shard.post(Event::Peers {
+                alive: alive.clone(),
+                disks: disks.clone(),
+            });
         }
         told = (alive, disks, Instant::now());
     }
@@ -131,7 +159,11 @@ pub async fn resolve(node: Arc<ShardNode>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let led: Vec<_> = node.shards().into_iter().filter(|s| s.status.borrow().leads.is_some_and(|l| l.ready)).collect();
+        let led: Vec<_> = node
+            .shards()
+            .into_iter()
+            .filter(|s| s.status.borrow().leads.is_some_and(|l| l.ready))
+            .collect();
         let work: Vec<Doubt> = led.iter().flat_map(|shard| doubts(&node, shard)).collect();
         let all = futures::stream::iter(work).for_each_concurrent(DOUBT_AT_ONCE, |doubt| {
             let node = node.clone();
@@ -151,9 +183,18 @@ pub async fn resolve(node: Arc<ShardNode>, stop: CancellationToken) {
 
 enum Doubt {
     /// Prepared here for long; home knows.
-    Prepared { shard: Arc<Shard>, txn: TxnId, home: ShardId },
+    Prepared {
+        shard: Arc<Shard>,
+        txn: TxnId,
+        home: ShardId,
+    },
     /// Committed here; these may not know.
-    Unfinished { shard: Arc<Shard>, txn: TxnId, timestamp: Timestamp, participants: Vec<ShardId> },
+    Unfinished {
+        shard: Arc<Shard>,
+        txn: TxnId,
+        timestamp: Timestamp,
+        participants: Vec<ShardId>,
+    },
 }
 
 impl Doubt {
@@ -172,12 +213,24 @@ impl Doubt {
 
 fn doubts(node: &ShardNode, shard: &Arc<Shard>) -> Vec<Doubt> {
     let (ledger, mut participant) = (shard.ledger.lock(), shard.participant.lock());
-    let old = participant.in_doubt(ledger.prepared().keys(), ledger.unfinished().map(|u| u.0), node.begun.elapsed(), node.in_doubt_after);
+    let old = participant.in_doubt(
+        ledger.prepared().keys(),
+        ledger.unfinished().map(|u| u.0),
+        node.begun.elapsed(),
+        node.in_doubt_after,
+    );
     let prepared = ledger.prepared().iter().filter(|(t, _)| old.contains(t));
-    let prepared = prepared.map(|(txn, p)| Doubt::Prepared { shard: shard.clone(), txn: *txn, home: p.home });
+    let prepared = prepared.map(|(txn, p)| Doubt::Prepared {
+        shard: shard.clone(),
+        txn: *txn,
+        home: p.home,
+    });
     let unfinished = ledger.unfinished().filter(|u| old.contains(&u.0));
-    let unfinished = unfinished.map(|(txn, timestamp, participants)| {
-        Doubt::Unfinished { shard: shard.clone(), txn, timestamp, participants: participants.to_vec() }
+    let unfinished = unfinished.map(|(txn, timestamp, participants)| Doubt::Unfinished {
+        shard: shard.clone(),
+        txn,
+        timestamp,
+        participants: participants.to_vec(),
     });
     prepared.chain(unfinished).collect()
 }
@@ -188,28 +241,49 @@ async fn settle(node: &Arc<ShardNode>, doubt: Doubt) -> Result<()> {
         Doubt::Prepared { shard, txn, home } => {
             let reply = node.ask_home(home, txn, true, until).await?;
             match reply.state() {
-                State::Committed => node.finish_txn(shard.id, None, txn, Timestamp(reply.timestamp), until).await,
+                State::Committed => {
+                    node.finish_txn(shard.id, None, txn, Timestamp(reply.timestamp), until)
+                        .await
+                }
                 State::Aborted => node.finish_txn(shard.id, None, txn, Timestamp(0), until).await,
                 State::Pending | State::Committing => Ok(()),
             }
         }
-        Doubt::Unfinished { shard, txn, timestamp, participants } => {
+        Doubt::Unfinished {
+            shard,
+            txn,
+            timestamp,
+            participants,
+        } => {
             for participant in participants {
                 tell(node, participant, txn, timestamp, until).await?;
             }
-            shard.propose(crate::txn::entry::Logged::End(txn).encode(), until).await.map(drop)
+            shard
+                .propose(crate::txn::entry::Logged::End(txn).encode(), until)
+                .await
+                .map(drop)
         }
     }
 }
 
 /// Finish at a participant's present leader; idempotent there.
-async fn tell(node: &Arc<ShardNode>, participant: ShardId, txn: TxnId, timestamp: Timestamp, until: Instant) -> Result<()> {
+async fn tell(
+    node: &Arc<ShardNode>,
+    participant: ShardId,
+    txn: TxnId,
+    timestamp: Timestamp,
+    until: Instant,
+) -> Result<()> {
     let view = node.views.current();
     // A shard that was dropped needs to know nothing.
-    let Some(entry) = view.shards.get(&participant) else { return Ok(()) };
+    let Some(entry) = view.shards.get(&participant) else {
+        return Ok(());
+    };
     let reference = v1::ShardRef::new(participant, entry.config.epoch);
     if entry.config.leader == node.id {
-        return node.finish_txn(participant, Some(reference), txn, timestamp, until).await;
+        return node
+            .finish_txn(participant, Some(reference), txn, timestamp, until)
+            .await;
     }
     let left = until.saturating_duration_since(Instant::now()).as_millis() as u64;
     let request = v1::FinishRequest {
@@ -218,7 +292,11 @@ async fn tell(node: &Arc<ShardNode>, participant: ShardId, txn: TxnId, timestamp
         commit_timestamp: timestamp.0,
         deadline_ms: left.max(1),
     };
-    node.directory.node(entry.config.leader.node)?.finish(request).await.map(drop)
+    node.directory
+        .node(entry.config.leader.node)?
+        .finish(request)
+        .await
+        .map(drop)
 }
 
 /// Keeps memory and the log small, until `stop`.

@@ -30,14 +30,18 @@ pub fn until(deadline_ms: u64) -> Result<Instant> {
 /// What a status says about a request at an epoch; `None` = not decided yet.
 fn judge(status: &Status, shard: ShardId, epoch: Epoch) -> Option<Result<()>> {
     if let Some(damage) = &status.damage {
-        return Some(Err(Error::corrupt(format!("shard {shard} is offline on this node")).with_detail(damage.message.clone())));
+        return Some(Err(
+            Error::corrupt(format!("shard {shard} is offline on this node")).with_detail(damage.message.clone())
+        ));
     }
     let known = status.config.as_ref().map_or(Epoch(0), |c| c.epoch);
     if known < epoch {
         return None;
     }
     if known > epoch {
-        return Some(Err(Error::stale_map(format!("shard {shard} is at epoch {known}, the request at {epoch}"))));
+        return Some(Err(Error::stale_map(format!(
+            "shard {shard} is at epoch {known}, the request at {epoch}"
+        ))));
     }
     match &status.leads {
         Some(leads) if leads.epoch == epoch => (leads.ready && !status.paused).then_some(Ok(())),
@@ -59,7 +63,9 @@ impl ShardNode {
         let soon = (Instant::now() + NEWS_TIMEOUT).min(until);
         match shard.wait_status(soon, |s| judge(s, id, epoch)).await {
             Some(verdict) => verdict.map(|()| shard),
-            None => Err(Error::stale_map(format!("shard {id} does not serve epoch {epoch} on this node"))),
+            None => Err(Error::stale_map(format!(
+                "shard {id} does not serve epoch {epoch} on this node"
+            ))),
         }
     }
 
@@ -89,7 +95,9 @@ impl ShardNode {
     /// # Errors
     /// Retryable: the meta store cannot be reached.
     pub(super) async fn catalog(&self, revision: u64, until: Instant) -> Result<Arc<ClusterView>> {
-        self.views.at_least(revision, until.saturating_duration_since(Instant::now())).await
+        self.views
+            .at_least(revision, until.saturating_duration_since(Instant::now()))
+            .await
     }
 
     /// The newest definition of a table; rows here came under a catalog at most as new as this answer's.
@@ -101,10 +109,17 @@ impl ShardNode {
     ///
     /// # Errors
     /// TS001 when it is gone or has another version: plan again.
-    pub async fn table(&self, table: TableId, version: u64, meta_revision: u64, until: Instant) -> Result<Arc<TableDef>> {
+    pub async fn table(
+        &self,
+        table: TableId,
+        version: u64,
+        meta_revision: u64,
+        until: Instant,
+    ) -> Result<Arc<TableDef>> {
         let view = self.catalog(meta_revision, until).await?;
         let def = view.tables.get(&table).filter(|d| version == 0 || d.version == version);
-        def.cloned().ok_or_else(|| Error::stale_map(format!("table {table} changed or was dropped")))
+        def.cloned()
+            .ok_or_else(|| Error::stale_map(format!("table {table} changed or was dropped")))
     }
 
     /// Refuses writes before the disk is full, so that what is under way can end.
@@ -114,7 +129,10 @@ impl ShardNode {
     pub(super) fn check_disk(&self, bytes: usize) -> Result<()> {
         let free = fs2::available_space(&self.dir).map_err(|e| Error::io("asking for free disk space", &e))?;
         if free < DISK_RESERVE_BYTES + 2 * bytes as u64 {
-            return Err(Error::disk_full(format!("node {} has {free} bytes of disk left", self.id.node)));
+            return Err(Error::disk_full(format!(
+                "node {} has {free} bytes of disk left",
+                self.id.node
+            )));
         }
         Ok(())
     }
@@ -122,11 +140,18 @@ impl ShardNode {
     /// Staged files that writes name must be here, and staged for this very transaction. Blocking.
     pub(super) fn check_staged(&self, shard: &Shard, txn: TxnId, writes: &[Write]) -> Result<()> {
         for write in writes {
-            let Write::Staged { segments, .. } = write else { continue };
-            if !segments.iter().all(|s| self.staged.has(shard.id, txn, &s.file) && shard.store.has_segment(&s.file)) {
-                return Err(Error::new("40001", format!("rows staged for transaction {txn} are gone"))
-                    .with_detail(format!("shard {} moved or restarted since", shard.id))
-                    .with_hint("run the statement again"));
+            let Write::Staged { segments, .. } = write else {
+                continue;
+            };
+            if !segments
+                .iter()
+                .all(|s| self.staged.has(shard.id, txn, &s.file) && shard.store.has_segment(&s.file))
+            {
+                return Err(
+                    Error::new("40001", format!("rows staged for transaction {txn} are gone"))
+                        .with_detail(format!("shard {} moved or restarted since", shard.id))
+                        .with_hint("run the statement again"),
+                );
             }
         }
         Ok(())
@@ -141,15 +166,26 @@ pub fn decode_request(view: &ClusterView, shard: ShardId, writes: &[v1::TableWri
     let mut out = Vec::with_capacity(writes.len());
     for write in writes {
         let table = TableId(write.table);
-        let def = view.tables.get(&table).filter(|d| d.version == write.schema_version && d.group == shard.group);
-        let def = def.ok_or_else(|| Error::stale_map(format!("table {table} changed or was dropped")))?.clone();
+        let def = view
+            .tables
+            .get(&table)
+            .filter(|d| d.version == write.schema_version && d.group == shard.group);
+        let def = def
+            .ok_or_else(|| Error::stale_map(format!("table {table} changed or was dropped")))?
+            .clone();
         let Some(decoded) = decode(write, def)? else { continue };
         if let Write::Rows { table, batch } = &decoded {
             check_home(view, shard, table, batch)?;
         }
         out.push(decoded);
     }
-    entry::segments(writes).iter().try_for_each(|s| if s.checksum.len() == 16 { Ok(()) } else { Err(Error::protocol("segment without checksum")) })?;
+    entry::segments(writes).iter().try_for_each(|s| {
+        if s.checksum.len() == 16 {
+            Ok(())
+        } else {
+            Err(Error::protocol("segment without checksum"))
+        }
+    })?;
     Ok(out)
 }
 
@@ -158,13 +194,19 @@ pub fn decode_request(view: &ClusterView, shard: ShardId, writes: &[v1::TableWri
 /// # Errors
 /// XX000.
 pub fn check_home(view: &ClusterView, shard: ShardId, table: &TableDef, batch: &RecordBatch) -> Result<()> {
-    let group = view.groups.get(&shard.group).ok_or_else(|| Error::stale_map(format!("colocation group {} is gone", shard.group)))?;
+    let group = view
+        .groups
+        .get(&shard.group)
+        .ok_or_else(|| Error::stale_map(format!("colocation group {} is gone", shard.group)))?;
     let key: Vec<_> = table.shard_key().iter().map(|c| batch.column(*c).clone()).collect();
     if key.is_empty() || group.ranges.len() < 2 {
         return Ok(());
     }
     match tokens(&key)?.into_iter().find(|t| group.shard_of(*t) != shard.index) {
         None => Ok(()),
-        Some(token) => Err(Error::internal(format!("a row of table \"{}\" with token {token} was sent to shard {shard}", table.name))),
+        Some(token) => Err(Error::internal(format!(
+            "a row of table \"{}\" with token {token} was sent to shard {shard}",
+            table.name
+        ))),
     }
 }

@@ -29,7 +29,12 @@ const DRAW_TIMEOUT: Duration = Duration::from_secs(5);
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs until `stop`; what is queued then is answered as not done.
-pub async fn run(node: Arc<ShardNode>, shard: Arc<Shard>, mut queue: mpsc::Receiver<CommitJob>, stop: CancellationToken) {
+pub async fn run(
+    node: Arc<ShardNode>,
+    shard: Arc<Shard>,
+    mut queue: mpsc::Receiver<CommitJob>,
+    stop: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(GROUPS_MAX));
     let mut waiting: Option<CommitJob> = None;
     loop {
@@ -57,14 +62,20 @@ pub async fn run(node: Arc<ShardNode>, shard: Arc<Shard>, mut queue: mpsc::Recei
 /// Draws and logs here, one group after the other, so that timestamps ascend with log positions; the rest is waited for
 /// beside the next groups.
 async fn commit(node: &Arc<ShardNode>, shard: &Arc<Shard>, jobs: Vec<CommitJob>, place: OwnedSemaphorePermit) {
-    let group = shard.participant.lock().open_group(jobs.iter().map(|j| j.txn).collect());
+    let group = shard
+        .participant
+        .lock()
+        .open_group(jobs.iter().map(|j| j.txn).collect());
     let (timestamp, submitted) = match log(node, shard, group, &jobs).await {
         Ok(logged) => logged,
         Err(error) => return close(shard, group, jobs, Err(error)),
     };
     let (node, shard) = (node.clone(), shard.clone());
     node.clone().tasks.spawn(async move {
-        let applied = shard.wait_submitted(submitted).await.and_then(|_| node.failpoints.hit("commit.after_apply"));
+        let applied = shard
+            .wait_submitted(submitted)
+            .await
+            .and_then(|_| node.failpoints.hit("commit.after_apply"));
         close(&shard, group, jobs, applied.map(|()| timestamp));
         drop(place);
     });
@@ -75,7 +86,11 @@ async fn log(node: &ShardNode, shard: &Shard, group: u64, jobs: &[CommitJob]) ->
     shard.participant.lock().drawn(group, timestamp);
     node.failpoints.hit("commit.before_propose")?;
     let commits = jobs.iter().map(|j| j.commit.clone()).collect();
-    let entry = Logged::CommitRecord(CommitRecord { timestamp: timestamp.0, commits }).encode();
+    let entry = Logged::CommitRecord(CommitRecord {
+        timestamp: timestamp.0,
+        commits,
+    })
+    .encode();
     Ok((timestamp, shard.submit(entry, Instant::now() + PROPOSE_TIMEOUT).await?))
 }
 
@@ -104,7 +119,9 @@ async fn draw(node: &ShardNode, shard: &Shard) -> Result<Timestamp> {
             }
         }
     });
-    drawn.await.map_err(|_| Error::unavailable("the timestamp oracle did not answer"))?
+    drawn
+        .await
+        .map_err(|_| Error::unavailable("the timestamp oracle did not answer"))?
 }
 
 /// The group is decided: readers need not wait for it any more.
@@ -136,5 +153,9 @@ fn finish(shard: &Shard, job: CommitJob, result: Result<Timestamp>) {
 
 /// 40001: recovery decided before the commit came.
 pub fn aborted(txn: tessera_proto::TxnId) -> Error {
-    Error::new("40001", format!("transaction {txn} was aborted by recovery before it could commit")).with_hint("run the statement again")
+    Error::new(
+        "40001",
+        format!("transaction {txn} was aborted by recovery before it could commit"),
+    )
+    .with_hint("run the statement again")
 }

@@ -50,7 +50,14 @@ fn read_ledger(dir: &Path) -> Result<Ledger> {
 ///
 /// # Errors
 /// XX001 when something on disk is damaged; 58030.
-pub async fn open(dir: &Path, id: ShardId, me: ReplicaId, identity: &Identity, cache: &Arc<MetadataCache>, wal: &Wal) -> Result<(Arc<Shard>, Ends, Restored)> {
+pub async fn open(
+    dir: &Path,
+    id: ShardId,
+    me: ReplicaId,
+    identity: &Identity,
+    cache: &Arc<MetadataCache>,
+    wal: &Wal,
+) -> Result<(Arc<Shard>, Ends, Restored)> {
     let (root, identity, cache, log) = (dir.to_path_buf(), identity.clone(), cache.clone(), wal.clone());
     let opened = tokio::task::spawn_blocking(move || open_files(&root, id, &identity, cache, &log)).await;
     let opened = opened.map_err(|e| Error::internal(format!("opening shard {id}: {e}")))??;
@@ -65,9 +72,18 @@ pub async fn open(dir: &Path, id: ShardId, me: ReplicaId, identity: &Identity, c
         // The log lost an end that the files still have. Everything in files was committed, so the log restarts behind it;
         // if the guessed epoch is not the entry's, peers see no common entry and take or give a snapshot: safe.
         tracing::warn!(shard = %id, %last, %checkpoint, "the log ends before the shard's files");
-        wal.append(vec![Record::Reset { shard: id, epoch: wal.promised(id).max(epoch), index: checkpoint }]).await?;
+        wal.append(vec![Record::Reset {
+            shard: id,
+            epoch: wal.promised(id).max(epoch),
+            index: checkpoint,
+        }])
+        .await?;
     }
-    let applied = if wants_snapshot { checkpoint } else { ledger.applied().min(checkpoint) };
+    let applied = if wants_snapshot {
+        checkpoint
+    } else {
+        ledger.applied().min(checkpoint)
+    };
     let (shard, ends) = Shard::new(id, me, dir.join(format!("{}-{}", id.group, id.index)), store, ledger);
     // Replay covers what either of the two does not have yet; both skip what they have.
     shard.applied.send_replace(applied);
@@ -86,11 +102,24 @@ fn open_files(dir: &Path, id: ShardId, identity: &Identity, cache: Arc<MetadataC
     let store = ShardStore::open(dir, id, identity, cache)?;
     let shard_dir = dir.join(format!("{}-{}", id.group, id.index));
     let wants_snapshot = shard_dir.join(INSTALLING).exists();
-    let ledger = if wants_snapshot { Ledger::default() } else { read_ledger(&shard_dir)? };
-    let mut keep: HashSet<String> = ledger.prepared().values().flat_map(|p| segments(&p.writes)).map(|s| s.file).collect();
+    let ledger = if wants_snapshot {
+        Ledger::default()
+    } else {
+        read_ledger(&shard_dir)?
+    };
+    let mut keep: HashSet<String> = ledger
+        .prepared()
+        .values()
+        .flat_map(|p| segments(&p.writes))
+        .map(|s| s.file)
+        .collect();
     keep_logged(wal, id, store.checkpoint().min(ledger.applied()), &mut keep)?;
     store.sweep(&keep);
-    Ok(Opened { store, ledger, wants_snapshot })
+    Ok(Opened {
+        store,
+        ledger,
+        wants_snapshot,
+    })
 }
 
 /// Files that entries not yet in the store name.
@@ -101,7 +130,12 @@ fn keep_logged(wal: &Wal, id: ShardId, after: LogIndex, keep: &mut HashSet<Strin
         let Some(last) = records.last() else { return Ok(()) };
         next = LogIndex(last.index.0 + 1);
         for record in records {
-            keep.extend(Logged::decode(record.kind as u8, record.payload)?.segments().into_iter().map(|s| s.file));
+            keep.extend(
+                Logged::decode(record.kind as u8, record.payload)?
+                    .segments()
+                    .into_iter()
+                    .map(|s| s.file),
+            );
         }
     }
 }

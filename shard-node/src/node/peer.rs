@@ -14,8 +14,12 @@ use tokio_util::io::ReaderStream;
 
 impl ShardNode {
     fn local(&self, group: u64, index: u32) -> Result<Arc<super::shard::Shard>> {
-        let id = ShardId { group: GroupId(group), index };
-        self.shard(id).ok_or_else(|| Error::unavailable(format!("shard {id} is not on node {}", self.id.node)))
+        let id = ShardId {
+            group: GroupId(group),
+            index,
+        };
+        self.shard(id)
+            .ok_or_else(|| Error::unavailable(format!("shard {id} is not on node {}", self.id.node)))
     }
 
     fn beat(&self, from: ReplicaId, beat: v1::Beat) {
@@ -24,7 +28,12 @@ impl ShardNode {
         }
         self.leases.lock().heard(from.node, self.begun.elapsed());
         let reply = v1::Beat { reply: true, ..beat };
-        self.transport.send(from.node, v1::PeerMessage { message: Some(Message::Beat(reply)) });
+        self.transport.send(
+            from.node,
+            v1::PeerMessage {
+                message: Some(Message::Beat(reply)),
+            },
+        );
     }
 }
 
@@ -60,9 +69,16 @@ impl PeerHandler for ShardNode {
     }
 
     async fn read_file(&self, request: v1::FetchFileRequest) -> Result<Chunks> {
-        let path = self.local(request.group, request.shard)?.store.segment_path(&request.file)?;
-        let file = tokio::fs::File::open(&path).await.map_err(|e| Error::io(&format!("opening segment \"{}\"", request.file), &e))?;
-        Ok(ReaderStream::with_capacity(file, CHUNK_BYTES).map(|c| c.map_err(|e| Error::io("reading a segment", &e))).boxed())
+        let path = self
+            .local(request.group, request.shard)?
+            .store
+            .segment_path(&request.file)?;
+        let file = tokio::fs::File::open(&path)
+            .await
+            .map_err(|e| Error::io(&format!("opening segment \"{}\"", request.file), &e))?;
+        Ok(ReaderStream::with_capacity(file, CHUNK_BYTES)
+            .map(|c| c.map_err(|e| Error::io("reading a segment", &e)))
+            .boxed())
     }
 
     async fn read_snapshot(&self, request: v1::FetchSnapshotRequest) -> Result<Chunks> {
@@ -81,8 +97,12 @@ impl PeerHandler for ShardNode {
         let until = checks::until(request.deadline_ms)?;
         let shard = self.local(request.group, request.shard)?;
         let txn = TxnId::from_wire(&request.txn)?;
-        let node = self.myself.upgrade().ok_or_else(|| Error::unavailable("the node is shutting down"))?;
-        node.prefetch_segments(shard, NodeId(request.from), txn, request.segments, until).await
+        let node = self
+            .myself
+            .upgrade()
+            .ok_or_else(|| Error::unavailable("the node is shutting down"))?;
+        node.prefetch_segments(shard, NodeId(request.from), txn, request.segments, until)
+            .await
     }
 
     async fn discard(&self, request: v1::DiscardRequest) -> Result<()> {

@@ -40,27 +40,48 @@ impl ShardNode {
         snapshot: Timestamp,
         until: Instant,
     ) -> Result<Vec<(ShardId, ShardStore)>> {
-        let led = futures::stream::iter(shards.to_vec()).map(|r| self.readable_shard(r, snapshot, until)).buffered(RESOLVE_AT_ONCE);
+        let led = futures::stream::iter(shards.to_vec())
+            .map(|r| self.readable_shard(r, snapshot, until))
+            .buffered(RESOLVE_AT_ONCE);
         let mut out: Vec<(ShardId, ShardStore)> = led.try_collect().await?;
         for reference in references {
-            let shard = reference.shard.ok_or_else(|| Error::protocol("reference read names no shard"))?.id();
-            out.push((shard, self.readable_copy(shard, LogIndex(reference.log_index), until).await?));
+            let shard = reference
+                .shard
+                .ok_or_else(|| Error::protocol("reference read names no shard"))?
+                .id();
+            out.push((
+                shard,
+                self.readable_copy(shard, LogIndex(reference.log_index), until).await?,
+            ));
         }
         Ok(out)
     }
 
-    async fn readable_shard(self: &Arc<Self>, reference: v1::ShardRef, snapshot: Timestamp, until: Instant) -> Result<(ShardId, ShardStore)> {
+    async fn readable_shard(
+        self: &Arc<Self>,
+        reference: v1::ShardRef,
+        snapshot: Timestamp,
+        until: Instant,
+    ) -> Result<(ShardId, ShardStore)> {
         let shard = self.leading(Some(reference), until).await?;
         self.settle(&shard, snapshot, until).await?;
         Ok((shard.id, shard.store.clone()))
     }
 
     /// Everything that may have committed up to `snapshot` is applied.
-    pub(super) async fn settle(self: &Arc<Self>, shard: &Arc<Shard>, snapshot: Timestamp, until: Instant) -> Result<()> {
+    pub(super) async fn settle(
+        self: &Arc<Self>,
+        shard: &Arc<Shard>,
+        snapshot: Timestamp,
+        until: Instant,
+    ) -> Result<()> {
         let term = shard.status.borrow().term;
         let groups = shard.participant.lock().groups_at(snapshot);
         let ended = |s: &Shard| (groups.is_empty() || !s.participant.lock().any_open(&groups)).then_some(());
-        shard.wait_until(until, ended).await.ok_or_else(|| Error::cancelled(format!("a commit on shard {} did not end in time", shard.id)))?;
+        shard
+            .wait_until(until, ended)
+            .await
+            .ok_or_else(|| Error::cancelled(format!("a commit on shard {} did not end in time", shard.id)))?;
         self.resolve_prepared(shard, snapshot, until).await?;
         self.wait_lease(shard, until).await?;
         let status = shard.status.borrow();
@@ -71,13 +92,27 @@ impl ShardNode {
     }
 
     async fn resolve_prepared(self: &Arc<Self>, shard: &Arc<Shard>, snapshot: Timestamp, until: Instant) -> Result<()> {
-        let prepared: Vec<(TxnId, ShardId)> = shard.ledger.lock().prepared().iter().map(|(t, p)| (*t, p.home)).collect();
-        let resolved = futures::stream::iter(prepared).map(|(txn, home)| self.resolve(shard, txn, home, snapshot, until));
+        let prepared: Vec<(TxnId, ShardId)> = shard
+            .ledger
+            .lock()
+            .prepared()
+            .iter()
+            .map(|(t, p)| (*t, p.home))
+            .collect();
+        let resolved =
+            futures::stream::iter(prepared).map(|(txn, home)| self.resolve(shard, txn, home, snapshot, until));
         resolved.buffer_unordered(RESOLVE_AT_ONCE).try_collect().await
     }
 
     /// Asks home until it is known whether the transaction is visible at the snapshot; makes it visible here if it is.
-    async fn resolve(self: &Arc<Self>, shard: &Arc<Shard>, txn: TxnId, home: ShardId, snapshot: Timestamp, until: Instant) -> Result<()> {
+    async fn resolve(
+        self: &Arc<Self>,
+        shard: &Arc<Shard>,
+        txn: TxnId,
+        home: ShardId,
+        snapshot: Timestamp,
+        until: Instant,
+    ) -> Result<()> {
         loop {
             if !shard.ledger.lock().prepared().contains_key(&txn) {
                 return Ok(());
@@ -87,7 +122,11 @@ impl ShardNode {
                 // Its timestamp will be above every snapshot there is now.
                 State::Pending | State::Aborted => return Ok(()),
                 State::Committed if Timestamp(reply.timestamp) > snapshot => return Ok(()),
-                State::Committed => return self.finish_txn(shard.id, None, txn, Timestamp(reply.timestamp), until).await,
+                State::Committed => {
+                    return self
+                        .finish_txn(shard.id, None, txn, Timestamp(reply.timestamp), until)
+                        .await;
+                }
                 State::Committing if Instant::now() >= until => {
                     return Err(Error::cancelled(format!("transaction {txn} did not end in time")));
                 }
@@ -97,13 +136,27 @@ impl ShardNode {
     }
 
     /// The outcome of a transaction, from its home's leader.
-    pub(super) async fn ask_home(self: &Arc<Self>, home: ShardId, txn: TxnId, resolve: bool, until: Instant) -> Result<v1::OutcomeReply> {
+    pub(super) async fn ask_home(
+        self: &Arc<Self>,
+        home: ShardId,
+        txn: TxnId,
+        resolve: bool,
+        until: Instant,
+    ) -> Result<v1::OutcomeReply> {
         loop {
             let view = self.views.current();
-            let entry = view.shards.get(&home).ok_or_else(|| Error::stale_map(format!("home shard {home} of transaction {txn} is gone")))?;
+            let entry = view
+                .shards
+                .get(&home)
+                .ok_or_else(|| Error::stale_map(format!("home shard {home} of transaction {txn} is gone")))?;
             let reference = v1::ShardRef::new(home, entry.config.epoch);
             let left = until.saturating_duration_since(Instant::now()).as_millis() as u64;
-            let request = v1::OutcomeRequest { home: Some(reference), txn: txn.to_wire(), resolve, deadline_ms: left.max(1) };
+            let request = v1::OutcomeRequest {
+                home: Some(reference),
+                txn: txn.to_wire(),
+                resolve,
+                deadline_ms: left.max(1),
+            };
             let asked = match entry.config.leader == self.id {
                 true => self.outcome_of(Some(reference), txn, resolve, until).await,
                 false => self.directory.node(entry.config.leader.node)?.outcome(request).await,
@@ -123,7 +176,13 @@ impl ShardNode {
         loop {
             let (leads, peers) = {
                 let status = shard.status.borrow();
-                let peers: Vec<_> = status.config.iter().flat_map(|c| &c.in_sync).filter(|r| **r != self.id).map(|r| r.node).collect();
+                let peers: Vec<_> = status
+                    .config
+                    .iter()
+                    .flat_map(|c| &c.in_sync)
+                    .filter(|r| **r != self.id)
+                    .map(|r| r.node)
+                    .collect();
                 (status.leads.is_some(), peers)
             };
             if !leads {
@@ -133,7 +192,10 @@ impl ShardNode {
                 return Ok(());
             }
             if Instant::now() >= until {
-                return Err(Error::unavailable(format!("shard {} has no valid lease with its in-sync copies", shard.id)));
+                return Err(Error::unavailable(format!(
+                    "shard {} has no valid lease with its in-sync copies",
+                    shard.id
+                )));
             }
             tokio::time::sleep(LEASE_PAUSE).await;
         }
@@ -142,8 +204,17 @@ impl ShardNode {
     async fn readable_copy(&self, id: ShardId, index: LogIndex, until: Instant) -> Result<ShardStore> {
         let missing = || Error::unavailable(format!("node {} has no copy of reference shard {id}", self.id.node));
         let shard = self.shard(id).ok_or_else(missing)?;
-        let in_sync = shard.status.borrow().config.as_ref().is_some_and(|c| c.in_sync.contains(&self.id));
-        let until = if in_sync { until } else { until.min(Instant::now() + LEARNER_TIMEOUT) };
+        let in_sync = shard
+            .status
+            .borrow()
+            .config
+            .as_ref()
+            .is_some_and(|c| c.in_sync.contains(&self.id));
+        let until = if in_sync {
+            until
+        } else {
+            until.min(Instant::now() + LEARNER_TIMEOUT)
+        };
         shard.wait_applied(index, until).await?;
         Ok(shard.store.clone())
     }
@@ -160,20 +231,35 @@ impl ShardNode {
     pub(super) async fn digest_of(self: &Arc<Self>, request: v1::DigestRequest) -> Result<v1::DigestReply> {
         let until = checks::until(request.deadline_ms)?;
         let reference = request.shard.ok_or_else(|| Error::protocol("digest names no shard"))?;
-        let shard = self.shard(reference.id()).ok_or_else(|| Error::stale_map(format!("shard {} is not on this node", reference.id())))?;
+        let shard = self
+            .shard(reference.id())
+            .ok_or_else(|| Error::stale_map(format!("shard {} is not on this node", reference.id())))?;
         shard.wait_applied(LogIndex(request.log_index), until).await?;
         let def = self.table(TableId(request.table), 0, 0, until).await?;
         let snapshot = Timestamp(request.snapshot);
         let digest = tokio::task::spawn_blocking(move || shard.store.digest(&def, snapshot));
         let (digest, rows) = digest.await.map_err(|e| Error::internal(format!("digest: {e}")))??;
-        Ok(v1::DigestReply { digest: digest.to_be_bytes().to_vec().into(), rows })
+        Ok(v1::DigestReply {
+            digest: digest.to_be_bytes().to_vec().into(),
+            rows,
+        })
     }
 
     /// See `ShardService::point_read`.
     pub(super) async fn read_points(self: &Arc<Self>, request: v1::PointReadRequest) -> Result<v1::PointReadReply> {
         let until = checks::until(request.deadline_ms)?;
-        let (_, store) = self.readable_shard(request.shard.ok_or_else(|| Error::protocol("point read names no shard"))?, Timestamp(request.snapshot), until).await?;
-        let def = self.table(TableId(request.table), 0, request.meta_revision, until).await?;
+        let (_, store) = self
+            .readable_shard(
+                request
+                    .shard
+                    .ok_or_else(|| Error::protocol("point read names no shard"))?,
+                Timestamp(request.snapshot),
+                until,
+            )
+            .await?;
+        let def = self
+            .table(TableId(request.table), 0, request.meta_revision, until)
+            .await?;
         let rows = tokio::task::spawn_blocking(move || {
             let keys = one_batch(&request.keys)?;
             let projection: Vec<usize> = request.projection.iter().map(|c| *c as usize).collect();

@@ -38,18 +38,25 @@ struct Definitions(Arc<ClusterView>);
 impl TableSource for Definitions {
     fn provider(&self, table: TableId, version: u64) -> Result<Arc<dyn TableProvider>> {
         let def = definition(&self.0, table, version)?;
-        Ok(Arc::new(StubTable { schema: def.visible_schema(), def, statistics: None }))
+        Ok(Arc::new(StubTable {
+            schema: def.visible_schema(),
+            def,
+            statistics: None,
+        }))
     }
 }
 
 fn definition(view: &ClusterView, table: TableId, version: u64) -> Result<Arc<tessera_proto::table::TableDef>> {
     let def = view.tables.get(&table).filter(|d| d.version == version);
-    def.cloned().ok_or_else(|| Error::stale_map(format!("table {table} changed or was dropped")))
+    def.cloned()
+        .ok_or_else(|| Error::stale_map(format!("table {table} changed or was dropped")))
 }
 
 impl ShardNode {
     fn me(&self) -> Result<Arc<Self>> {
-        self.myself.upgrade().ok_or_else(|| Error::unavailable("the node is shutting down"))
+        self.myself
+            .upgrade()
+            .ok_or_else(|| Error::unavailable("the node is shutting down"))
     }
 
     /// Output columns of a leaf, for callers in other processes.
@@ -57,7 +64,9 @@ impl ShardNode {
     /// # Errors
     /// 08P01 for a malformed plan, TS001 when its tables changed.
     pub async fn leaf_schema(&self, request: &v1::ExecuteRequest) -> Result<SchemaRef> {
-        let view = self.catalog(request.meta_revision, checks::until(request.deadline_ms)?).await?;
+        let view = self
+            .catalog(request.meta_revision, checks::until(request.deadline_ms)?)
+            .await?;
         self.executor.schema(Arc::new(Definitions(view)), request)
     }
 
@@ -67,7 +76,10 @@ impl ShardNode {
     /// TS001 when it changed.
     pub async fn stage_schema(&self, begin: &v1::StageBegin) -> Result<SchemaRef> {
         let until = checks::until(begin.deadline_ms)?;
-        Ok(self.table(TableId(begin.table), begin.schema_version, begin.meta_revision, until).await?.arrow_schema())
+        Ok(self
+            .table(TableId(begin.table), begin.schema_version, begin.meta_revision, until)
+            .await?
+            .arrow_schema())
     }
 }
 
@@ -77,12 +89,17 @@ impl ShardService for ShardNode {
         let until = checks::until(request.deadline_ms)?;
         let snapshot = Timestamp(request.snapshot);
         let view = self.catalog(request.meta_revision, until).await?;
-        let readable = self.me()?.readable(&request.shards, &request.references, snapshot, until).await?;
+        let readable = self
+            .me()?
+            .readable(&request.shards, &request.references, snapshot, until)
+            .await?;
         let mut stores: HashMap<GroupId, Vec<ShardStore>> = HashMap::new();
         for (shard, store) in readable {
             stores.entry(shard.group).or_default().push(store);
         }
-        self.executor.execute(Arc::new(LeafTables { view, stores, snapshot }), request, schema).await
+        self.executor
+            .execute(Arc::new(LeafTables { view, stores, snapshot }), request, schema)
+            .await
     }
 
     async fn point_read(&self, request: v1::PointReadRequest) -> Result<v1::PointReadReply> {
@@ -90,7 +107,9 @@ impl ShardService for ShardNode {
     }
 
     async fn commit(&self, request: v1::CommitRequest) -> Result<v1::CommitReply> {
-        Ok(v1::CommitReply { timestamp: self.me()?.commit_writes(request).await?.0 })
+        Ok(v1::CommitReply {
+            timestamp: self.me()?.commit_writes(request).await?.0,
+        })
     }
 
     async fn prepare(&self, request: v1::PrepareRequest) -> Result<v1::PrepareReply> {
@@ -101,12 +120,17 @@ impl ShardService for ShardNode {
         let until = checks::until(request.deadline_ms)?;
         let reference = request.shard.ok_or_else(|| Error::protocol("finish names no shard"))?;
         let (txn, timestamp) = (TxnId::from_wire(&request.txn)?, Timestamp(request.commit_timestamp));
-        self.me()?.finish_txn(reference.id(), Some(reference), txn, timestamp, until).await.map(|()| v1::FinishReply {})
+        self.me()?
+            .finish_txn(reference.id(), Some(reference), txn, timestamp, until)
+            .await
+            .map(|()| v1::FinishReply {})
     }
 
     async fn outcome(&self, request: v1::OutcomeRequest) -> Result<v1::OutcomeReply> {
         let until = checks::until(request.deadline_ms)?;
-        self.me()?.outcome_of(request.home, TxnId::from_wire(&request.txn)?, request.resolve, until).await
+        self.me()?
+            .outcome_of(request.home, TxnId::from_wire(&request.txn)?, request.resolve, until)
+            .await
     }
 
     async fn stage(&self, begin: v1::StageBegin, rows: SendableRecordBatchStream) -> Result<v1::StageReply> {
@@ -114,7 +138,9 @@ impl ShardService for ShardNode {
     }
 
     async fn read_index(&self, request: v1::ReadIndexRequest) -> Result<v1::ReadIndexReply> {
-        Ok(v1::ReadIndexReply { log_index: self.me()?.index_for(request).await?.0 })
+        Ok(v1::ReadIndexReply {
+            log_index: self.me()?.index_for(request).await?.0,
+        })
     }
 
     async fn digest(&self, request: v1::DigestRequest) -> Result<v1::DigestReply> {
@@ -126,6 +152,8 @@ impl ShardService for ShardNode {
     }
 
     async fn change_leader(&self, request: v1::ChangeLeaderRequest) -> Result<v1::ChangeLeaderReply> {
-        Ok(v1::ChangeLeaderReply { epoch: self.me()?.move_leader(request).await?.0 })
+        Ok(v1::ChangeLeaderReply {
+            epoch: self.me()?.move_leader(request).await?.0,
+        })
     }
 }

@@ -38,9 +38,15 @@ pub enum Input {
     /// For the machine.
     Event(Event),
     /// Append entries; answered with the term and the last index once they have one.
-    Propose { entries: Vec<(u8, Bytes)>, reply: oneshot::Sender<Result<Accepted>> },
+    Propose {
+        entries: Vec<(u8, Bytes)>,
+        reply: oneshot::Sender<Result<Accepted>>,
+    },
     /// An operator's wish; answered only when it is refused.
-    Operator { operation: Operation, refused: oneshot::Sender<&'static str> },
+    Operator {
+        operation: Operation,
+        refused: oneshot::Sender<&'static str>,
+    },
 }
 
 /// A proposal that has a place in the log.
@@ -183,7 +189,10 @@ impl Shard {
             store,
             ledger: Mutex::new(ledger),
             participant: Mutex::default(),
-            status: watch::Sender::new(Status { role: "starting", ..Status::default() }),
+            status: watch::Sender::new(Status {
+                role: "starting",
+                ..Status::default()
+            }),
             committed: watch::Sender::new(applied),
             applied: watch::Sender::new(applied),
             wake: watch::Sender::new(0),
@@ -197,7 +206,14 @@ impl Shard {
             backlog: AtomicUsize::new(0),
             proposed: Arc::new(Semaphore::new(PROPOSED_BYTES_MAX >> 10)),
         };
-        (Arc::new(shard), Ends { inbox: inputs, chores: chore_queue, commits: commit_queue })
+        (
+            Arc::new(shard),
+            Ends {
+                inbox: inputs,
+                chores: chore_queue,
+                commits: commit_queue,
+            },
+        )
     }
 
     /// A peer's message or news for the machine; dropped when the inbox is full: the machine asks again.
@@ -251,9 +267,19 @@ impl Shard {
         let busy = || Error::unavailable(format!("shard {} has too much under way", self.id));
         let permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
         let (reply, answer) = oneshot::channel();
-        self.input(Input::Propose { entries: vec![entry], reply }, until).await?;
+        self.input(
+            Input::Propose {
+                entries: vec![entry],
+                reply,
+            },
+            until,
+        )
+        .await?;
         let lost = || Error::unavailable(format!("shard {} was closed", self.id));
-        Ok(Submitted { accepted: answer.await.map_err(|_| lost())??, _permit: permit })
+        Ok(Submitted {
+            accepted: answer.await.map_err(|_| lost())??,
+            _permit: permit,
+        })
     }
 
     /// Waits until a submitted entry is applied here.
@@ -321,7 +347,10 @@ impl Shard {
         let mut applied = self.applied.subscribe();
         match timeout_at(until, applied.wait_for(|a| *a >= index)).await {
             Ok(Ok(_)) => Ok(()),
-            _ => Err(Error::unavailable(format!("this copy of shard {} is behind log index {index}", self.id))),
+            _ => Err(Error::unavailable(format!(
+                "this copy of shard {} is behind log index {index}",
+                self.id
+            ))),
         }
     }
 
@@ -334,7 +363,10 @@ impl Shard {
     pub async fn enqueue(&self, job: CommitJob, until: Instant) -> Result<()> {
         match timeout_at(until, self.commits.send(job)).await {
             Ok(Ok(())) => Ok(()),
-            _ => Err(Error::unavailable(format!("shard {} takes no more commits now", self.id))),
+            _ => Err(Error::unavailable(format!(
+                "shard {} takes no more commits now",
+                self.id
+            ))),
         }
     }
 
@@ -371,7 +403,9 @@ impl Shard {
             if bytes >= bytes_max {
                 break;
             }
-            let Some(entry) = recent.entries.remove(&LogIndex(index)) else { break };
+            let Some(entry) = recent.entries.remove(&LogIndex(index)) else {
+                break;
+            };
             recent.bytes -= entry.bytes();
             bytes += entry.bytes();
             out.push(entry);
@@ -397,9 +431,10 @@ impl Shard {
 fn entry_bytes(event: &Event) -> usize {
     use crate::replication::message::Message;
     match event {
-        Event::Message { message: Message::Append { entries, .. } | Message::Pulled { entries, .. }, .. } => {
-            entries.iter().map(Entry::bytes).sum()
-        }
+        Event::Message {
+            message: Message::Append { entries, .. } | Message::Pulled { entries, .. },
+            ..
+        } => entries.iter().map(Entry::bytes).sum(),
         _ => 0,
     }
 }

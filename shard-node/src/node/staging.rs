@@ -38,13 +38,18 @@ pub struct Staged {
 impl Staged {
     fn add(&self, shard: ShardId, txn: TxnId, segments: &[v1::SegmentRef]) {
         let mut files = self.files.lock();
-        let (_, names) = files.entry((shard, txn)).or_insert_with(|| (Instant::now(), BTreeSet::new()));
+        let (_, names) = files
+            .entry((shard, txn))
+            .or_insert_with(|| (Instant::now(), BTreeSet::new()));
         names.extend(segments.iter().map(|s| s.file.clone()));
     }
 
     /// Whether a file was staged here for this transaction.
     pub fn has(&self, shard: ShardId, txn: TxnId, file: &str) -> bool {
-        self.files.lock().get(&(shard, txn)).is_some_and(|(_, names)| names.contains(file))
+        self.files
+            .lock()
+            .get(&(shard, txn))
+            .is_some_and(|(_, names)| names.contains(file))
     }
 
     /// The log has them now.
@@ -54,12 +59,20 @@ impl Staged {
     }
 
     fn take(&self, shard: ShardId, txn: TxnId) -> Vec<String> {
-        self.files.lock().remove(&(shard, txn)).map(|(_, names)| names.into_iter().collect()).unwrap_or_default()
+        self.files
+            .lock()
+            .remove(&(shard, txn))
+            .map(|(_, names)| names.into_iter().collect())
+            .unwrap_or_default()
     }
 
     fn take_old(&self) -> Vec<(ShardId, Vec<String>)> {
         let old = |_: &(ShardId, TxnId), (since, _): &mut (Instant, BTreeSet<String>)| since.elapsed() > STAGED_AGE_MAX;
-        self.files.lock().extract_if(.., old).map(|((shard, _), (_, names))| (shard, names.into_iter().collect())).collect()
+        self.files
+            .lock()
+            .extract_if(.., old)
+            .map(|((shard, _), (_, names))| (shard, names.into_iter().collect()))
+            .collect()
     }
 }
 
@@ -71,15 +84,24 @@ enum Step {
 
 impl ShardNode {
     /// See `ShardService::stage`.
-    pub(super) async fn stage_rows(self: &Arc<Self>, begin: v1::StageBegin, rows: SendableRecordBatchStream) -> Result<v1::StageReply> {
+    pub(super) async fn stage_rows(
+        self: &Arc<Self>,
+        begin: v1::StageBegin,
+        rows: SendableRecordBatchStream,
+    ) -> Result<v1::StageReply> {
         let until = checks::until(begin.deadline_ms)?;
         let txn = TxnId::from_wire(&begin.txn)?;
         self.check_disk(0)?;
         let shard = self.leading(begin.shard, until).await?;
         let term = shard.status.borrow().term;
-        let def = self.table(TableId(begin.table), begin.schema_version, begin.meta_revision, until).await?;
+        let def = self
+            .table(TableId(begin.table), begin.schema_version, begin.meta_revision, until)
+            .await?;
         if def.group != shard.id.group {
-            return Err(Error::protocol(format!("table \"{}\" does not belong to shard {}", def.name, shard.id)));
+            return Err(Error::protocol(format!(
+                "table \"{}\" does not belong to shard {}",
+                def.name, shard.id
+            )));
         }
         let (segments, rows) = self.write_segments(&shard, def, rows, until).await?;
         self.staged.add(shard.id, txn, &segments);
@@ -119,36 +141,76 @@ impl ShardNode {
     }
 
     /// Returns once every in-sync copy has the files; one that leaves the in-sync set meanwhile is not waited for.
-    async fn copy_segments(&self, shard: &Shard, term: u64, txn: TxnId, segments: &[v1::SegmentRef], until: Instant) -> Result<()> {
+    async fn copy_segments(
+        &self,
+        shard: &Shard,
+        term: u64,
+        txn: TxnId,
+        segments: &[v1::SegmentRef],
+        until: Instant,
+    ) -> Result<()> {
         let mut have = BTreeSet::from([self.id]);
         loop {
             let missing: Vec<ReplicaId> = {
                 let status = shard.status.borrow();
                 if status.term != term || status.leads.is_none() {
-                    return Err(Error::stale_map(format!("shard {} changed its leader while rows were staged", shard.id)));
+                    return Err(Error::stale_map(format!(
+                        "shard {} changed its leader while rows were staged",
+                        shard.id
+                    )));
                 }
-                status.config.iter().flat_map(|c| &c.in_sync).filter(|r| !have.contains(r)).copied().collect()
+                status
+                    .config
+                    .iter()
+                    .flat_map(|c| &c.in_sync)
+                    .filter(|r| !have.contains(r))
+                    .copied()
+                    .collect()
             };
             if missing.is_empty() {
                 return Ok(());
             }
-            let asked = futures::future::join_all(missing.iter().map(|r| self.ask_prefetch(shard, *r, txn, segments, until))).await;
+            let asked = futures::future::join_all(
+                missing
+                    .iter()
+                    .map(|r| self.ask_prefetch(shard, *r, txn, segments, until)),
+            )
+            .await;
             for (replica, result) in missing.into_iter().zip(asked) {
                 match result {
                     Ok(()) => drop(have.insert(replica)),
-                    Err(error) => tracing::debug!(%error, %replica, shard = %shard.id, "a copy could not fetch staged files"),
+                    Err(error) => {
+                        tracing::debug!(%error, %replica, shard = %shard.id, "a copy could not fetch staged files")
+                    }
                 }
             }
             if Instant::now() >= until {
-                return Err(Error::unavailable(format!("in-sync copies of shard {} did not take staged files in time", shard.id)));
+                return Err(Error::unavailable(format!(
+                    "in-sync copies of shard {} did not take staged files in time",
+                    shard.id
+                )));
             }
-            if shard.status.borrow().config.iter().flat_map(|c| &c.in_sync).any(|r| !have.contains(r)) {
+            if shard
+                .status
+                .borrow()
+                .config
+                .iter()
+                .flat_map(|c| &c.in_sync)
+                .any(|r| !have.contains(r))
+            {
                 tokio::time::sleep(PREFETCH_PAUSE).await;
             }
         }
     }
 
-    async fn ask_prefetch(&self, shard: &Shard, to: ReplicaId, txn: TxnId, segments: &[v1::SegmentRef], until: Instant) -> Result<()> {
+    async fn ask_prefetch(
+        &self,
+        shard: &Shard,
+        to: ReplicaId,
+        txn: TxnId,
+        segments: &[v1::SegmentRef],
+        until: Instant,
+    ) -> Result<()> {
         let left = until.saturating_duration_since(Instant::now());
         let request = v1::PrefetchRequest {
             from: self.id.node.0,
@@ -165,10 +227,21 @@ impl ShardNode {
     }
 
     /// Fetches what a leader staged.
-    pub(super) async fn prefetch_segments(self: &Arc<Self>, shard: Arc<Shard>, from: tessera_proto::NodeId, txn: TxnId, segments: Vec<v1::SegmentRef>, until: Instant) -> Result<()> {
+    pub(super) async fn prefetch_segments(
+        self: &Arc<Self>,
+        shard: Arc<Shard>,
+        from: tessera_proto::NodeId,
+        txn: TxnId,
+        segments: Vec<v1::SegmentRef>,
+        until: Instant,
+    ) -> Result<()> {
         // Known before they are complete, so that a discard that comes first finds them.
         self.staged.add(shard.id, txn, &segments);
-        let fetched = timeout_at(until, catch_up::ensure_segments(&shard, &*self.transport, from, &segments)).await;
+        let fetched = timeout_at(
+            until,
+            catch_up::ensure_segments(&shard, &*self.transport, from, &segments),
+        )
+        .await;
         fetched.unwrap_or_else(|_| Err(Error::unavailable("staged files did not come in time")))
     }
 
@@ -177,8 +250,19 @@ impl ShardNode {
         if !self.discard_here(shard, txn).await {
             return;
         }
-        let copies: Vec<_> = shard.status.borrow().config.iter().flat_map(|c| c.replicas()).filter(|r| *r != self.id).collect();
-        let request = v1::DiscardRequest { group: shard.id.group.0, shard: shard.id.index, txn: txn.to_wire() };
+        let copies: Vec<_> = shard
+            .status
+            .borrow()
+            .config
+            .iter()
+            .flat_map(|c| c.replicas())
+            .filter(|r| *r != self.id)
+            .collect();
+        let request = v1::DiscardRequest {
+            group: shard.id.group.0,
+            shard: shard.id.index,
+            txn: txn.to_wire(),
+        };
         for copy in copies {
             let (node, request) = (self.clone(), request.clone());
             self.tasks.spawn(async move {
@@ -216,7 +300,12 @@ impl ShardNode {
 }
 
 /// Writes until told to finish. Blocking.
-fn write(node: &ShardNode, shard: &Shard, def: &Arc<TableDef>, mut steps: mpsc::Receiver<Step>) -> Result<(Vec<v1::SegmentRef>, u64)> {
+fn write(
+    node: &ShardNode,
+    shard: &Shard,
+    def: &Arc<TableDef>,
+    mut steps: mpsc::Receiver<Step>,
+) -> Result<(Vec<v1::SegmentRef>, u64)> {
     let mut writer = shard.store.stage(def);
     let mut rows = 0;
     while let Some(step) = steps.blocking_recv() {

@@ -70,10 +70,17 @@ impl ShardNode {
             let (wal, report) = Wal::open(&dir.join("wal"), &identity)?;
             Ok::<_, Error>((identity, wal, report))
         });
-        let (identity, wal, report) = opened.await.map_err(|e| Error::internal(format!("opening the log: {e}")))??;
+        let (identity, wal, report) = opened
+            .await
+            .map_err(|e| Error::internal(format!("opening the log: {e}")))??;
         tracing::info!(node = %id, shards = report.shards.len(), files = report.files, cut_bytes = report.cut_bytes, "log opened");
-        let replica = ReplicaId { node: id, disk: identity.disk };
-        let transport = tuning.transport.unwrap_or_else(|| transport(&options.address, id, &identity.cluster_id));
+        let replica = ReplicaId {
+            node: id,
+            disk: identity.disk,
+        };
+        let transport = tuning
+            .transport
+            .unwrap_or_else(|| transport(&options.address, id, &identity.cluster_id));
         let (executor, memory) = match tuning.executor {
             Some(executor) => (executor, None),
             None => executor(&options)?,
@@ -120,7 +127,8 @@ impl ShardNode {
     }
 
     fn run(self: &Arc<Self>) {
-        self.tasks.spawn(background::follow_view(self.clone(), self.stop.clone()));
+        self.tasks
+            .spawn(background::follow_view(self.clone(), self.stop.clone()));
         self.tasks.spawn(background::beat(self.clone(), self.stop.clone()));
         self.tasks.spawn(background::resolve(self.clone(), self.stop.clone()));
         self.tasks.spawn(background::upkeep(self.clone(), self.stop.clone()));
@@ -128,19 +136,34 @@ impl ShardNode {
 
     /// Tells the cluster where this node is and which disk it has.
     async fn register(&self, address: &str, boot: Uuid) -> Result<()> {
-        let info = NodeInfo { id: self.id.node, disk: self.id.disk, address: address.to_owned(), boot };
+        let info = NodeInfo {
+            id: self.id.node,
+            disk: self.id.disk,
+            address: address.to_owned(),
+            boot,
+        };
         let value = serde_json::to_vec(&info).map_err(|e| Error::internal(e.to_string()))?;
         let key = keys::node(self.id.node);
         for _ in 0..REGISTER_ATTEMPTS {
             let (entries, _) = self.views.store().range(&key).await?;
-            let expect = entries.iter().find(|e| e.key == key).map_or(Expect::Absent, |e| Expect::Revision(e.revision));
-            let op = Op { key: key.clone(), expect, change: Change::Put(value.clone()) };
+            let expect = entries
+                .iter()
+                .find(|e| e.key == key)
+                .map_or(Expect::Absent, |e| Expect::Revision(e.revision));
+            let op = Op {
+                key: key.clone(),
+                expect,
+                change: Change::Put(value.clone()),
+            };
             if self.views.store().cas(vec![op]).await?.applied {
                 self.views.refresh().await?;
                 return Ok(());
             }
         }
-        Err(Error::unavailable(format!("node {} could not register: others write its key", self.id.node)))
+        Err(Error::unavailable(format!(
+            "node {} could not register: others write its key",
+            self.id.node
+        )))
     }
 
     /// Opens a shard and starts its tasks; nothing happens when it is open.
@@ -170,7 +193,9 @@ impl ShardNode {
 
     /// Ends a shard's tasks and removes its data: its group is no more.
     pub(super) async fn remove_shard(self: &Arc<Self>, id: ShardId) {
-        let Some(hosted) = self.shards.write().remove(&id) else { return };
+        let Some(hosted) = self.shards.write().remove(&id) else {
+            return;
+        };
         hosted.stop.cancel();
         hosted.tasks.wait().await;
         let removed = match self.wal.append(vec![Record::Forget { shard: id }]).await {
@@ -220,16 +245,22 @@ impl ShardNode {
 
 async fn remove_dir(shard: Arc<Shard>) -> Result<()> {
     let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(&shard.dir)).await;
-    removed.map_err(|e| Error::internal(e.to_string()))?.map_err(|e| Error::io("removing a dropped shard", &e))
+    removed
+        .map_err(|e| Error::internal(e.to_string()))?
+        .map_err(|e| Error::io("removing a dropped shard", &e))
 }
 
 /// One process per directory.
 fn lock_dir(dir: &Path) -> Result<File> {
-    std::fs::create_dir_all(dir).map_err(|e| Error::io(&format!("creating data directory \"{}\"", dir.display()), &e))?;
+    std::fs::create_dir_all(dir)
+        .map_err(|e| Error::io(&format!("creating data directory \"{}\"", dir.display()), &e))?;
     let file = File::create(dir.join("LOCK")).map_err(|e| Error::io("creating the lock file", &e))?;
     file.try_lock_exclusive().map_err(|_| {
-        Error::new("55006", format!("data directory \"{}\" is in use by another node", dir.display()))
-            .with_hint("stop that process first, or start this one with its own directory")
+        Error::new(
+            "55006",
+            format!("data directory \"{}\" is in use by another node", dir.display()),
+        )
+        .with_hint("stop that process first, or start this one with its own directory")
     })?;
     Ok(file)
 }
@@ -250,10 +281,14 @@ async fn cluster(views: &Arc<ViewKeeper>) -> Result<ClusterInfo> {
         }
     };
     let cluster = timeout(CLUSTER_TIMEOUT, wait).await.ok().flatten();
-    let cluster = cluster.ok_or_else(|| Error::unavailable("the cluster was not created yet").with_hint("start a router first"))?;
+    let cluster = cluster
+        .ok_or_else(|| Error::unavailable("the cluster was not created yet").with_hint("start a router first"))?;
     if cluster.format_version != FORMAT_VERSION {
         let found = cluster.format_version;
-        return Err(Error::new("55000", format!("the cluster has format version {found}, this program {FORMAT_VERSION}")));
+        return Err(Error::new(
+            "55000",
+            format!("the cluster has format version {found}, this program {FORMAT_VERSION}"),
+        ));
     }
     Ok(cluster)
 }
@@ -265,7 +300,10 @@ fn transport(address: &str, id: NodeId, cluster_id: &str) -> Arc<dyn PeerTranspo
     }
 }
 
-type Execution = (Arc<Executor>, Option<Arc<datafusion::execution::runtime_env::RuntimeEnv>>);
+type Execution = (
+    Arc<Executor>,
+    Option<Arc<datafusion::execution::runtime_env::RuntimeEnv>>,
+);
 
 fn executor(options: &NodeOptions) -> Result<Execution> {
     let spill = options.dir.join("spill");

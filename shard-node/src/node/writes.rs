@@ -44,12 +44,17 @@ pub fn decode_applied(view: &ClusterView, writes: &[v1::TableWrite]) -> Result<V
 pub(super) fn decode(write: &v1::TableWrite, table: Arc<tessera_proto::table::TableDef>) -> Result<Option<Write>> {
     match &write.payload {
         None => Ok(None),
-        Some(Payload::Staged(staged)) => Ok(Some(Write::Staged { table, segments: staged.segments.clone() })),
+        Some(Payload::Staged(staged)) => Ok(Some(Write::Staged {
+            table,
+            segments: staged.segments.clone(),
+        })),
         Some(Payload::Rows(bytes)) => {
             let batches = ipc::decode(bytes)?;
             let Some(first) = batches.first() else { return Ok(None) };
-            let batch = concat_batches(&first.schema(), &batches).map_err(|e| Error::protocol(format!("malformed rows: {e}")))?;
-            let batch = ipc::relabel(&table.arrow_schema(), batch).map_err(|e| Error::protocol(format!("rows do not fit table \"{}\": {e}", table.name)))?;
+            let batch = concat_batches(&first.schema(), &batches)
+                .map_err(|e| Error::protocol(format!("malformed rows: {e}")))?;
+            let batch = ipc::relabel(&table.arrow_schema(), batch)
+                .map_err(|e| Error::protocol(format!("rows do not fit table \"{}\": {e}", table.name)))?;
             Ok(Some(Write::Rows { table, batch }))
         }
     }
@@ -88,20 +93,32 @@ impl ShardNode {
     pub(super) async fn prepare_writes(self: &Arc<Self>, request: v1::PrepareRequest) -> Result<()> {
         let until = checks::until(request.deadline_ms)?;
         let txn = TxnId::from_wire(&request.txn)?;
-        let home = request.home.ok_or_else(|| Error::protocol("prepare without a home shard"))?.id();
+        let home = request
+            .home
+            .ok_or_else(|| Error::protocol("prepare without a home shard"))?
+            .id();
         let shard = self.leading(request.shard, until).await?;
         if shard.ledger.lock().prepared().contains_key(&txn) {
             return Ok(());
         }
-        let (locked, writes) = self.lock_and_check(&shard, txn, Span::Many, request.writes, request.meta_revision, until).await?;
-        let entry = Logged::Prepare(Prepare { txn: request.txn, home: Some(home.into()), writes, meta_revision: request.meta_revision });
+        let (locked, writes) = self
+            .lock_and_check(&shard, txn, Span::Many, request.writes, request.meta_revision, until)
+            .await?;
+        let entry = Logged::Prepare(Prepare {
+            txn: request.txn,
+            home: Some(home.into()),
+            writes,
+            meta_revision: request.meta_revision,
+        });
         let node = self.clone();
         let rest = self.tasks.spawn(async move {
             let mut locked = locked;
             node.failpoints.hit("prepare.before_propose")?;
             let proposed = locked.shard.propose(entry.encode(), until).await;
             // Refused: nothing was written. Else the locks belong to the log, or leadership is gone with all locks.
-            locked.keep = proposed.as_ref().map_or_else(|e| e.retry == tessera_proto::Retry::OutcomeUnknown, |_| true);
+            locked.keep = proposed
+                .as_ref()
+                .map_or_else(|e| e.retry == tessera_proto::Retry::OutcomeUnknown, |_| true);
             locked.shard.participant.lock().end(locked.txn);
             proposed?;
             node.failpoints.hit("prepare.after_apply")
@@ -110,7 +127,10 @@ impl ShardNode {
             Ok(Ok(result)) => result,
             Ok(Err(e)) => Err(Error::internal(format!("preparing: {e}"))),
             // No vote: the router aborts, and a late yes is resolved through home.
-            Err(_) => Err(Error::cancelled(format!("preparing on shard {} took too long", shard.id))),
+            Err(_) => Err(Error::cancelled(format!(
+                "preparing on shard {} took too long",
+                shard.id
+            ))),
         }
     }
 
@@ -122,17 +142,41 @@ impl ShardNode {
         if let Some(outcome) = shard.ledger.lock().outcome(txn) {
             return outcome.timestamp.ok_or_else(|| aborted(txn));
         }
-        let span = if request.participants.is_empty() { Span::One } else { Span::Many };
-        let (mut locked, writes) = self.lock_and_check(&shard, txn, span, request.writes, request.meta_revision, until).await?;
+        let span = if request.participants.is_empty() {
+            Span::One
+        } else {
+            Span::Many
+        };
+        let (mut locked, writes) = self
+            .lock_and_check(&shard, txn, span, request.writes, request.meta_revision, until)
+            .await?;
         let participants = request.participants.iter().map(|p| p.id().into()).collect();
         let bytes = entry::bytes(&writes);
-        let commit = Committed { txn: request.txn, participants, writes, meta_revision: request.meta_revision };
+        let commit = Committed {
+            txn: request.txn,
+            participants,
+            writes,
+            meta_revision: request.meta_revision,
+        };
         let (reply, answer) = oneshot::channel();
-        shard.enqueue(CommitJob { commit, txn, bytes, reply }, until).await?;
+        shard
+            .enqueue(
+                CommitJob {
+                    commit,
+                    txn,
+                    bytes,
+                    reply,
+                },
+                until,
+            )
+            .await?;
         // From here on the committer ends the locks, with the entry or without.
         locked.keep = true;
         let unknown = || Error::outcome_unknown(format!("the commit on shard {} got no answer", shard.id));
-        timeout_at(until, answer).await.map_err(|_| unknown())?.map_err(|_| unknown())?
+        timeout_at(until, answer)
+            .await
+            .map_err(|_| unknown())?
+            .map_err(|_| unknown())?
     }
 
     /// Waits for locks of all writes, then checks keys against what is stored.
@@ -157,20 +201,38 @@ impl ShardNode {
             let wanted = wanted(&here.store, &writes)?;
             Ok::<_, Error>((payloads, writes, wanted))
         });
-        let (payloads, writes, wanted) = decoded.await.map_err(|e| Error::internal(format!("decoding rows: {e}")))??;
+        let (payloads, writes, wanted) = decoded
+            .await
+            .map_err(|e| Error::internal(format!("decoding rows: {e}")))??;
         if !shard.participant.lock().begin(txn) {
-            return Err(Error::new("55000", format!("transaction {txn} is being decided on shard {} already", shard.id)));
+            return Err(Error::new(
+                "55000",
+                format!("transaction {txn} is being decided on shard {} already", shard.id),
+            ));
         }
-        let locked = Locked { shard: shard.clone(), txn, keep: false };
+        let locked = Locked {
+            shard: shard.clone(),
+            txn,
+            keep: false,
+        };
         lock(shard, txn, span, wanted, until).await?;
         let here = shard.clone();
         let checked = tokio::task::spawn_blocking(move || check_unique(&here.store, &writes));
-        checked.await.map_err(|e| Error::internal(format!("checking keys: {e}")))??;
+        checked
+            .await
+            .map_err(|e| Error::internal(format!("checking keys: {e}")))??;
         Ok((locked, payloads))
     }
 
     /// See `ShardService::finish`.
-    pub(super) async fn finish_txn(self: &Arc<Self>, shard: ShardId, reference: Option<v1::ShardRef>, txn: TxnId, timestamp: Timestamp, until: Instant) -> Result<()> {
+    pub(super) async fn finish_txn(
+        self: &Arc<Self>,
+        shard: ShardId,
+        reference: Option<v1::ShardRef>,
+        txn: TxnId,
+        timestamp: Timestamp,
+        until: Instant,
+    ) -> Result<()> {
         let reference = reference.unwrap_or_else(|| self.reference(shard));
         let shard = self.leading(Some(reference), until).await?;
         let prepared = shard.ledger.lock().prepared().contains_key(&txn);
@@ -182,7 +244,11 @@ impl ShardNode {
             return Ok(());
         }
         self.failpoints.hit("finish.before_propose")?;
-        let entry = if timestamp == Timestamp(0) { Logged::Abort(txn) } else { Logged::Commit(txn, timestamp) };
+        let entry = if timestamp == Timestamp(0) {
+            Logged::Abort(txn)
+        } else {
+            Logged::Commit(txn, timestamp)
+        };
         let (here, node) = (shard.clone(), self.clone());
         let rest = self.tasks.spawn(async move {
             here.propose(entry.encode(), until).await?;
@@ -191,17 +257,30 @@ impl ShardNode {
         match timeout_at(until, rest).await {
             Ok(Ok(result)) => result,
             Ok(Err(e)) => Err(Error::internal(format!("finishing: {e}"))),
-            Err(_) => Err(Error::unavailable(format!("finishing on shard {} took too long", shard.id))),
+            Err(_) => Err(Error::unavailable(format!(
+                "finishing on shard {} took too long",
+                shard.id
+            ))),
         }
     }
 
     /// See `ShardService::outcome`.
-    pub(super) async fn outcome_of(self: &Arc<Self>, home: Option<v1::ShardRef>, txn: TxnId, resolve: bool, until: Instant) -> Result<v1::OutcomeReply> {
+    pub(super) async fn outcome_of(
+        self: &Arc<Self>,
+        home: Option<v1::ShardRef>,
+        txn: TxnId,
+        resolve: bool,
+        until: Instant,
+    ) -> Result<v1::OutcomeReply> {
         use v1::outcome_reply::State;
         let shard = self.leading(home, until).await?;
         let known = |s: &Shard| s.ledger.lock().outcome(txn).map(|o| o.timestamp);
-        let reply = |state: State, timestamp: Timestamp| v1::OutcomeReply { state: state.into(), timestamp: timestamp.0 };
-        let answer = |t: Option<Timestamp>| t.map_or(reply(State::Aborted, Timestamp(0)), |t| reply(State::Committed, t));
+        let reply = |state: State, timestamp: Timestamp| v1::OutcomeReply {
+            state: state.into(),
+            timestamp: timestamp.0,
+        };
+        let answer =
+            |t: Option<Timestamp>| t.map_or(reply(State::Aborted, Timestamp(0)), |t| reply(State::Committed, t));
         let undecided = shard.participant.lock().undecided(txn);
         // Asked after the groups: a group that closed in between is in the ledger.
         if let Some(outcome) = known(&shard) {
@@ -218,7 +297,9 @@ impl ShardNode {
         let written = shard.propose(Logged::AbortRecord(txn).encode(), until).await;
         shard.participant.lock().refused_durably(txn);
         written?;
-        known(&shard).map(answer).ok_or_else(|| Error::internal("an abort record left no outcome"))
+        known(&shard)
+            .map(answer)
+            .ok_or_else(|| Error::internal("an abort record left no outcome"))
     }
 }
 
@@ -237,7 +318,12 @@ async fn lock(shard: &Shard, txn: TxnId, span: Span, wanted: Vec<Wanted>, until:
         Ok(Acquired::GiveUpSoon(holder)) => Some(Err(circular(txn, holder))),
         _ => patient(s),
     };
-    let late = || Err(Error::cancelled(format!("rows in shard {} stayed locked until the deadline", shard.id)));
+    let late = || {
+        Err(Error::cancelled(format!(
+            "rows in shard {} stayed locked until the deadline",
+            shard.id
+        )))
+    };
     shard.wait_until(until, impatient).await.unwrap_or_else(late)
 }
 
@@ -253,9 +339,12 @@ fn try_lock(shard: &Shard, txn: TxnId, span: Span, wanted: &[Wanted]) -> Result<
 }
 
 fn circular(txn: TxnId, holder: TxnId) -> Error {
-    Error::new("40P01", format!("transaction {txn} waits for rows of the older transaction {holder}"))
-        .with_detail("both write several shards and may wait for each other")
-        .with_hint("run the statement again")
+    Error::new(
+        "40P01",
+        format!("transaction {txn} waits for rows of the older transaction {holder}"),
+    )
+    .with_detail("both write several shards and may wait for each other")
+    .with_hint("run the statement again")
 }
 
 fn check_unique(store: &ShardStore, writes: &[Write]) -> Result<()> {

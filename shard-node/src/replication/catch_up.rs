@@ -53,7 +53,12 @@ impl Snapshot {
 ///
 /// # Errors
 /// Of the source, or 53100; what was fetched before stays.
-pub async fn ensure_segments(shard: &Shard, transport: &dyn PeerTransport, source: NodeId, files: &[v1::SegmentRef]) -> Result<()> {
+pub async fn ensure_segments(
+    shard: &Shard,
+    transport: &dyn PeerTransport,
+    source: NodeId,
+    files: &[v1::SegmentRef],
+) -> Result<()> {
     if files.is_empty() {
         return Ok(());
     }
@@ -67,7 +72,11 @@ pub async fn ensure_segments(shard: &Shard, transport: &dyn PeerTransport, sourc
             continue;
         }
         let id = shard.id;
-        let request = v1::FetchFileRequest { group: id.group.0, shard: id.index, file: segment.file.clone() };
+        let request = v1::FetchFileRequest {
+            group: id.group.0,
+            shard: id.index,
+            file: segment.file.clone(),
+        };
         let mut chunks = transport.fetch_file(source, request).await?;
         // Four chunks in memory; the writer's disk sets the pace.
         let (sender, mut receiver) = mpsc::channel::<Result<Bytes>>(4);
@@ -81,7 +90,9 @@ pub async fn ensure_segments(shard: &Shard, transport: &dyn PeerTransport, sourc
             }
         }
         drop(sender);
-        written.await.map_err(|e| Error::internal(format!("writing a fetched segment: {e}")))??;
+        written
+            .await
+            .map_err(|e| Error::internal(format!("writing a fetched segment: {e}")))??;
     }
     Ok(())
 }
@@ -90,15 +101,26 @@ pub async fn ensure_segments(shard: &Shard, transport: &dyn PeerTransport, sourc
 ///
 /// # Errors
 /// Of the leader, 08P01 when it is malformed, 53100.
-pub async fn fetch_snapshot(shard: &Shard, transport: &dyn PeerTransport, leader: NodeId, epoch: Epoch) -> Result<Snapshot> {
+pub async fn fetch_snapshot(
+    shard: &Shard,
+    transport: &dyn PeerTransport,
+    leader: NodeId,
+    epoch: Epoch,
+) -> Result<Snapshot> {
     let id = shard.id;
-    let request = v1::FetchSnapshotRequest { group: id.group.0, shard: id.index, epoch: epoch.0 };
+    let request = v1::FetchSnapshotRequest {
+        group: id.group.0,
+        shard: id.index,
+        epoch: epoch.0,
+    };
     let mut chunks = transport.fetch_snapshot(leader, request).await?;
     let mut bytes = BytesMut::new();
     while let Some(chunk) = chunks.next().await {
         bytes.extend_from_slice(&chunk?);
         if bytes.len() > SNAPSHOT_BYTES_MAX {
-            return Err(Error::protocol(format!("snapshot of shard {id} is larger than {SNAPSHOT_BYTES_MAX} bytes")));
+            return Err(Error::protocol(format!(
+                "snapshot of shard {id} is larger than {SNAPSHOT_BYTES_MAX} bytes"
+            )));
         }
     }
     let snapshot = Snapshot::decode(bytes.freeze()).map_err(|e| Error::protocol(format!("malformed snapshot: {e}")))?;

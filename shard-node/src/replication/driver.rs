@@ -65,12 +65,24 @@ pub struct Ports {
 /// What a shard's disk says at the start.
 pub fn restored(wal: &Wal, shard: ShardId, applied: LogIndex, wants_snapshot: bool) -> Restored {
     let first = LogIndex(wal.first(shard).0.saturating_sub(1));
-    let base = Position { epoch: wal.epoch_at(shard, first).unwrap_or_default(), index: first };
-    let runs = wal.boundaries(shard).into_iter().map(|(epoch, index)| Position { epoch, index }).filter(|r| r.index > first);
+    let base = Position {
+        epoch: wal.epoch_at(shard, first).unwrap_or_default(),
+        index: first,
+    };
+    let runs = wal
+        .boundaries(shard)
+        .into_iter()
+        .map(|(epoch, index)| Position { epoch, index })
+        .filter(|r| r.index > first);
     // A log that is not one cannot be continued.
     let log = LogShape::new(base, runs.collect());
     let wants_snapshot = wants_snapshot || log.is_none();
-    Restored { promised: wal.promised(shard), log: log.unwrap_or_default(), applied, wants_snapshot }
+    Restored {
+        promised: wal.promised(shard),
+        log: log.unwrap_or_default(),
+        applied,
+        wants_snapshot,
+    }
 }
 
 struct Driver {
@@ -89,7 +101,12 @@ struct Driver {
 }
 
 enum Queued {
-    Write { ticket: u64, writes: Vec<LogWrite>, source: Option<ReplicaId>, bytes: usize },
+    Write {
+        ticket: u64,
+        writes: Vec<LogWrite>,
+        source: Option<ReplicaId>,
+        bytes: usize,
+    },
     Install(Snapshot),
 }
 
@@ -168,12 +185,18 @@ impl Driver {
             }
             Input::Propose { entries, reply } => {
                 self.proposals.insert(self.tokens, reply);
-                self.step(Event::Propose { token: self.tokens, entries });
+                self.step(Event::Propose {
+                    token: self.tokens,
+                    entries,
+                });
             }
             Input::Operator { operation, refused } => {
                 self.operations.retain(|_, o| !o.is_closed());
                 self.operations.insert(self.tokens, refused);
-                self.step(Event::Operator { token: self.tokens, operation });
+                self.step(Event::Operator {
+                    token: self.tokens,
+                    operation,
+                });
             }
         }
     }
@@ -190,7 +213,9 @@ impl Driver {
             Effect::Send { to, message } => self.ports.transport.send(to.node, wire::to_wire(shard.id, message)),
             Effect::Write { ticket, writes, source } => self.enqueue(ticket, writes, source),
             Effect::ReadLog { peer, from, bytes_max } => self.read_log(peer, from, bytes_max),
-            Effect::Cas { config, expected } => self.jobs.push(cas(self.ports.views.clone(), shard.id, config, expected).boxed()),
+            Effect::Cas { config, expected } => self
+                .jobs
+                .push(cas(self.ports.views.clone(), shard.id, config, expected).boxed()),
             Effect::RefreshConfig => {
                 if !std::mem::replace(&mut self.refreshing, true) {
                     self.jobs.push(refresh(self.ports.views.clone(), shard.id).boxed());
@@ -208,9 +233,15 @@ impl Driver {
             Effect::Leads { epoch, start } => shard.status.send_modify(|s| {
                 s.term += 1;
                 s.paused = false;
-                s.leads = Some(Leads { epoch, start, ready: false });
+                s.leads = Some(Leads {
+                    epoch,
+                    start,
+                    ready: false,
+                });
             }),
-            Effect::LeadsOn { epoch } => shard.status.send_modify(|s| s.leads = s.leads.map(|l| Leads { epoch, ..l })),
+            Effect::LeadsOn { epoch } => shard
+                .status
+                .send_modify(|s| s.leads = s.leads.map(|l| Leads { epoch, ..l })),
             Effect::Pause(paused) => shard.status.send_modify(|s| s.paused = paused),
             Effect::SteppedDown => {
                 shard.status.send_modify(|s| s.leads = None);
@@ -251,7 +282,12 @@ impl Driver {
             }
         }
         self.queued_bytes += bytes;
-        self.queue.push_back(Queued::Write { ticket, writes, source, bytes });
+        self.queue.push_back(Queued::Write {
+            ticket,
+            writes,
+            source,
+            bytes,
+        });
     }
 
     /// Starts the next batch when none is under way.
@@ -264,7 +300,15 @@ impl Driver {
             if batch.ticket.is_some() && batch.bytes + bytes > WRITE_BYTES_MAX {
                 break;
             }
-            let Some(Queued::Write { ticket, writes, source, bytes }) = self.queue.pop_front() else { break };
+            let Some(Queued::Write {
+                ticket,
+                writes,
+                source,
+                bytes,
+            }) = self.queue.pop_front()
+            else {
+                break;
+            };
             self.queued_bytes -= bytes;
             batch.add(self.ports.shard.id, ticket, writes, source, bytes);
         }
@@ -288,7 +332,9 @@ impl Driver {
                 // Everything behind it continues a log that does not exist; the machine repeats promises and asks again.
                 let dropped = std::mem::take(&mut self.queue);
                 self.queued_bytes = 0;
-                self.ports.shard.forget_after(self.ports.wal.last(self.ports.shard.id).1);
+                self.ports
+                    .shard
+                    .forget_after(self.ports.wal.last(self.ports.shard.id).1);
                 self.step(Event::WriteFailed { ticket });
                 if dropped.iter().any(|q| matches!(q, Queued::Install(_))) {
                     self.step(Event::SnapshotFailed);
@@ -320,7 +366,13 @@ impl Driver {
 
     fn read_log(&mut self, peer: ReplicaId, from: LogIndex, bytes_max: usize) {
         let (wal, shard) = (self.ports.wal.clone(), self.ports.shard.id);
-        let read = move || if from < wal.first(shard) { Ok(Vec::new()) } else { wal.read(shard, from, bytes_max) };
+        let read = move || {
+            if from < wal.first(shard) {
+                Ok(Vec::new())
+            } else {
+                wal.read(shard, from, bytes_max)
+            }
+        };
         self.jobs.push(
             async move {
                 let records = match tokio::task::spawn_blocking(read).await {
@@ -331,8 +383,18 @@ impl Driver {
                     }
                     Err(_) => Vec::new(),
                 };
-                let entry = |r: LogRecord| Entry { at: Position { epoch: r.epoch, index: r.index }, kind: r.kind as u8, payload: r.payload };
-                Done::Event(Event::LogRead { peer, entries: records.into_iter().map(entry).collect() })
+                let entry = |r: LogRecord| Entry {
+                    at: Position {
+                        epoch: r.epoch,
+                        index: r.index,
+                    },
+                    kind: r.kind as u8,
+                    payload: r.payload,
+                };
+                Done::Event(Event::LogRead {
+                    peer,
+                    entries: records.into_iter().map(entry).collect(),
+                })
             }
             .boxed(),
         );
@@ -340,7 +402,9 @@ impl Driver {
 
     fn fetch(&mut self, from: ReplicaId, epoch: Epoch) {
         let (shard, transport) = (self.ports.shard.clone(), self.ports.transport.clone());
-        self.jobs.push(async move { Done::Fetched(catch_up::fetch_snapshot(&shard, &*transport, from.node, epoch).await) }.boxed());
+        self.jobs.push(
+            async move { Done::Fetched(catch_up::fetch_snapshot(&shard, &*transport, from.node, epoch).await) }.boxed(),
+        );
     }
 
     // ---- the outside
@@ -350,7 +414,9 @@ impl Driver {
         let role = self.state.role_name();
         let config = self.state.config().map(|(c, _)| c);
         self.ports.shard.status.send_if_modified(|s| {
-            let same = s.role == role && (s.last, s.durable, s.commit) == (last.index, durable, commit) && s.config.as_ref() == config;
+            let same = s.role == role
+                && (s.last, s.durable, s.commit) == (last.index, durable, commit)
+                && s.config.as_ref() == config;
             if !same {
                 (s.role, s.last, s.durable, s.commit) = (role, last.index, durable, commit);
                 s.config = config.cloned();
@@ -406,7 +472,12 @@ impl Batch {
 fn record(shard: ShardId, entry: &Entry) -> Option<Record> {
     // Unknown kinds were refused on arrival.
     let kind = EntryKind::from_u8(entry.kind)?;
-    let record = LogRecord { epoch: entry.at.epoch, index: entry.at.index, kind, payload: entry.payload.clone() };
+    let record = LogRecord {
+        epoch: entry.at.epoch,
+        index: entry.at.index,
+        kind,
+        payload: entry.payload.clone(),
+    };
     Some(Record::Entry { shard, record })
 }
 
@@ -415,8 +486,13 @@ async fn write(ports: Ports, batch: Batch) -> Written {
     let ticket = batch.ticket.unwrap_or_default();
     for (source, entries) in &batch.fetched_from {
         let fetched = tokio::time::timeout(FILES_TIMEOUT, ensure_files(&ports, *source, entries)).await;
-        if let Err(error) = fetched.unwrap_or_else(|_| Err(Error::unavailable("files named by log entries did not come in time"))) {
-            return Written::Failed { ticket: batch.first, error };
+        if let Err(error) =
+            fetched.unwrap_or_else(|_| Err(Error::unavailable("files named by log entries did not come in time")))
+        {
+            return Written::Failed {
+                ticket: batch.first,
+                error,
+            };
         }
     }
     let mut reported = false;
@@ -455,19 +531,33 @@ async fn install(ports: Ports, snapshot: Snapshot) -> Result<Position> {
         durable::write_file(&here.dir.join(INSTALLING), b"")?;
         let index = here.store.install_snapshot(&snapshot.manifest)?;
         if index != at.index {
-            return Err(Error::protocol(format!("snapshot says log index {}, its manifest {index}", at.index)));
+            return Err(Error::protocol(format!(
+                "snapshot says log index {}, its manifest {index}",
+                at.index
+            )));
         }
         crate::node::open::write_ledger(&here.dir, &snapshot.ledger)
     });
-    installed.await.map_err(|e| Error::internal(format!("installing a snapshot: {e}")))??;
+    installed
+        .await
+        .map_err(|e| Error::internal(format!("installing a snapshot: {e}")))??;
     let records = vec![
-        Record::Reset { shard: shard.id, epoch: at.epoch, index: at.index },
-        Record::Promise { shard: shard.id, epoch: ports.wal.promised(shard.id) },
+        Record::Reset {
+            shard: shard.id,
+            epoch: at.epoch,
+            index: at.index,
+        },
+        Record::Promise {
+            shard: shard.id,
+            epoch: ports.wal.promised(shard.id),
+        },
     ];
     ports.wal.append(records).await?;
     let mark = shard.dir.join(INSTALLING);
     let removed = tokio::task::spawn_blocking(move || std::fs::remove_file(mark)).await;
-    removed.map_err(|e| Error::internal(e.to_string()))?.map_err(|e| Error::io("removing the mark of an installation", &e))?;
+    removed
+        .map_err(|e| Error::internal(e.to_string()))?
+        .map_err(|e| Error::io("removing the mark of an installation", &e))?;
     *shard.ledger.lock() = ledger;
     shard.forget_until(at.index);
     shard.committed.send_replace(at.index);
@@ -479,7 +569,11 @@ async fn install(ports: Ports, snapshot: Snapshot) -> Result<Position> {
 async fn cas(views: Arc<ViewKeeper>, shard: ShardId, config: ShardConfig, expected: u64) -> Done {
     let result = match serde_json::to_vec(&config) {
         Ok(value) => {
-            let op = Op { key: keys::shard(shard), expect: Expect::Revision(expected), change: Change::Put(value) };
+            let op = Op {
+                key: keys::shard(shard),
+                expect: Expect::Revision(expected),
+                change: Change::Put(value),
+            };
             views.store().cas(vec![op]).await
         }
         Err(e) => Err(Error::internal(e.to_string())),
@@ -487,7 +581,10 @@ async fn cas(views: Arc<ViewKeeper>, shard: ShardId, config: ShardConfig, expect
     Done::Event(Event::CasResult(match result {
         Ok(outcome) if outcome.applied => {
             tracing::info!(%shard, epoch = %config.epoch, leader = %config.leader, in_sync = config.in_sync.len(), "configuration changed");
-            CasResult::Won { config, revision: outcome.revision }
+            CasResult::Won {
+                config,
+                revision: outcome.revision,
+            }
         }
         Ok(_) => CasResult::Lost,
         Err(error) => {
@@ -500,7 +597,13 @@ async fn cas(views: Arc<ViewKeeper>, shard: ShardId, config: ShardConfig, expect
 }
 
 async fn refresh(views: Arc<ViewKeeper>, shard: ShardId) -> Done {
-    let view = views.refresh().await.inspect_err(|error| tracing::debug!(%error, %shard, "the meta store cannot be read"));
+    let view = views
+        .refresh()
+        .await
+        .inspect_err(|error| tracing::debug!(%error, %shard, "the meta store cannot be read"));
     let entry = view.ok().and_then(|v| v.shards.get(&shard).cloned());
-    Done::Refreshed(entry.map(|e| Event::ConfigChanged { config: e.config, revision: e.revision }))
+    Done::Refreshed(entry.map(|e| Event::ConfigChanged {
+        config: e.config,
+        revision: e.revision,
+    }))
 }

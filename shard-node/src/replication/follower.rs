@@ -12,7 +12,12 @@ impl ReplicaState {
     /// Accepts a leader's message, or refuses a deposed one. The same epoch has one leader only (compare-and-swap).
     fn follow(&mut self, from: ReplicaId, epoch: Epoch) -> Option<&mut Follower> {
         if epoch < self.promised {
-            self.send(from, Message::Nack { promised: self.promised });
+            self.send(
+                from,
+                Message::Nack {
+                    promised: self.promised,
+                },
+            );
             return None;
         }
         let leads_itself = match &self.role {
@@ -28,7 +33,11 @@ impl ReplicaState {
             self.promise(epoch);
             // A fetch under way goes on: its result is checked against whoever leads then.
             let fetching = matches!(&self.role, Role::Follower(f) if f.fetching);
-            self.become_role(Role::Follower(Follower { leader: Some(from), fetching, ..Follower::default() }));
+            self.become_role(Role::Follower(Follower {
+                leader: Some(from),
+                fetching,
+                ..Follower::default()
+            }));
         }
         match &mut self.role {
             Role::Follower(follower) => Some(follower),
@@ -43,9 +52,18 @@ impl ReplicaState {
         }
     }
 
-    pub(super) fn on_append(&mut self, from: ReplicaId, epoch: Epoch, prev: Position, entries: Vec<Entry>, commit: LogIndex) {
+    pub(super) fn on_append(
+        &mut self,
+        from: ReplicaId,
+        epoch: Epoch,
+        prev: Position,
+        entries: Vec<Entry>,
+        commit: LogIndex,
+    ) {
         let wants_snapshot = self.wants_snapshot;
-        let Some(follower) = self.follow(from, epoch) else { return };
+        let Some(follower) = self.follow(from, epoch) else {
+            return;
+        };
         if follower.fetching {
             return;
         }
@@ -53,10 +71,18 @@ impl ReplicaState {
             follower.owes_shape = true;
             return;
         }
-        let contiguous = entries.iter().enumerate().all(|(i, e)| e.at.index.0 == prev.index.0 + 1 + i as u64 && e.at.epoch <= epoch);
+        let contiguous = entries
+            .iter()
+            .enumerate()
+            .all(|(i, e)| e.at.index.0 == prev.index.0 + 1 + i as u64 && e.at.epoch <= epoch);
         if !contiguous || self.log.epoch_at(prev.index) != Some(prev.epoch) {
             // A gap, or older than what is in files: the leader looks at the whole log again.
-            return self.send(from, Message::Nack { promised: self.promised });
+            return self.send(
+                from,
+                Message::Nack {
+                    promised: self.promised,
+                },
+            );
         }
         let upto = LogIndex(prev.index.0 + entries.len() as u64);
         if !self.take(from, entries) {
@@ -71,7 +97,10 @@ impl ReplicaState {
 
     /// Writes what is new, cutting what differs. False when a cut would lose applied rows: then only a snapshot helps.
     fn take(&mut self, source: ReplicaId, mut entries: Vec<Entry>) -> bool {
-        let known = entries.iter().take_while(|e| self.log.epoch_at(e.at.index) == Some(e.at.epoch)).count();
+        let known = entries
+            .iter()
+            .take_while(|e| self.log.epoch_at(e.at.index) == Some(e.at.epoch))
+            .count();
         let new = entries.split_off(known);
         let Some(first) = new.first() else { return true };
         let before = LogIndex(first.at.index.0 - 1);
@@ -93,7 +122,9 @@ impl ReplicaState {
     }
 
     pub(super) fn on_offer(&mut self, from: ReplicaId, epoch: Epoch) {
-        let Some(follower) = self.follow(from, epoch) else { return };
+        let Some(follower) = self.follow(from, epoch) else {
+            return;
+        };
         if std::mem::replace(&mut follower.fetching, true) {
             return;
         }
@@ -131,7 +162,11 @@ impl ReplicaState {
     /// A starting leader adopts a log longer than its own from here.
     pub(super) fn on_pull(&mut self, from: ReplicaId, epoch: Epoch, first: LogIndex) {
         if self.follow(from, epoch).is_some() && first <= self.durable && self.promise_is_durable() {
-            self.effects.push(Effect::ReadLog { peer: from, from: first, bytes_max: MESSAGE_ENTRIES_BYTES_MAX });
+            self.effects.push(Effect::ReadLog {
+                peer: from,
+                from: first,
+                bytes_max: MESSAGE_ENTRIES_BYTES_MAX,
+            });
         }
     }
 
@@ -139,7 +174,13 @@ impl ReplicaState {
     pub(super) fn on_log_read(&mut self, peer: ReplicaId, entries: Vec<Entry>) {
         match &self.role {
             Role::Follower(follower) if follower.leader == Some(peer) => {
-                self.send(peer, Message::Pulled { epoch: self.promised, entries });
+                self.send(
+                    peer,
+                    Message::Pulled {
+                        epoch: self.promised,
+                        entries,
+                    },
+                );
             }
             Role::Leading(_) => self.on_read_for_peer(peer, entries),
             _ => {}
@@ -154,19 +195,35 @@ impl ReplicaState {
             Some(super::simulation::Bug::AckBeforeDurable) => self.log.last().index,
             _ => durable,
         };
-        let Role::Follower(follower) = &mut self.role else { return };
+        let Role::Follower(follower) = &mut self.role else {
+            return;
+        };
         let Some(leader) = follower.leader else { return };
         if follower.owes_shape && all_durable && fenced {
             follower.owes_shape = false;
             let (log, wants_snapshot) = (self.log.clone(), self.wants_snapshot);
-            return self.send(leader, Message::Shape { epoch: promised, log, wants_snapshot });
+            return self.send(
+                leader,
+                Message::Shape {
+                    epoch: promised,
+                    log,
+                    wants_snapshot,
+                },
+            );
         }
         let durable = follower.matched.min(durable);
         // While entries are under way, only progress is worth a message; the last of them always is.
         if follower.owes_ack && fenced && (all_durable || durable > follower.acked) {
             follower.owes_ack = !all_durable;
             follower.acked = durable;
-            self.send(leader, Message::Ack { epoch: promised, durable, commit });
+            self.send(
+                leader,
+                Message::Ack {
+                    epoch: promised,
+                    durable,
+                    commit,
+                },
+            );
         }
     }
 }

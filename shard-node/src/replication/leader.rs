@@ -59,9 +59,13 @@ struct Peer {
 enum Flow {
     /// Its log must be asked for.
     Unknown,
-    Probing { asked: Duration },
+    Probing {
+        asked: Duration,
+    },
     Streaming,
-    Snapshot { offered: Duration },
+    Snapshot {
+        offered: Duration,
+    },
 }
 
 impl Peer {
@@ -108,7 +112,14 @@ impl ReplicaState {
             }
             peers.insert(replica, peer);
         }
-        let leader = Leader { epoch, since: epoch, peers, tail: VecDeque::new(), joining: None, switching: None };
+        let leader = Leader {
+            epoch,
+            since: epoch,
+            peers,
+            tail: VecDeque::new(),
+            joining: None,
+            switching: None,
+        };
         self.become_role(Role::Leading(leader));
         let start = self.append_own(vec![(EPOCH_START, Bytes::new())]);
         self.effects.push(Effect::Leads { epoch, start });
@@ -129,11 +140,20 @@ impl ReplicaState {
 
     fn append_own(&mut self, payloads: Vec<(u8, Bytes)>) -> LogIndex {
         let last = self.log.last().index;
-        let Role::Leading(leader) = &mut self.role else { return last };
+        let Role::Leading(leader) = &mut self.role else {
+            return last;
+        };
         let entries: Vec<_> = payloads
             .into_iter()
             .zip(last.0 + 1..)
-            .map(|((kind, payload), index)| Entry { at: Position { epoch: leader.epoch, index: LogIndex(index) }, kind, payload })
+            .map(|((kind, payload), index)| Entry {
+                at: Position {
+                    epoch: leader.epoch,
+                    index: LogIndex(index),
+                },
+                kind,
+                payload,
+            })
             .collect();
         leader.tail.extend(entries.iter().cloned());
         self.append(entries, None);
@@ -185,7 +205,9 @@ impl ReplicaState {
         if epoch < leader.since || epoch > leader.epoch || durable > last {
             return;
         }
-        let Some(peer) = leader.peers.get_mut(&from) else { return };
+        let Some(peer) = leader.peers.get_mut(&from) else {
+            return;
+        };
         peer.heard = now;
         peer.known_commit = peer.known_commit.max(commit);
         if durable > peer.matched {
@@ -217,7 +239,9 @@ impl ReplicaState {
         let now = self.now;
         let Role::Leading(leader) = &mut self.role else { return };
         let epoch = leader.epoch;
-        let Some(peer) = leader.peers.get_mut(&to).filter(|p| p.reading) else { return };
+        let Some(peer) = leader.peers.get_mut(&to).filter(|p| p.reading) else {
+            return;
+        };
         peer.reading = false;
         match entries.first() {
             Some(first) if first.at.index == peer.next => self.send_entries(to, entries),
@@ -231,7 +255,11 @@ impl ReplicaState {
 
     pub(super) fn on_peer_lost(&mut self, node: tessera_proto::NodeId) {
         if let Role::Leading(leader) = &mut self.role {
-            leader.peers.iter_mut().filter(|(r, _)| r.node == node).for_each(|(_, p)| p.lose());
+            leader
+                .peers
+                .iter_mut()
+                .filter(|(r, _)| r.node == node)
+                .for_each(|(_, p)| p.lose());
         }
     }
 
@@ -250,11 +278,23 @@ impl ReplicaState {
         peer.next = LogIndex(peer.next.0 + entries.len() as u64);
         peer.sent_commit = commit;
         if let Some(last) = entries.last() {
-            peer.in_flight.push_back((last.at.index, entries.iter().map(Entry::bytes).sum()));
+            peer.in_flight
+                .push_back((last.at.index, entries.iter().map(Entry::bytes).sum()));
             peer.waiting.get_or_insert(self.now);
         }
-        let prev = Position { epoch: prev_epoch, index: before };
-        self.send(to, Message::Append { epoch, prev, entries, commit });
+        let prev = Position {
+            epoch: prev_epoch,
+            index: before,
+        };
+        self.send(
+            to,
+            Message::Append {
+                epoch,
+                prev,
+                entries,
+                commit,
+            },
+        );
     }
 
     /// Fills the peer's window.
@@ -274,7 +314,11 @@ impl ReplicaState {
             if peer.next.0 < tail_start {
                 peer.reading = true;
                 let bytes_max = room.min(MESSAGE_ENTRIES_BYTES_MAX);
-                return self.effects.push(Effect::ReadLog { peer: to, from: peer.next, bytes_max });
+                return self.effects.push(Effect::ReadLog {
+                    peer: to,
+                    from: peer.next,
+                    bytes_max,
+                });
             }
             let entries = chunk(leader.tail.iter().skip((peer.next.0 - tail_start) as usize), room);
             self.send_entries(to, entries);
@@ -306,7 +350,9 @@ impl ReplicaState {
     }
 
     fn follow_config(&mut self) {
-        let (Role::Leading(leader), Some(config)) = (&mut self.role, &self.config) else { return };
+        let (Role::Leading(leader), Some(config)) = (&mut self.role, &self.config) else {
+            return;
+        };
         let (me, now) = (self.me, self.now);
         leader.peers.retain(|r, _| config.replicas().any(|c| c == *r));
         for replica in config.replicas().filter(|r| *r != me) {
@@ -328,7 +374,9 @@ impl ReplicaState {
     fn tell_commit(&mut self, to: ReplicaId) {
         let (commit, last) = (self.commit, self.log.last().index);
         let Role::Leading(leader) = &mut self.role else { return };
-        let news = |p: &&mut Peer| p.flow == Flow::Streaming && p.sent_commit < commit && p.next > last && p.matched >= p.sent_commit;
+        let news = |p: &&mut Peer| {
+            p.flow == Flow::Streaming && p.sent_commit < commit && p.next > last && p.matched >= p.sent_commit
+        };
         if leader.peers.get_mut(&to).filter(news).is_some() {
             self.send_entries(to, Vec::new());
         }
@@ -339,7 +387,10 @@ impl ReplicaState {
     /// Replicas whose acknowledgement an entry needs: the in-sync set, and whoever may already be in it.
     fn required(&self) -> Vec<ReplicaId> {
         let mut required = self.others_in_sync();
-        if let Role::Leading(Leader { joining: Some(joining), .. }) = &self.role {
+        if let Role::Leading(Leader {
+            joining: Some(joining), ..
+        }) = &self.role
+        {
             required.push(*joining);
         }
         #[cfg(test)]
@@ -354,7 +405,9 @@ impl ReplicaState {
     fn advance_commit(&mut self) {
         let required = self.required();
         let Role::Leading(leader) = &mut self.role else { return };
-        let matched = required.iter().map(|r| leader.peers.get(r).map_or(LogIndex(0), |p| p.matched));
+        let matched = required
+            .iter()
+            .map(|r| leader.peers.get(r).map_or(LogIndex(0), |p| p.matched));
         let commit = matched.chain([self.durable]).min().unwrap_or_default();
         if commit > self.commit {
             self.commit = commit;
@@ -370,7 +423,10 @@ impl ReplicaState {
             return;
         }
         let Some(config) = self.config.clone() else { return };
-        let replaced: Vec<_> = config.replicas().filter(|r| self.disks.get(&r.node).is_some_and(|d| *d != r.disk) && *r != self.me).collect();
+        let replaced: Vec<_> = config
+            .replicas()
+            .filter(|r| self.disks.get(&r.node).is_some_and(|d| *d != r.disk) && *r != self.me)
+            .collect();
         if !replaced.is_empty() {
             let disks = self.disks.clone();
             return self.change_config(|next| replace(next, &replaced, &disks));
@@ -386,12 +442,19 @@ impl ReplicaState {
     }
 
     fn dead_members(&self) -> Vec<ReplicaId> {
-        let Role::Leading(leader) = &self.role else { return Vec::new() };
+        let Role::Leading(leader) = &self.role else {
+            return Vec::new();
+        };
         let dead = |peer: &Peer| {
             self.now.saturating_sub(peer.heard) > self.timings.silent
-                || peer.waiting.is_some_and(|since| self.now.saturating_sub(since) > self.timings.stall)
+                || peer
+                    .waiting
+                    .is_some_and(|since| self.now.saturating_sub(since) > self.timings.stall)
         };
-        self.others_in_sync().into_iter().filter(|r| leader.peers.get(r).is_some_and(dead)).collect()
+        self.others_in_sync()
+            .into_iter()
+            .filter(|r| leader.peers.get(r).is_some_and(dead))
+            .collect()
     }
 
     fn settle_joining(&mut self, config: &ShardConfig) {
@@ -400,7 +463,11 @@ impl ReplicaState {
         let present = |p: &Peer| p.flow == Flow::Streaming && now.saturating_sub(p.heard) <= silent;
         let Some(joining) = leader.joining else {
             let close = |p: &Peer| present(p) && p.matched.0 + JOIN_LAG_ENTRIES_MAX >= last.0 && p.next > last;
-            leader.joining = config.learners.iter().copied().find(|r| leader.peers.get(r).is_some_and(close));
+            leader.joining = config
+                .learners
+                .iter()
+                .copied()
+                .find(|r| leader.peers.get(r).is_some_and(close));
             return;
         };
         match leader.peers.get(&joining) {
@@ -431,7 +498,9 @@ impl ReplicaState {
             let old = |since: Duration| now.saturating_sub(since) >= timings.retry;
             match peer.flow {
                 Flow::Probing { asked } if old(asked) => peer.flow = Flow::Unknown,
-                Flow::Snapshot { offered } if now.saturating_sub(offered) >= timings.retry * 4 => peer.flow = Flow::Unknown,
+                Flow::Snapshot { offered } if now.saturating_sub(offered) >= timings.retry * 4 => {
+                    peer.flow = Flow::Unknown
+                }
                 // An Append or its Ack was lost.
                 Flow::Streaming if !peer.in_flight.is_empty() && peer.waiting.is_some_and(old) => peer.lose(),
                 Flow::Streaming if peer.known_commit < commit && peer.next > last => peer.sent_commit = LogIndex(0),
@@ -448,9 +517,16 @@ impl ReplicaState {
         let now = self.now;
         match &mut self.role {
             Role::Leading(leader) if in_sync.contains(&target) && leader.switching.is_none() => {
-                leader.switching = Some(Switch { token, target, since: now, decided: false });
+                leader.switching = Some(Switch {
+                    token,
+                    target,
+                    since: now,
+                    decided: false,
+                });
             }
-            Role::Leading(leader) if leader.switching.is_some() => self.refuse(token, "a hand-over is under way already"),
+            Role::Leading(leader) if leader.switching.is_some() => {
+                self.refuse(token, "a hand-over is under way already")
+            }
             Role::Leading(_) => self.refuse(token, "the new leader must be another in-sync copy"),
             _ => self.refuse(token, "this replica does not lead"),
         }
@@ -459,7 +535,9 @@ impl ReplicaState {
     fn settle_switch(&mut self) {
         let (commit, last, free) = (self.commit, self.log.last().index, self.wanted_config().is_none());
         let Role::Leading(leader) = &mut self.role else { return };
-        let Some(switch) = leader.switching.as_mut().filter(|s| !s.decided && free) else { return };
+        let Some(switch) = leader.switching.as_mut().filter(|s| !s.decided && free) else {
+            return;
+        };
         let drained = commit == last && leader.peers.get(&switch.target).is_some_and(|p| p.matched == last);
         if drained {
             switch.decided = true;
@@ -472,7 +550,10 @@ impl ReplicaState {
     fn tick_switch(&mut self) {
         let (now, limit) = (self.now, self.timings.switch);
         let Role::Leading(leader) = &mut self.role else { return };
-        if let Some(switch) = leader.switching.take_if(|s| !s.decided && now.saturating_sub(s.since) > limit) {
+        if let Some(switch) = leader
+            .switching
+            .take_if(|s| !s.decided && now.saturating_sub(s.since) > limit)
+        {
             self.refuse(switch.token, "the new leader did not catch up in time");
         }
     }
@@ -491,8 +572,13 @@ fn replace(config: &mut ShardConfig, replaced: &[ReplicaId], disks: &BTreeMap<te
     config.in_sync.retain(|r| !replaced.contains(r));
     config.learners.retain(|r| !replaced.contains(r));
     for old in replaced {
-        let new = disks.get(&old.node).map(|disk| ReplicaId { node: old.node, disk: *disk });
-        config.learners.extend(new.filter(|n| config.in_sync.iter().chain(&config.learners).all(|r| r != n)));
+        let new = disks.get(&old.node).map(|disk| ReplicaId {
+            node: old.node,
+            disk: *disk,
+        });
+        config
+            .learners
+            .extend(new.filter(|n| config.in_sync.iter().chain(&config.learners).all(|r| r != n)));
     }
 }
 

@@ -29,7 +29,11 @@ pub struct LeaseTimings {
 
 impl Default for LeaseTimings {
     fn default() -> Self {
-        Self { beat: Duration::from_millis(200), lease: Duration::from_millis(1_200), grace: Duration::from_millis(1_600) }
+        Self {
+            beat: Duration::from_millis(200),
+            lease: Duration::from_millis(1_200),
+            grace: Duration::from_millis(1_600),
+        }
     }
 }
 
@@ -50,7 +54,15 @@ impl Leases {
     /// No peer is alive yet. `boot` tells this start's beats from those of earlier ones.
     pub fn new(timings: LeaseTimings, now: Duration, boot: u64) -> Self {
         let (sent, until, heard) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { timings, started: now, boot, sequence: 0, sent, until, heard }
+        Self {
+            timings,
+            started: now,
+            boot,
+            sequence: 0,
+            sent,
+            until,
+            heard,
+        }
     }
 
     /// Sequence number of a beat to send to a peer now.
@@ -71,7 +83,10 @@ impl Leases {
 
     /// A peer answered a beat.
     pub fn answered(&mut self, peer: NodeId, boot: u64, sequence: u64) {
-        let sent = self.sent.get(&peer).and_then(|s| s.iter().find(|(q, _)| *q == sequence));
+        let sent = self
+            .sent
+            .get(&peer)
+            .and_then(|s| s.iter().find(|(q, _)| *q == sequence));
         if let Some((_, at)) = sent.filter(|_| boot == self.boot) {
             let until = self.until.entry(peer).or_default();
             *until = (*until).max(*at + self.timings.lease);
@@ -85,7 +100,11 @@ impl Leases {
 
     /// Peers with a valid lease.
     pub fn alive(&self, now: Duration) -> Vec<NodeId> {
-        self.until.iter().filter(|(_, until)| now < **until).map(|(n, _)| *n).collect()
+        self.until
+            .iter()
+            .filter(|(_, until)| now < **until)
+            .map(|(n, _)| *n)
+            .collect()
     }
 
     /// Whether the grace has passed since this peer was last heard, so that it surely serves nothing any more.

@@ -21,7 +21,10 @@ pub struct Position {
 impl Position {
     /// A position.
     pub fn new(epoch: u64, index: u64) -> Self {
-        Self { epoch: Epoch(epoch), index: LogIndex(index) }
+        Self {
+            epoch: Epoch(epoch),
+            index: LogIndex(index),
+        }
     }
 }
 
@@ -41,7 +44,9 @@ impl LogShape {
     /// From what a disk or a peer says; `None` when epochs or indexes do not ascend.
     pub fn new(base: Position, runs: Vec<Position>) -> Option<Self> {
         let ascends = |a: &Position, b: &Position| a.epoch < b.epoch && a.index < b.index;
-        let first = runs.first().is_none_or(|r| r.index > base.index && r.epoch >= base.epoch);
+        let first = runs
+            .first()
+            .is_none_or(|r| r.index > base.index && r.epoch >= base.epoch);
         (first && runs.windows(2).all(|w| ascends(&w[0], &w[1]))).then_some(Self { base, runs })
     }
 
@@ -68,7 +73,9 @@ impl LogShape {
         if index < self.base.index {
             return None;
         }
-        self.runs.get(self.runs.partition_point(|r| r.index < index)).map(|r| r.epoch)
+        self.runs
+            .get(self.runs.partition_point(|r| r.index < index))
+            .map(|r| r.epoch)
     }
 
     /// Adds one entry right after the last; false when it does not fit there.
@@ -87,7 +94,8 @@ impl LogShape {
     /// Forgets everything after `index`, which is not before the base.
     pub fn truncate_after(&mut self, index: LogIndex) {
         let Some(epoch) = self.epoch_at(index) else { return };
-        self.runs.retain(|r| r.epoch < epoch || (r.epoch == epoch && r.index <= index));
+        self.runs
+            .retain(|r| r.epoch < epoch || (r.epoch == epoch && r.index <= index));
         if index > self.base.index && self.last().index < index {
             self.runs.push(Position { epoch, index });
         }
@@ -117,7 +125,11 @@ mod tests {
     use super::*;
 
     fn shape(base: (u64, u64), runs: &[(u64, u64)]) -> LogShape {
-        LogShape::new(Position::new(base.0, base.1), runs.iter().map(|r| Position::new(r.0, r.1)).collect()).unwrap()
+        LogShape::new(
+            Position::new(base.0, base.1),
+            runs.iter().map(|r| Position::new(r.0, r.1)).collect(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -128,8 +140,16 @@ mod tests {
         };
         check(shape((0, 0), &[]), shape((0, 0), &[(1, 5)]), Some(0));
         check(shape((0, 0), &[(1, 3), (2, 7)]), shape((0, 0), &[(1, 5)]), Some(3));
-        check(shape((0, 0), &[(1, 3), (4, 6)]), shape((0, 0), &[(1, 3), (2, 9)]), Some(3));
-        check(shape((0, 0), &[(1, 3), (4, 6)]), shape((0, 0), &[(1, 2), (4, 6)]), Some(6));
+        check(
+            shape((0, 0), &[(1, 3), (4, 6)]),
+            shape((0, 0), &[(1, 3), (2, 9)]),
+            Some(3),
+        );
+        check(
+            shape((0, 0), &[(1, 3), (4, 6)]),
+            shape((0, 0), &[(1, 2), (4, 6)]),
+            Some(6),
+        );
         check(shape((1, 4), &[(2, 6)]), shape((0, 0), &[(1, 4)]), Some(4));
         check(shape((1, 4), &[(2, 6)]), shape((0, 0), &[(1, 3)]), None);
         check(shape((2, 4), &[(2, 6)]), shape((0, 0), &[(1, 8)]), None);
@@ -144,6 +164,9 @@ mod tests {
         log.truncate_after(LogIndex(2));
         assert_eq!(log.last(), Position::new(1, 2));
         log.release(LogIndex(1));
-        assert_eq!((log.base(), log.last(), log.epoch_at(LogIndex(0))), (Position::new(1, 1), Position::new(1, 2), None));
+        assert_eq!(
+            (log.base(), log.last(), log.epoch_at(LogIndex(0))),
+            (Position::new(1, 1), Position::new(1, 2), None)
+        );
     }
 }

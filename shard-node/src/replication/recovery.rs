@@ -27,7 +27,13 @@ pub(super) struct Recovery {
 
 impl ReplicaState {
     pub(super) fn start_recovery(&mut self, epoch: Epoch) {
-        let recovery = Recovery { epoch, since: None, asked: self.now, shapes: BTreeMap::new(), pull: None };
+        let recovery = Recovery {
+            epoch,
+            since: None,
+            asked: self.now,
+            shapes: BTreeMap::new(),
+            pull: None,
+        };
         self.become_role(Role::Recovering(recovery));
         self.promise(epoch);
     }
@@ -35,7 +41,10 @@ impl ReplicaState {
     /// In-sync members other than this one.
     pub(super) fn others_in_sync(&self) -> Vec<ReplicaId> {
         let config = self.config.iter();
-        config.flat_map(|c| c.in_sync.iter().copied()).filter(|r| *r != self.me).collect()
+        config
+            .flat_map(|c| c.in_sync.iter().copied())
+            .filter(|r| *r != self.me)
+            .collect()
     }
 
     pub(super) fn settle_recovery(&mut self) {
@@ -44,7 +53,9 @@ impl ReplicaState {
             return;
         }
         let members = self.others_in_sync();
-        let Role::Recovering(recovery) = &mut self.role else { return };
+        let Role::Recovering(recovery) = &mut self.role else {
+            return;
+        };
         if recovery.since.is_none() {
             (recovery.since, recovery.asked) = (Some(now), now);
             let probe = Message::Probe { epoch: recovery.epoch };
@@ -58,7 +69,9 @@ impl ReplicaState {
 
     fn adopt_or_lead(&mut self, members: &[ReplicaId]) {
         let (last, all_durable, commit) = (self.log.last(), self.all_durable(), self.commit);
-        let Role::Recovering(recovery) = &mut self.role else { return };
+        let Role::Recovering(recovery) = &mut self.role else {
+            return;
+        };
         if members.iter().any(|m| !recovery.shapes.contains_key(m)) || !all_durable {
             return;
         }
@@ -68,7 +81,11 @@ impl ReplicaState {
             }
             recovery.pull = None;
         }
-        let longest = recovery.shapes.iter().filter(|(r, _)| members.contains(r)).max_by_key(|(r, s)| (s.last(), **r));
+        let longest = recovery
+            .shapes
+            .iter()
+            .filter(|(r, _)| members.contains(r))
+            .max_by_key(|(r, s)| (s.last(), **r));
         let Some((source, theirs)) = longest.filter(|(_, s)| s.last() > last) else {
             let (epoch, shapes) = (recovery.epoch, std::mem::take(&mut recovery.shapes));
             return self.start_leading(epoch, shapes);
@@ -78,7 +95,10 @@ impl ReplicaState {
             Some(common) => {
                 recovery.pull = Some((source, target));
                 recovery.asked = self.now;
-                let pull = Message::Pull { epoch: recovery.epoch, from: LogIndex(common.0 + 1) };
+                let pull = Message::Pull {
+                    epoch: recovery.epoch,
+                    from: LogIndex(common.0 + 1),
+                };
                 if common < last.index {
                     self.truncate_after(common);
                 }
@@ -90,21 +110,33 @@ impl ReplicaState {
     }
 
     pub(super) fn on_recovery_shape(&mut self, from: ReplicaId, epoch: Epoch, log: LogShape, wants_snapshot: bool) {
-        let Role::Recovering(recovery) = &mut self.role else { return };
+        let Role::Recovering(recovery) = &mut self.role else {
+            return;
+        };
         if recovery.epoch == epoch {
             // A copy that wants a snapshot has nothing to adopt.
-            recovery.shapes.insert(from, if wants_snapshot { LogShape::default() } else { log });
+            recovery
+                .shapes
+                .insert(from, if wants_snapshot { LogShape::default() } else { log });
         }
     }
 
     pub(super) fn on_pulled(&mut self, from: ReplicaId, epoch: Epoch, entries: Vec<Entry>) {
         let next = LogIndex(self.log.last().index.0 + 1);
         let last = self.log.last();
-        let Role::Recovering(recovery) = &mut self.role else { return };
-        let Some((source, target)) = recovery.pull.filter(|_| recovery.epoch == epoch) else { return };
+        let Role::Recovering(recovery) = &mut self.role else {
+            return;
+        };
+        let Some((source, target)) = recovery.pull.filter(|_| recovery.epoch == epoch) else {
+            return;
+        };
         let fresh: Vec<_> = entries.into_iter().skip_while(|e| e.at.index < next).collect();
-        let fits = fresh.first().is_some_and(|e| e.at.index == next && e.at.epoch >= last.epoch)
-            && fresh.windows(2).all(|w| w[1].at.index.0 == w[0].at.index.0 + 1 && w[1].at.epoch >= w[0].at.epoch)
+        let fits = fresh
+            .first()
+            .is_some_and(|e| e.at.index == next && e.at.epoch >= last.epoch)
+            && fresh
+                .windows(2)
+                .all(|w| w[1].at.index.0 == w[0].at.index.0 + 1 && w[1].at.epoch >= w[0].at.epoch)
             && fresh.iter().all(|e| e.at.epoch < epoch);
         if source != from || !fits {
             return;
@@ -121,8 +153,15 @@ impl ReplicaState {
     pub(super) fn tick_recovery(&mut self) {
         let (now, timings, next) = (self.now, self.timings, LogIndex(self.log.last().index.0 + 1));
         let members = self.others_in_sync();
-        let Role::Recovering(recovery) = &mut self.role else { return };
-        let Some(since) = recovery.since.filter(|_| now.saturating_sub(recovery.asked) >= timings.retry) else { return };
+        let Role::Recovering(recovery) = &mut self.role else {
+            return;
+        };
+        let Some(since) = recovery
+            .since
+            .filter(|_| now.saturating_sub(recovery.asked) >= timings.retry)
+        else {
+            return;
+        };
         let epoch = recovery.epoch;
         if let Some((source, _)) = recovery.pull {
             if now.saturating_sub(recovery.asked) >= timings.recovery {
@@ -135,7 +174,10 @@ impl ReplicaState {
             return;
         }
         recovery.asked = now;
-        let missing: Vec<_> = members.into_iter().filter(|m| !recovery.shapes.contains_key(m)).collect();
+        let missing: Vec<_> = members
+            .into_iter()
+            .filter(|m| !recovery.shapes.contains_key(m))
+            .collect();
         if !missing.is_empty() && now.saturating_sub(since) >= timings.recovery {
             return self.change_config(|config| {
                 config.in_sync.retain(|r| !missing.contains(r));

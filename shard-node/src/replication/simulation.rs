@@ -62,7 +62,13 @@ impl Disk {
     }
 
     fn get(&self, index: LogIndex) -> Option<&Entry> {
-        let at = |entries: &[Entry], first: u64| index.0.checked_sub(first).and_then(|i| entries.get(i as usize).cloned()).is_some();
+        let at = |entries: &[Entry], first: u64| {
+            index
+                .0
+                .checked_sub(first)
+                .and_then(|i| entries.get(i as usize).cloned())
+                .is_some()
+        };
         if at(&self.files, 1) {
             return self.files.get(index.0 as usize - 1);
         }
@@ -71,7 +77,9 @@ impl Disk {
 
     fn write(&mut self, write: LogWrite) -> Check {
         match write {
-            LogWrite::Promise(epoch) if epoch < self.promised => return Err(format!("I5: promise fell from {} to {epoch}", self.promised)),
+            LogWrite::Promise(epoch) if epoch < self.promised => {
+                return Err(format!("I5: promise fell from {} to {epoch}", self.promised));
+            }
             LogWrite::Promise(epoch) => self.promised = epoch,
             LogWrite::TruncateAfter(index) => self.log.retain(|e| e.at.index <= index),
             LogWrite::Append(entries) => self.log.extend(entries),
@@ -115,12 +123,33 @@ struct Sim {
 
 impl Sim {
     fn new(seed: u64, nodes: u32, bug: Option<Bug>) -> Self {
-        let ids: Vec<_> = (1..=nodes).map(|n| ReplicaId { node: NodeId(n), disk: Uuid::from_u128(u128::from(n)) }).collect();
-        let config = ShardConfig { epoch: Epoch(1), leader: ids[0], in_sync: ids.clone(), learners: vec![] };
+        let ids: Vec<_> = (1..=nodes)
+            .map(|n| ReplicaId {
+                node: NodeId(n),
+                disk: Uuid::from_u128(u128::from(n)),
+            })
+            .collect();
+        let config = ShardConfig {
+            epoch: Epoch(1),
+            leader: ids[0],
+            in_sync: ids.clone(),
+            learners: vec![],
+        };
         let mut sim = Self {
             rng: StdRng::seed_from_u64(seed),
             now: Duration::ZERO,
-            nodes: ids.iter().map(|id| Node { id: *id, boot: 0, state: None, disk: Disk::default(), writes: VecDeque::new(), applied: vec![], fetched: vec![] }).collect(),
+            nodes: ids
+                .iter()
+                .map(|id| Node {
+                    id: *id,
+                    boot: 0,
+                    state: None,
+                    disk: Disk::default(),
+                    writes: VecDeque::new(),
+                    applied: vec![],
+                    fetched: vec![],
+                })
+                .collect(),
             queue: vec![],
             history: BTreeMap::from([(Epoch(1), config.clone())]),
             meta: (config, 1),
@@ -141,7 +170,12 @@ impl Sim {
         node.applied = node.disk.files.clone();
         let applied = LogIndex(node.applied.len() as u64);
         let log = node.disk.shape();
-        let restored = Restored { promised: node.disk.promised, log, applied, wants_snapshot: false };
+        let restored = Restored {
+            promised: node.disk.promised,
+            log,
+            applied,
+            wants_snapshot: false,
+        };
         let mut state = ReplicaState::new(node.id, restored, TIMINGS);
         state.bug = self.bug;
         node.state = Some(state);
@@ -154,24 +188,36 @@ impl Sim {
         // A prefix of what was under way may have reached the disk.
         let survives = self.rng.random_range(0..=node.writes.len());
         for (_, writes) in node.writes.drain(..).take(survives) {
-            writes.into_iter().for_each(|w| node.disk.write(w).expect("a promise never falls"));
+            writes
+                .into_iter()
+                .for_each(|w| node.disk.write(w).expect("a promise never falls"));
         }
         node.writes.clear();
     }
 
     fn refresh(&mut self, n: usize) {
-        let event = Event::ConfigChanged { config: self.meta.0.clone(), revision: self.meta.1 };
+        let event = Event::ConfigChanged {
+            config: self.meta.0.clone(),
+            revision: self.meta.1,
+        };
         self.post(n, Item::Event(event), true);
     }
 
     fn post(&mut self, to: usize, item: Item, this_boot: bool) {
-        let delay = if self.rng.random_bool(0.1) { self.rng.random_range(50..400) } else { self.rng.random_range(0..20) };
+        let delay = if self.rng.random_bool(0.1) {
+            self.rng.random_range(50..400)
+        } else {
+            self.rng.random_range(0..20)
+        };
         let boot = this_boot.then_some(self.nodes[to].boot);
-        self.queue.push((self.now + Duration::from_millis(delay), to, boot, item));
+        self.queue
+            .push((self.now + Duration::from_millis(delay), to, boot, item));
     }
 
     fn event(&mut self, n: usize, event: Event) -> Check {
-        let Some(state) = &mut self.nodes[n].state else { return Ok(()) };
+        let Some(state) = &mut self.nodes[n].state else {
+            return Ok(());
+        };
         let effects = state.step(self.now, event);
         effects.into_iter().try_for_each(|e| self.effect(n, e))
     }
@@ -183,10 +229,19 @@ impl Sim {
                 if let Message::Append { prev, entries, .. } = &message {
                     self.check_written(*prev, entries)?;
                 }
-                let Some(target) = self.nodes.iter().position(|x| x.id == to) else { return Ok(()) };
+                let Some(target) = self.nodes.iter().position(|x| x.id == to) else {
+                    return Ok(());
+                };
                 for _ in 0..if self.rng.random_bool(self.loss / 3.0) { 2 } else { 1 } {
                     if !self.rng.random_bool(self.loss) {
-                        self.post(target, Item::Message { from: id, message: message.clone() }, false);
+                        self.post(
+                            target,
+                            Item::Message {
+                                from: id,
+                                message: message.clone(),
+                            },
+                            false,
+                        );
                     }
                 }
             }
@@ -194,7 +249,9 @@ impl Sim {
             Effect::ReadLog { peer, from, .. } => {
                 let disk = &self.nodes[n].disk;
                 let skip = from.0.checked_sub(disk.base.index.0 + 1);
-                let entries = skip.map(|s| disk.log.iter().skip(s as usize).take(3).cloned().collect()).unwrap_or_default();
+                let entries = skip
+                    .map(|s| disk.log.iter().skip(s as usize).take(3).cloned().collect())
+                    .unwrap_or_default();
                 self.post(n, Item::Event(Event::LogRead { peer, entries }), true);
             }
             Effect::Cas { config, expected } => self.post(n, Item::Cas { config, expected }, false),
@@ -203,7 +260,11 @@ impl Sim {
             Effect::Leads { epoch, .. } | Effect::LeadsOn { epoch } => self.check_leader(n, epoch)?,
             Effect::FetchSnapshot { from, .. } => self.post(n, Item::Snapshot { from }, true),
             Effect::InstallSnapshot => self.replace(n)?,
-            Effect::SteppedDown | Effect::Accepted { .. } | Effect::Rejected { .. } | Effect::Pause(_) | Effect::Refused { .. } => {}
+            Effect::SteppedDown
+            | Effect::Accepted { .. }
+            | Effect::Rejected { .. }
+            | Effect::Pause(_)
+            | Effect::Refused { .. } => {}
         }
         Ok(())
     }
@@ -213,7 +274,9 @@ impl Sim {
         for entry in entries {
             let (known, known_before) = self.written.entry(entry.at).or_insert_with(|| (entry.clone(), before));
             if known != entry || *known_before != before {
-                return Err(format!("I3: written twice: {known:?} after {known_before:?}, {entry:?} after {before:?}"));
+                return Err(format!(
+                    "I3: written twice: {known:?} after {known_before:?}, {entry:?} after {before:?}"
+                ));
             }
             before = entry.at;
         }
@@ -241,7 +304,9 @@ impl Sim {
                 return Err(format!("{} applies {index}, which is not on its disk", node.id));
             };
             match self.committed.get(index.0 as usize - 1) {
-                Some(known) if *known != entry => return Err(format!("I2: {known:?} was committed, {} has {entry:?}", node.id)),
+                Some(known) if *known != entry => {
+                    return Err(format!("I2: {known:?} was committed, {} has {entry:?}", node.id));
+                }
                 Some(_) => {}
                 None if leads => self.committed.push(entry.clone()),
                 None => return Err(format!("I7: {} applies {entry:?}, which no leader committed", node.id)),
@@ -254,11 +319,16 @@ impl Sim {
     /// Every in-sync member has every committed entry on its disk (a wiped disk excuses itself).
     fn check_copies(&self) -> Check {
         for member in &self.meta.0.in_sync {
-            let Some(node) = self.nodes.iter().find(|n| n.id == *member) else { continue };
+            let Some(node) = self.nodes.iter().find(|n| n.id == *member) else {
+                continue;
+            };
             let recent = self.committed.len().saturating_sub(40);
             for entry in &self.committed[recent..] {
                 if node.disk.get(entry.at.index) != Some(entry) {
-                    return Err(format!("I2: {entry:?} is committed, but not on in-sync {member} (epoch {})", self.meta.0.epoch));
+                    return Err(format!(
+                        "I2: {entry:?} is committed, but not on in-sync {member} (epoch {})",
+                        self.meta.0.epoch
+                    ));
                 }
             }
         }
@@ -287,7 +357,10 @@ impl Sim {
         }
         let result = match applied {
             _ if self.rng.random_bool(self.loss) => CasResult::Unknown,
-            true => CasResult::Won { config, revision: expected + 1 },
+            true => CasResult::Won {
+                config,
+                revision: expected + 1,
+            },
             false => CasResult::Lost,
         };
         self.post(n, Item::Event(Event::CasResult(result)), true);
@@ -296,7 +369,10 @@ impl Sim {
 
     fn fetch(&mut self, n: usize, from: ReplicaId) -> Check {
         let source = self.nodes.iter().find(|x| x.id == from && x.state.is_some());
-        let Some(rows) = source.map(|s| s.applied.clone()).filter(|_| !self.rng.random_bool(self.loss)) else {
+        let Some(rows) = source
+            .map(|s| s.applied.clone())
+            .filter(|_| !self.rng.random_bool(self.loss))
+        else {
             return self.event(n, Event::SnapshotFailed);
         };
         let at = rows.last().map(|e| e.at).unwrap_or_default();
@@ -317,7 +393,9 @@ impl Sim {
 
     fn flush(&mut self, n: usize, count: usize) -> Check {
         for _ in 0..count {
-            let Some((ticket, writes)) = self.nodes[n].writes.pop_front() else { break };
+            let Some((ticket, writes)) = self.nodes[n].writes.pop_front() else {
+                break;
+            };
             for write in writes {
                 if let LogWrite::Append(entries) = &write {
                     self.check_written(self.nodes[n].disk.last(), entries)?;
@@ -332,7 +410,9 @@ impl Sim {
     /// Rows go to files and the log before them may go.
     fn seal(&mut self, n: usize) -> Check {
         let node = &mut self.nodes[n];
-        let Some(last) = node.applied.last().filter(|_| node.writes.is_empty()) else { return Ok(()) };
+        let Some(last) = node.applied.last().filter(|_| node.writes.is_empty()) else {
+            return Ok(());
+        };
         let at = last.at;
         if at.index <= node.disk.base.index || node.disk.shape().epoch_at(at.index) != Some(at.epoch) {
             return Ok(());
@@ -346,7 +426,10 @@ impl Sim {
     fn wipe(&mut self, n: usize) {
         let others = |r: &&ReplicaId| **r != self.nodes[n].id && self.nodes.iter().any(|x| x.id == **r);
         // A shrink under way could leave this very disk as the last copy.
-        let changing = self.queue.iter().any(|(_, _, _, item)| matches!(item, Item::Cas { .. }));
+        let changing = self
+            .queue
+            .iter()
+            .any(|(_, _, _, item)| matches!(item, Item::Cas { .. }));
         if changing || self.meta.0.in_sync.iter().filter(others).count() == 0 {
             return;
         }
@@ -358,7 +441,12 @@ impl Sim {
     }
 
     fn peers(&mut self, n: usize) -> Check {
-        let alive = self.nodes.iter().filter(|x| x.state.is_some()).map(|x| x.id.node).collect();
+        let alive = self
+            .nodes
+            .iter()
+            .filter(|x| x.state.is_some())
+            .map(|x| x.id.node)
+            .collect();
         let disks = self.nodes.iter().map(|x| (x.id.node, x.id.disk)).collect();
         self.event(n, Event::Peers { alive, disks })
     }
@@ -384,10 +472,22 @@ impl Sim {
                 let node = NodeId(self.rng.random_range(1..=self.nodes.len() as u32));
                 self.event(n, Event::PeerLost { node })
             }
-            925..930 => self.event(n, Event::Operator { token: 0, operation: Operation::Promote }),
+            925..930 => self.event(
+                n,
+                Event::Operator {
+                    token: 0,
+                    operation: Operation::Promote,
+                },
+            ),
             930..940 => {
                 let target = self.nodes[self.rng.random_range(0..self.nodes.len())].id;
-                self.event(n, Event::Operator { token: 0, operation: Operation::Switch(target) })
+                self.event(
+                    n,
+                    Event::Operator {
+                        token: 0,
+                        operation: Operation::Switch(target),
+                    },
+                )
             }
             940..943 => Ok(self.wipe(n)),
             943..955 if self.nodes[n].state.is_some() => Ok(self.crash(n)),
@@ -399,8 +499,13 @@ impl Sim {
 
     /// Files that entries name could not be fetched: this and all later writes are dropped.
     fn fail_write(&mut self, n: usize) -> Check {
-        let follows = self.nodes[n].state.as_ref().is_some_and(|s| matches!(s.role_name(), "follower" | "learner"));
-        let Some((ticket, _)) = self.nodes[n].writes.front().filter(|_| follows) else { return Ok(()) };
+        let follows = self.nodes[n]
+            .state
+            .as_ref()
+            .is_some_and(|s| matches!(s.role_name(), "follower" | "learner"));
+        let Some((ticket, _)) = self.nodes[n].writes.front().filter(|_| follows) else {
+            return Ok(());
+        };
         let ticket = *ticket;
         self.nodes[n].writes.clear();
         self.event(n, Event::WriteFailed { ticket })
@@ -409,7 +514,13 @@ impl Sim {
     fn propose(&mut self, n: usize) -> Check {
         self.proposals += 1;
         let payload = Bytes::from(format!("{}", self.proposals));
-        self.event(n, Event::Propose { token: self.proposals, entries: vec![(2, payload)] })
+        self.event(
+            n,
+            Event::Propose {
+                token: self.proposals,
+                entries: vec![(2, payload)],
+            },
+        )
     }
 
     /// Without faults, the shard must serve again and all copies become equal.
@@ -436,21 +547,54 @@ impl Sim {
             while let Some(due) = (0..self.queue.len()).find(|i| self.queue[*i].0 <= self.now) {
                 self.deliver(due)?;
             }
-            if round == 900 && !self.leader_is_wiped() && self.nodes.iter().all(|n| n.state.as_ref().is_none_or(|s| s.leads().is_none())) {
-                let in_sync = self.nodes.iter().position(|n| self.meta.0.in_sync.contains(&n.id)).ok_or("no in-sync copy is left")?;
-                self.event(in_sync, Event::Operator { token: 0, operation: Operation::Promote })?;
+            if round == 900
+                && !self.leader_is_wiped()
+                && self
+                    .nodes
+                    .iter()
+                    .all(|n| n.state.as_ref().is_none_or(|s| s.leads().is_none()))
+            {
+                let in_sync = self
+                    .nodes
+                    .iter()
+                    .position(|n| self.meta.0.in_sync.contains(&n.id))
+                    .ok_or("no in-sync copy is left")?;
+                self.event(
+                    in_sync,
+                    Event::Operator {
+                        token: 0,
+                        operation: Operation::Promote,
+                    },
+                )?;
             }
             if round == 500 && self.leader_is_wiped() {
-                let in_sync = self.nodes.iter().position(|n| self.meta.0.in_sync.contains(&n.id)).ok_or("no in-sync copy is left")?;
-                self.event(in_sync, Event::Operator { token: 0, operation: Operation::Promote })?;
+                let in_sync = self
+                    .nodes
+                    .iter()
+                    .position(|n| self.meta.0.in_sync.contains(&n.id))
+                    .ok_or("no in-sync copy is left")?;
+                self.event(
+                    in_sync,
+                    Event::Operator {
+                        token: 0,
+                        operation: Operation::Promote,
+                    },
+                )?;
             }
         }
         let lengths: Vec<_> = self.nodes.iter().map(|n| n.applied.len()).collect();
-        let complete = self.committed.last().is_some_and(|e| e.payload == format!("{}", self.proposals).as_bytes() || e.kind == 2);
+        let complete = self
+            .committed
+            .last()
+            .is_some_and(|e| e.payload == format!("{}", self.proposals).as_bytes() || e.kind == 2);
         let equal = lengths.iter().all(|l| *l == self.committed.len());
         match complete && equal && self.meta.0.in_sync.len() == self.nodes.len() {
             true => Ok(()),
-            false => Err(format!("did not heal: {lengths:?} of {} applied, {:?}", self.committed.len(), self.meta)),
+            false => Err(format!(
+                "did not heal: {lengths:?} of {} applied, {:?}",
+                self.committed.len(),
+                self.meta
+            )),
         }
     }
 
@@ -469,8 +613,14 @@ fn run(seed: u64, bug: Option<Bug>) -> Check {
 
 #[test]
 fn invariants_hold_under_faults() {
-    let seeds = std::env::var("TESSERA_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(SEEDS);
-    let first = std::env::var("TESSERA_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
+    let seeds = std::env::var("TESSERA_SEEDS")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(SEEDS);
+    let first = std::env::var("TESSERA_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(0);
     for seed in first..first + seeds {
         if let Err(violation) = run(seed, None) {
             panic!("seed {seed}: {violation}");
@@ -480,8 +630,14 @@ fn invariants_hold_under_faults() {
 
 #[test]
 fn planted_bugs_are_found() {
-    for bug in [Bug::AckBeforeDurable, Bug::SpeakBeforePromise, Bug::CommitAlone, Bug::JoinWithoutWaiting] {
-        let found = (0..SEEDS).find(|seed| std::panic::catch_unwind(|| run(*seed, Some(bug))).map_or(true, |r| r.is_err()));
+    for bug in [
+        Bug::AckBeforeDurable,
+        Bug::SpeakBeforePromise,
+        Bug::CommitAlone,
+        Bug::JoinWithoutWaiting,
+    ] {
+        let found =
+            (0..SEEDS).find(|seed| std::panic::catch_unwind(|| run(*seed, Some(bug))).map_or(true, |r| r.is_err()));
         assert!(found.is_some(), "{bug:?} was not found");
         println!("{bug:?} was found by seed {}", found.unwrap_or_default());
     }

@@ -200,10 +200,19 @@ impl ReplicaState {
     fn on_message(&mut self, from: ReplicaId, message: Message) {
         match message {
             Message::Probe { epoch } => self.on_probe(from, epoch),
-            Message::Append { epoch, prev, entries, commit } => self.on_append(from, epoch, prev, entries, commit),
+            Message::Append {
+                epoch,
+                prev,
+                entries,
+                commit,
+            } => self.on_append(from, epoch, prev, entries, commit),
             Message::Offer { epoch } => self.on_offer(from, epoch),
             Message::Pull { epoch, from: first } => self.on_pull(from, epoch, first),
-            Message::Shape { epoch, log, wants_snapshot } => self.on_shape(from, epoch, log, wants_snapshot),
+            Message::Shape {
+                epoch,
+                log,
+                wants_snapshot,
+            } => self.on_shape(from, epoch, log, wants_snapshot),
             Message::Ack { epoch, durable, commit } => self.on_ack(from, epoch, durable, commit),
             Message::Nack { promised } => self.on_nack(from, promised),
             Message::Pulled { epoch, entries } => self.on_pulled(from, epoch, entries),
@@ -231,7 +240,10 @@ impl ReplicaState {
         if let (true, Some(cas)) = (again, &mut self.cas) {
             // The first attempt may still arrive; both compare with the same revision, so at most one is written.
             cas.again = None;
-            self.effects.push(Effect::Cas { config: cas.config.clone(), expected: self.revision });
+            self.effects.push(Effect::Cas {
+                config: cas.config.clone(),
+                expected: self.revision,
+            });
         }
         self.tick_recovery();
         self.tick_leader();
@@ -246,7 +258,10 @@ impl ReplicaState {
             writes.push(LogWrite::TruncateAfter(self.log.last().index));
         }
         for entry in &entries {
-            assert!(self.log.push(entry.at), "entries fit after the log's end: checked by the caller");
+            assert!(
+                self.log.push(entry.at),
+                "entries fit after the log's end: checked by the caller"
+            );
         }
         writes.push(LogWrite::Append(entries));
         self.write(writes, source);
@@ -272,8 +287,16 @@ impl ReplicaState {
 
     fn write(&mut self, writes: Vec<LogWrite>, source: Option<ReplicaId>) {
         self.tickets += 1;
-        self.writes.push_back(PendingWrite { ticket: self.tickets, last: self.log.last().index, promised: self.promised });
-        self.effects.push(Effect::Write { ticket: self.tickets, writes, source });
+        self.writes.push_back(PendingWrite {
+            ticket: self.tickets,
+            last: self.log.last().index,
+            promised: self.promised,
+        });
+        self.effects.push(Effect::Write {
+            ticket: self.tickets,
+            writes,
+            source,
+        });
     }
 
     fn on_durable(&mut self, ticket: u64) {
@@ -286,7 +309,8 @@ impl ReplicaState {
 
     /// The disk stays as the last durable write left it; what was to follow never came.
     fn on_write_failed(&mut self, ticket: u64) {
-        if self.writes.front().is_none_or(|w| w.ticket > ticket) && self.writes.back().is_none_or(|w| w.ticket < ticket) {
+        if self.writes.front().is_none_or(|w| w.ticket > ticket) && self.writes.back().is_none_or(|w| w.ticket < ticket)
+        {
             return;
         }
         self.writes.clear();
@@ -318,12 +342,20 @@ impl ReplicaState {
 
     /// Starts a compare-and-swap to the next epoch, unless one is under way.
     pub(super) fn change_config(&mut self, change: impl FnOnce(&mut ShardConfig)) {
-        let (None, Some(config)) = (&self.cas, &self.config) else { return };
+        let (None, Some(config)) = (&self.cas, &self.config) else {
+            return;
+        };
         let mut next = config.clone();
         change(&mut next);
         next.epoch = Epoch(config.epoch.0 + 1);
-        self.effects.push(Effect::Cas { config: next.clone(), expected: self.revision });
-        self.cas = Some(Cas { config: next, again: None });
+        self.effects.push(Effect::Cas {
+            config: next.clone(),
+            expected: self.revision,
+        });
+        self.cas = Some(Cas {
+            config: next,
+            again: None,
+        });
     }
 
     /// The configuration this replica asked for and has no answer about.
@@ -404,9 +436,10 @@ impl ReplicaState {
             _ if config.leader == self.me => self.refuse(token, "this replica leads already"),
             _ if self.cas.is_some() => self.refuse(token, "another change of this shard is under way"),
             _ if self.wants_snapshot => self.refuse(token, "this copy is incomplete: a snapshot was being installed"),
-            Operation::Promote if !config.in_sync.contains(&self.me) => {
-                self.refuse(token, "this replica is not in sync: promoting it would lose acknowledged rows")
-            }
+            Operation::Promote if !config.in_sync.contains(&self.me) => self.refuse(
+                token,
+                "this replica is not in sync: promoting it would lose acknowledged rows",
+            ),
             Operation::Promote => self.take_over(|r, old| r != old.leader && old.in_sync.contains(&r)),
             Operation::ForcePromote if config.replicas().all(|r| r != self.me) => {
                 self.refuse(token, "this node has no copy of the shard")

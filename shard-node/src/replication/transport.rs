@@ -74,12 +74,21 @@ pub trait PeerTransport: Send + Sync + std::fmt::Debug {
 /// 08P01: another cluster, another format version, or no sound identity.
 pub fn check_hello(mine: &v1::Hello, theirs: &v1::Hello) -> Result<ReplicaId> {
     if theirs.cluster_id != mine.cluster_id {
-        return Err(Error::protocol(format!("peer node {} belongs to cluster \"{}\"", theirs.node, theirs.cluster_id)));
+        return Err(Error::protocol(format!(
+            "peer node {} belongs to cluster \"{}\"",
+            theirs.node, theirs.cluster_id
+        )));
     }
     if theirs.format_version != FORMAT_VERSION {
         let found = theirs.format_version;
-        return Err(Error::protocol(format!("peer node {} speaks format version {found}, this one {FORMAT_VERSION}", theirs.node)));
+        return Err(Error::protocol(format!(
+            "peer node {} speaks format version {found}, this one {FORMAT_VERSION}",
+            theirs.node
+        )));
     }
     let disk = uuid::Uuid::from_slice(&theirs.disk).map_err(|_| Error::protocol("peer has no sound disk id"))?;
-    Ok(ReplicaId { node: NodeId(theirs.node), disk })
+    Ok(ReplicaId {
+        node: NodeId(theirs.node),
+        disk,
+    })
 }

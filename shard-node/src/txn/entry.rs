@@ -30,13 +30,19 @@ pub struct ShardKey {
 
 impl From<ShardId> for ShardKey {
     fn from(shard: ShardId) -> Self {
-        Self { group: shard.group.0, index: shard.index }
+        Self {
+            group: shard.group.0,
+            index: shard.index,
+        }
     }
 }
 
 impl From<ShardKey> for ShardId {
     fn from(key: ShardKey) -> Self {
-        Self { group: GroupId(key.group), index: key.index }
+        Self {
+            group: GroupId(key.group),
+            index: key.index,
+        }
     }
 }
 
@@ -118,7 +124,15 @@ pub enum Logged {
 impl Logged {
     /// Kind byte and payload for the log.
     pub fn encode(&self) -> (u8, Bytes) {
-        let decision = |txn: &TxnId, timestamp| Bytes::from(Decision { txn: txn.to_wire(), timestamp }.encode_to_vec());
+        let decision = |txn: &TxnId, timestamp| {
+            Bytes::from(
+                Decision {
+                    txn: txn.to_wire(),
+                    timestamp,
+                }
+                .encode_to_vec(),
+            )
+        };
         let (kind, payload) = match self {
             Self::EpochStart => (EntryKind::EpochStart, Bytes::new()),
             Self::Prepare(prepare) => (EntryKind::Prepare, prepare.encode_to_vec().into()),
@@ -187,11 +201,31 @@ mod tests {
     #[test]
     fn entries_round_trip() {
         let txn = TxnId::generate();
-        let staged = v1::StagedSegments { segments: vec![v1::SegmentRef { file: "a".into(), ..Default::default() }] };
-        let write = v1::TableWrite { table: 7, schema_version: 1, payload: Some(v1::table_write::Payload::Staged(staged)) };
+        let staged = v1::StagedSegments {
+            segments: vec![v1::SegmentRef {
+                file: "a".into(),
+                ..Default::default()
+            }],
+        };
+        let write = v1::TableWrite {
+            table: 7,
+            schema_version: 1,
+            payload: Some(v1::table_write::Payload::Staged(staged)),
+        };
         let home = Some(ShardKey { group: 3, index: 4 });
-        let prepare = Logged::Prepare(Prepare { txn: txn.to_wire(), home, writes: vec![write], meta_revision: 9 });
-        for entry in [prepare.clone(), Logged::EpochStart, Logged::Commit(txn, Timestamp(5)), Logged::End(txn), Logged::Abort(txn)] {
+        let prepare = Logged::Prepare(Prepare {
+            txn: txn.to_wire(),
+            home,
+            writes: vec![write],
+            meta_revision: 9,
+        });
+        for entry in [
+            prepare.clone(),
+            Logged::EpochStart,
+            Logged::Commit(txn, Timestamp(5)),
+            Logged::End(txn),
+            Logged::Abort(txn),
+        ] {
             let (kind, payload) = entry.encode();
             assert_eq!(Logged::decode(kind, payload).unwrap(), entry);
         }

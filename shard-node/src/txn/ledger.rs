@@ -93,7 +93,10 @@ impl Ledger {
 
     /// Committed transactions whose participants may not know yet.
     pub fn unfinished(&self) -> impl Iterator<Item = (TxnId, Timestamp, &[ShardId])> {
-        self.outcomes.iter().filter(|(_, o)| !o.participants.is_empty()).filter_map(|(t, o)| Some((*t, o.timestamp?, o.participants.as_slice())))
+        self.outcomes
+            .iter()
+            .filter(|(_, o)| !o.participants.is_empty())
+            .filter_map(|(t, o)| Some((*t, o.timestamp?, o.participants.as_slice())))
     }
 
     /// What an entry entails, without changing anything: rows first, then [`Self::apply`].
@@ -116,7 +119,13 @@ impl Ledger {
             }
             Logged::Abort(txn) => {
                 out.unlocked.push(*txn);
-                out.discard = self.prepared.get(txn).iter().flat_map(|p| segments(&p.writes)).map(|s| s.file).collect();
+                out.discard = self
+                    .prepared
+                    .get(txn)
+                    .iter()
+                    .flat_map(|p| segments(&p.writes))
+                    .map(|s| s.file)
+                    .collect();
             }
         }
         Ok(out)
@@ -132,7 +141,11 @@ impl Ledger {
             }
             out.owned.push(txn);
             let (writes, meta_revision) = (commit.writes.clone(), commit.meta_revision);
-            out.visible.push(Visible { timestamp: Timestamp(record.timestamp), writes, meta_revision });
+            out.visible.push(Visible {
+                timestamp: Timestamp(record.timestamp),
+                writes,
+                meta_revision,
+            });
         }
         Ok(())
     }
@@ -154,7 +167,13 @@ impl Ledger {
             Logged::Commit(txn, _) | Logged::Abort(txn) => drop(self.prepared.remove(txn)),
             Logged::AbortRecord(txn) => {
                 if !self.outcomes.contains_key(txn) {
-                    self.outcomes.insert(*txn, Outcome { timestamp: None, participants: Vec::new() });
+                    self.outcomes.insert(
+                        *txn,
+                        Outcome {
+                            timestamp: None,
+                            participants: Vec::new(),
+                        },
+                    );
                     self.forget_later(*txn);
                 }
             }
@@ -169,9 +188,20 @@ impl Ledger {
     }
 
     fn prepare(&mut self, index: LogIndex, prepare: &Prepare) -> Result<()> {
-        let home = prepare.home.ok_or_else(|| Error::corrupt("prepare entry without a home shard"))?.into();
+        let home = prepare
+            .home
+            .ok_or_else(|| Error::corrupt("prepare entry without a home shard"))?
+            .into();
         let (writes, meta_revision) = (prepare.writes.clone(), prepare.meta_revision);
-        self.prepared.insert(TxnId::from_wire(&prepare.txn)?, Prepared { home, writes, meta_revision, index });
+        self.prepared.insert(
+            TxnId::from_wire(&prepare.txn)?,
+            Prepared {
+                home,
+                writes,
+                meta_revision,
+                index,
+            },
+        );
         Ok(())
     }
 
@@ -184,7 +214,13 @@ impl Ledger {
         if participants.is_empty() {
             self.forget_later(txn);
         }
-        self.outcomes.insert(txn, Outcome { timestamp: Some(timestamp), participants });
+        self.outcomes.insert(
+            txn,
+            Outcome {
+                timestamp: Some(timestamp),
+                participants,
+            },
+        );
         Ok(())
     }
 
@@ -200,7 +236,12 @@ impl Ledger {
     /// For the disk and for copies.
     pub fn to_image(&self) -> Bytes {
         let prepared = self.prepared.iter().map(|(txn, p)| PreparedImage {
-            entry: Some(Prepare { txn: txn.to_wire(), home: Some(p.home.into()), writes: p.writes.clone(), meta_revision: p.meta_revision }),
+            entry: Some(Prepare {
+                txn: txn.to_wire(),
+                home: Some(p.home.into()),
+                writes: p.writes.clone(),
+                meta_revision: p.meta_revision,
+            }),
             index: p.index.0,
         });
         let outcome = |(txn, o): (&TxnId, &Outcome)| OutcomeImage {
@@ -208,9 +249,21 @@ impl Ledger {
             timestamp: o.timestamp.map_or(0, |t| t.0),
             participants: o.participants.iter().map(|p| (*p).into()).collect(),
         };
-        let open = self.outcomes.iter().filter(|(_, o)| !o.participants.is_empty()).map(outcome);
-        let finished = self.finished.iter().filter_map(|t| self.outcomes.get_key_value(t)).map(outcome);
-        let image = Image { applied: self.applied.0, prepared: prepared.collect(), outcomes: open.chain(finished).collect() };
+        let open = self
+            .outcomes
+            .iter()
+            .filter(|(_, o)| !o.participants.is_empty())
+            .map(outcome);
+        let finished = self
+            .finished
+            .iter()
+            .filter_map(|t| self.outcomes.get_key_value(t))
+            .map(outcome);
+        let image = Image {
+            applied: self.applied.0,
+            prepared: prepared.collect(),
+            outcomes: open.chain(finished).collect(),
+        };
         image.encode_to_vec().into()
     }
 
@@ -219,10 +272,16 @@ impl Ledger {
     /// # Errors
     /// XX001 when it is not an image.
     pub fn from_image(bytes: &[u8]) -> Result<Self> {
-        let image = Image::decode(bytes).map_err(|e| Error::corrupt(format!("transaction ledger cannot be read: {e}")))?;
-        let mut ledger = Self { applied: LogIndex(image.applied), ..Self::default() };
+        let image =
+            Image::decode(bytes).map_err(|e| Error::corrupt(format!("transaction ledger cannot be read: {e}")))?;
+        let mut ledger = Self {
+            applied: LogIndex(image.applied),
+            ..Self::default()
+        };
         for prepared in image.prepared {
-            let entry = prepared.entry.ok_or_else(|| Error::corrupt("transaction ledger has a prepared entry without contents"))?;
+            let entry = prepared
+                .entry
+                .ok_or_else(|| Error::corrupt("transaction ledger has a prepared entry without contents"))?;
             ledger.prepare(LogIndex(prepared.index), &entry)?;
         }
         for outcome in image.outcomes {
@@ -232,7 +291,13 @@ impl Ledger {
                 ledger.forget_later(txn);
             }
             let timestamp = (outcome.timestamp != 0).then_some(Timestamp(outcome.timestamp));
-            ledger.outcomes.insert(txn, Outcome { timestamp, participants });
+            ledger.outcomes.insert(
+                txn,
+                Outcome {
+                    timestamp,
+                    participants,
+                },
+            );
         }
         Ok(ledger)
     }
@@ -273,13 +338,24 @@ mod tests {
     use tessera_proto::GroupId;
 
     fn shard(index: u32) -> ShardId {
-        ShardId { group: GroupId(1), index }
+        ShardId {
+            group: GroupId(1),
+            index,
+        }
     }
 
     fn record(txn: TxnId, timestamp: u64, participants: &[u32]) -> Logged {
         let participants = participants.iter().map(|p| shard(*p).into()).collect();
-        let commit = Committed { txn: txn.to_wire(), participants, writes: vec![v1::TableWrite::default()], meta_revision: 1 };
-        Logged::CommitRecord(CommitRecord { timestamp, commits: vec![commit] })
+        let commit = Committed {
+            txn: txn.to_wire(),
+            participants,
+            writes: vec![v1::TableWrite::default()],
+            meta_revision: 1,
+        };
+        Logged::CommitRecord(CommitRecord {
+            timestamp,
+            commits: vec![commit],
+        })
     }
 
     fn apply(ledger: &mut Ledger, entry: Logged) -> Consequences {
@@ -296,7 +372,10 @@ mod tests {
         apply(&mut ledger, Logged::AbortRecord(a));
         assert!(apply(&mut ledger, record(a, 7, &[])).visible.is_empty());
         assert_eq!(ledger.outcome(a).unwrap().timestamp, None);
-        assert_eq!(apply(&mut ledger, record(b, 8, &[2])).visible[0].timestamp, Timestamp(8));
+        assert_eq!(
+            apply(&mut ledger, record(b, 8, &[2])).visible[0].timestamp,
+            Timestamp(8)
+        );
         apply(&mut ledger, Logged::AbortRecord(b));
         assert_eq!(ledger.outcome(b).unwrap().timestamp, Some(Timestamp(8)));
         assert_eq!(ledger.unfinished().count(), 1);
@@ -307,15 +386,31 @@ mod tests {
     #[test]
     fn images_round_trip_and_replay_changes_nothing() {
         let (a, b, c) = (TxnId::generate(), TxnId::generate(), TxnId::generate());
-        let prepare = |t: TxnId| Logged::Prepare(Prepare { txn: t.to_wire(), home: Some(shard(0).into()), writes: vec![v1::TableWrite::default()], meta_revision: 3 });
+        let prepare = |t: TxnId| {
+            Logged::Prepare(Prepare {
+                txn: t.to_wire(),
+                home: Some(shard(0).into()),
+                writes: vec![v1::TableWrite::default()],
+                meta_revision: 3,
+            })
+        };
         let mut ledger = Ledger::default();
-        for entry in [Logged::EpochStart, prepare(a), record(b, 5, &[3]), prepare(c), Logged::Abort(c)] {
+        for entry in [
+            Logged::EpochStart,
+            prepare(a),
+            record(b, 5, &[3]),
+            prepare(c),
+            Logged::Abort(c),
+        ] {
             apply(&mut ledger, entry);
         }
         let restored = Ledger::from_image(&ledger.to_image()).unwrap();
         assert_eq!(restored, ledger);
         let mut again = restored.clone();
-        assert_eq!(again.consequences(LogIndex(2), &prepare(a)).unwrap(), Consequences::default());
+        assert_eq!(
+            again.consequences(LogIndex(2), &prepare(a)).unwrap(),
+            Consequences::default()
+        );
         again.apply(LogIndex(4), &prepare(c)).unwrap();
         assert_eq!(again, ledger);
         assert_eq!(apply(&mut again, Logged::Commit(a, Timestamp(9))).visible.len(), 1);

@@ -67,7 +67,11 @@ impl Locks {
         if let Some(holder) = wanted.iter().find_map(|w| self.holder(txn, w)) {
             let many = |s: Option<Span>| s == Some(Span::Many);
             let circle = many(Some(span)) && many(self.held.get(&holder).map(|h| h.span));
-            return if circle && txn > holder { Acquired::GiveUpSoon(holder) } else { Acquired::Wait(holder) };
+            return if circle && txn > holder {
+                Acquired::GiveUpSoon(holder)
+            } else {
+                Acquired::Wait(holder)
+            };
         }
         for want in &wanted {
             self.take(txn, want);
@@ -81,11 +85,19 @@ impl Locks {
         match wanted {
             Wanted::Keys(table, keys) => {
                 let table = self.tables.get(table)?;
-                table.whole.as_ref().and_then(other).or_else(|| keys.iter().find_map(|k| table.keys.get(k).and_then(other)))
+                table
+                    .whole
+                    .as_ref()
+                    .and_then(other)
+                    .or_else(|| keys.iter().find_map(|k| table.keys.get(k).and_then(other)))
             }
             Wanted::Whole(table) => {
                 let table = self.tables.get(table)?;
-                table.whole.as_ref().and_then(other).or_else(|| table.writers.keys().find_map(other))
+                table
+                    .whole
+                    .as_ref()
+                    .and_then(other)
+                    .or_else(|| table.writers.keys().find_map(other))
             }
         }
     }
@@ -103,14 +115,20 @@ impl Locks {
 
     /// Ends all locks of a transaction; true if it held any.
     pub fn release(&mut self, txn: TxnId) -> bool {
-        let Some(held) = self.held.remove(&txn) else { return false };
+        let Some(held) = self.held.remove(&txn) else {
+            return false;
+        };
         for wanted in held.wanted {
             let (Wanted::Keys(id, _) | Wanted::Whole(id)) = &wanted;
             let Some(table) = self.tables.get_mut(id) else { continue };
             match &wanted {
                 Wanted::Keys(_, keys) => {
                     table.writers.remove(&txn);
-                    for key in keys.iter().filter(|k| table.keys.get(*k) == Some(&txn)).collect::<Vec<_>>() {
+                    for key in keys
+                        .iter()
+                        .filter(|k| table.keys.get(*k) == Some(&txn))
+                        .collect::<Vec<_>>()
+                    {
                         table.keys.remove(key);
                     }
                 }
@@ -135,7 +153,10 @@ mod tests {
     use super::*;
 
     fn keys(table: u64, keys: &[u8]) -> Vec<Wanted> {
-        vec![Wanted::Keys(TableId(table), keys.iter().map(|k| Box::from([*k].as_slice())).collect())]
+        vec![Wanted::Keys(
+            TableId(table),
+            keys.iter().map(|k| Box::from([*k].as_slice())).collect(),
+        )]
     }
 
     #[test]
@@ -146,12 +167,21 @@ mod tests {
         let mut locks = Locks::default();
         assert_eq!(locks.acquire(mid, Span::Many, keys(1, &[1, 2])), Acquired::Yes);
         assert_eq!(locks.acquire(old, Span::Many, keys(1, &[2, 3])), Acquired::Wait(mid));
-        assert_eq!(locks.acquire(young, Span::Many, keys(1, &[2])), Acquired::GiveUpSoon(mid));
+        assert_eq!(
+            locks.acquire(young, Span::Many, keys(1, &[2])),
+            Acquired::GiveUpSoon(mid)
+        );
         assert_eq!(locks.acquire(young, Span::One, keys(1, &[2])), Acquired::Wait(mid));
         assert_eq!(locks.acquire(young, Span::One, keys(1, &[3])), Acquired::Yes);
-        assert_eq!(locks.acquire(old, Span::One, vec![Wanted::Whole(TableId(1))]), Acquired::Wait(mid));
+        assert_eq!(
+            locks.acquire(old, Span::One, vec![Wanted::Whole(TableId(1))]),
+            Acquired::Wait(mid)
+        );
         assert!(locks.release(mid) && locks.release(young) && !locks.release(mid));
-        assert_eq!(locks.acquire(old, Span::One, vec![Wanted::Whole(TableId(1))]), Acquired::Yes);
+        assert_eq!(
+            locks.acquire(old, Span::One, vec![Wanted::Whole(TableId(1))]),
+            Acquired::Yes
+        );
         assert_eq!(locks.acquire(young, Span::One, keys(1, &[7])), Acquired::Wait(old));
         assert_eq!(locks.acquire(young, Span::One, keys(2, &[7])), Acquired::Yes);
         locks.release(old);

@@ -94,7 +94,11 @@ impl Participant {
 
     /// Groups whose transactions may be visible at a snapshot drawn before now.
     pub fn groups_at(&self, snapshot: Timestamp) -> Vec<u64> {
-        self.groups.iter().filter(|(_, g)| g.timestamp.is_none_or(|t| t <= snapshot)).map(|(id, _)| *id).collect()
+        self.groups
+            .iter()
+            .filter(|(_, g)| g.timestamp.is_none_or(|t| t <= snapshot))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Whether any of these groups is still open.
@@ -120,7 +124,10 @@ impl Participant {
     ) -> BTreeSet<TxnId> {
         let present: BTreeSet<_> = prepared.copied().chain(unfinished).collect();
         self.open_since.retain(|t, _| present.contains(t));
-        present.into_iter().filter(|t| now.saturating_sub(*self.open_since.entry(*t).or_insert(now)) >= age).collect()
+        present
+            .into_iter()
+            .filter(|t| now.saturating_sub(*self.open_since.entry(*t).or_insert(now)) >= age)
+            .collect()
     }
 
     /// This replica leads no more, or not yet.
@@ -128,7 +135,11 @@ impl Participant {
         let next_group = self.next_group;
         // Requests that still run end by themselves and find leadership gone.
         let active = std::mem::take(&mut self.active);
-        *self = Self { next_group, active, ..Self::default() };
+        *self = Self {
+            next_group,
+            active,
+            ..Self::default()
+        };
     }
 }
 
@@ -143,7 +154,10 @@ mod tests {
         assert!(participant.begin(a) && !participant.begin(a));
         assert_eq!(participant.undecided(a), Undecided::Pending);
         let first = participant.open_group(vec![a]);
-        assert_eq!((participant.undecided(a), participant.groups_at(Timestamp(5))), (Undecided::Committing, vec![first]));
+        assert_eq!(
+            (participant.undecided(a), participant.groups_at(Timestamp(5))),
+            (Undecided::Committing, vec![first])
+        );
         participant.drawn(first, Timestamp(9));
         assert!(participant.groups_at(Timestamp(8)).is_empty());
         let second = participant.open_group(vec![b]);
@@ -159,7 +173,11 @@ mod tests {
         let ms = Duration::from_millis;
         let a = TxnId::generate();
         let mut participant = Participant::default();
-        let mut ask = |prepared: &[TxnId], now| participant.in_doubt(prepared.iter(), std::iter::empty(), ms(now), ms(10)).len();
+        let mut ask = |prepared: &[TxnId], now| {
+            participant
+                .in_doubt(prepared.iter(), std::iter::empty(), ms(now), ms(10))
+                .len()
+        };
         assert_eq!((ask(&[a], 0), ask(&[a], 10), ask(&[], 20), ask(&[a], 30)), (0, 1, 0, 0));
     }
 }

@@ -19,7 +19,9 @@ use tessera_proto::shard_map::{ClusterInfo, ShardConfig};
 use tessera_proto::sql_type::{KeyClass, SqlType};
 use tessera_proto::table::{ColocationGroup, ColumnDef, Distribution, TableDef};
 use tessera_proto::token::{equal_ranges, tokens};
-use tessera_proto::{Error, Epoch, FORMAT_VERSION, GroupId, NodeId, Result, ShardId, TableId, Timestamp, TxnId, ipc, keys, v1};
+use tessera_proto::{
+    Epoch, Error, FORMAT_VERSION, GroupId, NodeId, Result, ShardId, TableId, Timestamp, TxnId, ipc, keys, v1,
+};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -53,14 +55,26 @@ impl Cluster {
     /// Nodes 1..=nodes, and a table (k int8 primary key, v text) of `shards` shards with two copies each.
     pub async fn new(nodes: u32, shards: u32) -> Self {
         let meta = LocalMeta::memory();
-        let cluster = ClusterInfo { cluster_id: Uuid::new_v4(), format_version: FORMAT_VERSION };
+        let cluster = ClusterInfo {
+            cluster_id: Uuid::new_v4(),
+            format_version: FORMAT_VERSION,
+        };
         put(&*meta, keys::CLUSTER.into(), &cluster).await;
         let views = ViewKeeper::start(meta.clone()).await.unwrap();
         let directory = Arc::new(ClusterDirectory::new(views.clone()));
         let network = InProcessNetwork::of_cluster(&cluster.cluster_id.to_string());
         let dir = tempfile::tempdir().unwrap();
         let table = Arc::new(table());
-        let mut this = Self { dir, meta, views, directory, oracle: Arc::default(), network, nodes: BTreeMap::new(), table };
+        let mut this = Self {
+            dir,
+            meta,
+            views,
+            directory,
+            oracle: Arc::default(),
+            network,
+            nodes: BTreeMap::new(),
+            table,
+        };
         for node in 1..=nodes {
             this.start(node).await;
         }
@@ -74,10 +88,20 @@ impl Cluster {
             let leader = ids[index as usize % ids.len()];
             let mut in_sync = vec![leader];
             in_sync.extend((ids.len() > 1).then(|| ids[(index as usize + 1) % ids.len()]));
-            let config = ShardConfig { epoch: Epoch(1), leader, in_sync, learners: vec![] };
+            let config = ShardConfig {
+                epoch: Epoch(1),
+                leader,
+                in_sync,
+                learners: vec![],
+            };
             put(&*self.meta, keys::shard(ShardId { group: GROUP, index }), &config).await;
         }
-        let group = ColocationGroup { id: GROUP, key_classes: vec![KeyClass::Int], ranges: equal_ranges(shards), reference: false };
+        let group = ColocationGroup {
+            id: GROUP,
+            key_classes: vec![KeyClass::Int],
+            ranges: equal_ranges(shards),
+            reference: false,
+        };
         put(&*self.meta, keys::group(GROUP), &group).await;
         put(&*self.meta, keys::table(TABLE), &*self.table).await;
     }
@@ -100,8 +124,16 @@ impl Cluster {
             memory_limit_bytes: 64 << 20,
         };
         let tuning = NodeTuning {
-            replication: Some(Timings { silent: Duration::from_millis(300), retry: Duration::from_millis(200), ..Timings::default() }),
-            leases: Some(LeaseTimings { beat: Duration::from_millis(50), lease: Duration::from_millis(1_000), grace: Duration::from_millis(1_400) }),
+            replication: Some(Timings {
+                silent: Duration::from_millis(300),
+                retry: Duration::from_millis(200),
+                ..Timings::default()
+            }),
+            leases: Some(LeaseTimings {
+                beat: Duration::from_millis(50),
+                lease: Duration::from_millis(1_000),
+                grace: Duration::from_millis(1_400),
+            }),
             in_doubt_after: Some(Duration::from_millis(300)),
             ..NodeTuning::default()
         };
@@ -137,7 +169,9 @@ impl Cluster {
     }
 
     pub async fn config(&self, index: u32) -> ShardConfig {
-        self.views.refresh().await.unwrap().shards[&self.shard(index)].config.clone()
+        self.views.refresh().await.unwrap().shards[&self.shard(index)]
+            .config
+            .clone()
     }
 
     /// Polls the meta store until a shard's configuration is as wanted.
@@ -149,7 +183,14 @@ impl Cluster {
             if wanted(config) {
                 return config.clone();
             }
-            assert!(Instant::now() < end, "{what}: {config:?}; {:?}", self.nodes.values().map(|n| n.shard(self.shard(index)).map(|s| s.status.borrow().clone())).collect::<Vec<_>>());
+            assert!(
+                Instant::now() < end,
+                "{what}: {config:?}; {:?}",
+                self.nodes
+                    .values()
+                    .map(|n| n.shard(self.shard(index)).map(|s| s.status.borrow().clone()))
+                    .collect::<Vec<_>>()
+            );
             self.meta.wait(view.revision, Duration::from_millis(200)).await.unwrap();
         }
     }
@@ -165,21 +206,35 @@ impl Cluster {
         let all: Vec<i64> = range.collect();
         let ids = tokens(&[Arc::new(Int64Array::from(all.clone())) as ArrayRef]).unwrap();
         let group = &self.views.current().groups[&GROUP];
-        all.into_iter().zip(ids).filter(|(_, t)| group.shard_of(*t) == index).map(|(k, _)| k).collect()
+        all.into_iter()
+            .zip(ids)
+            .filter(|(_, t)| group.shard_of(*t) == index)
+            .map(|(k, _)| k)
+            .collect()
     }
 
     pub fn batch(&self, keys: &[i64]) -> RecordBatch {
         let values: Vec<String> = keys.iter().map(|k| format!("value {k}")).collect();
-        let columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(keys.to_vec())), Arc::new(StringArray::from(values))];
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int64Array::from(keys.to_vec())),
+            Arc::new(StringArray::from(values)),
+        ];
         let schema = self.table.arrow_schema();
-        let columns = columns.into_iter().zip(schema.fields()).map(|(c, f)| datafusion::arrow::compute::cast(&c, f.data_type()).unwrap());
+        let columns = columns
+            .into_iter()
+            .zip(schema.fields())
+            .map(|(c, f)| datafusion::arrow::compute::cast(&c, f.data_type()).unwrap());
         RecordBatch::try_new(schema.clone(), columns.collect()).unwrap()
     }
 
     pub fn write(&self, keys: &[i64]) -> v1::TableWrite {
         let batch = self.batch(keys);
         let rows = ipc::encode(&batch.schema(), &[batch]).unwrap();
-        v1::TableWrite { table: TABLE.0, schema_version: 1, payload: Some(v1::table_write::Payload::Rows(rows)) }
+        v1::TableWrite {
+            table: TABLE.0,
+            schema_version: 1,
+            payload: Some(v1::table_write::Payload::Rows(rows)),
+        }
     }
 
     /// Inserts keys as one transaction, as a router would; retries what is safe to retry.
@@ -187,7 +242,9 @@ impl Cluster {
         let end = Instant::now() + PATIENCE;
         loop {
             match self.try_insert(TxnId::generate(), keys.clone()).await {
-                Err(error) if error.is_retryable() && Instant::now() < end => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(error) if error.is_retryable() && Instant::now() < end => {
+                    tokio::time::sleep(Duration::from_millis(20)).await
+                }
                 other => return other,
             }
         }
@@ -196,7 +253,11 @@ impl Cluster {
     pub async fn try_insert(&self, txn: TxnId, keys: std::ops::Range<i64>) -> Result<Timestamp> {
         let view = self.views.refresh().await?;
         let shards: Vec<u32> = view.group_shards(GROUP).map(|(id, _)| id.index).collect();
-        let parts: Vec<(u32, Vec<i64>)> = shards.into_iter().map(|i| (i, self.keys_of(i, keys.clone()))).filter(|(_, k)| !k.is_empty()).collect();
+        let parts: Vec<(u32, Vec<i64>)> = shards
+            .into_iter()
+            .map(|i| (i, self.keys_of(i, keys.clone())))
+            .filter(|(_, k)| !k.is_empty())
+            .collect();
         let (home, home_service) = self.reference(parts[0].0).await;
         let mut prepared = Vec::new();
         let mut failed = None;
@@ -234,7 +295,12 @@ impl Cluster {
         let unknown = result.as_ref().is_err_and(|e| e.code == "40003");
         for shard in prepared.into_iter().filter(|_| !unknown) {
             let timestamp = result.as_ref().map_or(0, |t| t.0);
-            let request = v1::FinishRequest { shard: Some(shard), txn: txn.to_wire(), commit_timestamp: timestamp, deadline_ms: 5_000 };
+            let request = v1::FinishRequest {
+                shard: Some(shard),
+                txn: txn.to_wire(),
+                commit_timestamp: timestamp,
+                deadline_ms: 5_000,
+            };
             let _ = self.reference(shard.index).await.1.finish(request).await;
         }
         result
@@ -255,7 +321,11 @@ impl Cluster {
         let end = Instant::now() + PATIENCE;
         loop {
             let (shard, service) = self.reference(index).await;
-            let request = v1::ReadIndexRequest { shard: Some(shard), snapshot: snapshot.0, deadline_ms: 10_000 };
+            let request = v1::ReadIndexRequest {
+                shard: Some(shard),
+                snapshot: snapshot.0,
+                deadline_ms: 10_000,
+            };
             match service.read_index(request).await {
                 Ok(reply) => return self.digest_on(&*service, index, snapshot, reply.log_index).await,
                 Err(error) => assert!(error.is_retryable() && Instant::now() < end, "{error:?}"),
@@ -264,9 +334,21 @@ impl Cluster {
         }
     }
 
-    async fn digest_on(&self, service: &dyn ShardService, index: u32, snapshot: Timestamp, log_index: u64) -> (Vec<u8>, u64, u64) {
+    async fn digest_on(
+        &self,
+        service: &dyn ShardService,
+        index: u32,
+        snapshot: Timestamp,
+        log_index: u64,
+    ) -> (Vec<u8>, u64, u64) {
         let shard = Some(v1::ShardRef::new(self.shard(index), Epoch(0)));
-        let request = v1::DigestRequest { shard, table: TABLE.0, snapshot: snapshot.0, deadline_ms: PATIENCE.as_millis() as u64, log_index };
+        let request = v1::DigestRequest {
+            shard,
+            table: TABLE.0,
+            snapshot: snapshot.0,
+            deadline_ms: PATIENCE.as_millis() as u64,
+            log_index,
+        };
         let reply = service.digest(request).await.unwrap();
         (reply.digest.to_vec(), reply.rows, log_index)
     }
@@ -277,20 +359,37 @@ impl Cluster {
         for index in 0..self.views.refresh().await.unwrap().group_shards(GROUP).count() as u32 {
             let (digest, rows, log_index) = self.digest_at(index, snapshot).await;
             for replica in self.config(index).await.replicas() {
-                let copy = self.digest_on(&**self.node(replica.node.0), index, snapshot, log_index).await;
-                assert_eq!((copy.0, copy.1), (digest.clone(), rows), "shard {index} on node {}", replica.node);
+                let copy = self
+                    .digest_on(&**self.node(replica.node.0), index, snapshot, log_index)
+                    .await;
+                assert_eq!(
+                    (copy.0, copy.1),
+                    (digest.clone(), rows),
+                    "shard {index} on node {}",
+                    replica.node
+                );
             }
         }
     }
 }
 
 async fn put(meta: &LocalMeta, key: String, value: &impl serde::Serialize) {
-    let op = Op { key, expect: Expect::Any, change: Change::Put(serde_json::to_vec(value).unwrap()) };
+    let op = Op {
+        key,
+        expect: Expect::Any,
+        change: Change::Put(serde_json::to_vec(value).unwrap()),
+    };
     assert!(meta.cas(vec![op]).await.unwrap().applied);
 }
 
 fn table() -> TableDef {
-    let column = |name: &str, sql_type, nullable| ColumnDef { name: name.into(), sql_type, nullable, default: None, hidden: false };
+    let column = |name: &str, sql_type, nullable| ColumnDef {
+        name: name.into(),
+        sql_type,
+        nullable,
+        default: None,
+        hidden: false,
+    };
     TableDef {
         id: TABLE,
         schema: "public".into(),

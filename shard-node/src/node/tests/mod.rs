@@ -54,7 +54,10 @@ async fn racing_inserts_of_a_key_have_one_winner() {
     }
     assert!(won <= 1, "{won} winners");
     let rows = cluster.rows().await;
-    assert!([1, 2, 22, 42].contains(&rows) && (won == 0) == (rows == 1), "{rows} rows, {won} winners");
+    assert!(
+        [1, 2, 22, 42].contains(&rows) && (won == 0) == (rows == 1),
+        "{rows} rows, {won} winners"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,9 +66,15 @@ async fn a_stopped_follower_leaves_and_comes_back_by_log_and_by_snapshot() {
     cluster.insert(0..100).await.unwrap();
     cluster.halt(2).await;
     cluster.insert(100..200).await.unwrap();
-    cluster.until_config(0, "the follower is taken out", |c| c.in_sync.len() == 1 && c.learners.len() == 1).await;
+    cluster
+        .until_config(0, "the follower is taken out", |c| {
+            c.in_sync.len() == 1 && c.learners.len() == 1
+        })
+        .await;
     cluster.start(2).await;
-    cluster.until_config(0, "the follower is back by log", |c| c.in_sync.len() == 2).await;
+    cluster
+        .until_config(0, "the follower is back by log", |c| c.in_sync.len() == 2)
+        .await;
     cluster.assert_copies_equal().await;
 
     cluster.halt(2).await;
@@ -73,11 +82,18 @@ async fn a_stopped_follower_leaves_and_comes_back_by_log_and_by_snapshot() {
     cluster.insert(200..300).await.unwrap();
     let leader = cluster.node(1).shard(cluster.shard(0)).unwrap();
     super::background::seal(&leader).await;
-    leader.post(Event::Released { upto: leader.store.checkpoint() });
+    leader.post(Event::Released {
+        upto: leader.store.checkpoint(),
+    });
     cluster.start(2).await;
     let disk = cluster.node(2).replica().disk;
-    let config = cluster.until_config(0, "the new disk is in sync", |c| c.in_sync.len() == 2).await;
-    assert!(config.in_sync.iter().any(|r| r.disk == disk) && config.learners.is_empty(), "{config:?}");
+    let config = cluster
+        .until_config(0, "the new disk is in sync", |c| c.in_sync.len() == 2)
+        .await;
+    assert!(
+        config.in_sync.iter().any(|r| r.disk == disk) && config.learners.is_empty(),
+        "{config:?}"
+    );
     cluster.insert(300..310).await.unwrap();
     cluster.assert_copies_equal().await;
     cluster.restart_all(false).await;
@@ -87,7 +103,11 @@ async fn a_stopped_follower_leaves_and_comes_back_by_log_and_by_snapshot() {
 
 async fn change_leader(cluster: &Cluster, node: u32, action: Action) -> tessera_proto::Result<u64> {
     let shard = Some(v1::ShardRef::new(cluster.shard(0), tessera_proto::Epoch(0)));
-    let request = v1::ChangeLeaderRequest { shard, action: action.into(), deadline_ms: PATIENCE.as_millis() as u64 };
+    let request = v1::ChangeLeaderRequest {
+        shard,
+        action: action.into(),
+        deadline_ms: PATIENCE.as_millis() as u64,
+    };
     cluster.node(node).change_leader(request).await.map(|r| r.epoch)
 }
 
@@ -95,6 +115,9 @@ async fn change_leader(cluster: &Cluster, node: u32, action: Action) -> tessera_
 async fn leadership_moves_by_switch_and_by_promote() {
     let mut cluster = Cluster::new(2, 1).await;
     cluster.insert(0..50).await.unwrap();
+    cluster
+        .until_config(0, "both are in sync", |c| c.in_sync.len() == 2)
+        .await;
     change_leader(&cluster, 1, Action::Switch).await.unwrap();
     assert_eq!(cluster.config(0).await.leader.node.0, 2);
     cluster.insert(50..100).await.unwrap();
@@ -112,7 +135,11 @@ async fn leadership_moves_by_switch_and_by_promote() {
     cluster.insert(100..150).await.unwrap();
     assert_eq!(cluster.rows().await, 150);
     cluster.start(2).await;
-    cluster.until_config(0, "the old leader follows", |c| c.in_sync.len() == 2 && c.leader.node.0 == 1).await;
+    cluster
+        .until_config(0, "the old leader follows", |c| {
+            c.in_sync.len() == 2 && c.leader.node.0 == 1
+        })
+        .await;
     cluster.assert_copies_equal().await;
 }
 
@@ -120,20 +147,45 @@ async fn leadership_moves_by_switch_and_by_promote() {
 async fn staged_rows_are_on_every_copy_when_committed_and_nowhere_when_not() {
     let cluster = Cluster::new(2, 1).await;
     cluster.insert(0..10).await.unwrap();
-    let files = |node: u32| std::fs::read_dir(cluster.node(node).shard(cluster.shard(0)).unwrap().dir.join("seg")).unwrap().count();
+    let files = |node: u32| {
+        std::fs::read_dir(cluster.node(node).shard(cluster.shard(0)).unwrap().dir.join("seg"))
+            .unwrap()
+            .count()
+    };
     let before = (files(1), files(2));
     let stage = async |txn: TxnId| {
         let (shard, service) = cluster.reference(0).await;
         let revision = cluster.views.current().revision;
-        let begin = v1::StageBegin { shard: Some(shard), txn: txn.to_wire(), table: TABLE.0, schema_version: 1, meta_revision: revision, deadline_ms: 30_000 };
+        let begin = v1::StageBegin {
+            shard: Some(shard),
+            txn: txn.to_wire(),
+            table: TABLE.0,
+            schema_version: 1,
+            meta_revision: revision,
+            deadline_ms: 30_000,
+        };
         let batch = cluster.batch(&(1_000..3_000).collect::<Vec<_>>());
-        let rows = Box::pin(RecordBatchStreamAdapter::new(batch.schema(), futures::stream::iter([Ok(batch)])));
+        let rows = Box::pin(RecordBatchStreamAdapter::new(
+            batch.schema(),
+            futures::stream::iter([Ok(batch)]),
+        ));
         (service.stage(begin, rows).await.unwrap(), shard, service, revision)
     };
     let aborted = TxnId::generate();
     let (reply, shard, service, _) = stage(aborted).await;
-    assert_eq!((reply.rows, files(1) > before.0, files(2) > before.1), (2_000, true, true));
-    service.finish(v1::FinishRequest { shard: Some(shard), txn: aborted.to_wire(), commit_timestamp: 0, deadline_ms: 5_000 }).await.unwrap();
+    assert_eq!(
+        (reply.rows, files(1) > before.0, files(2) > before.1),
+        (2_000, true, true)
+    );
+    service
+        .finish(v1::FinishRequest {
+            shard: Some(shard),
+            txn: aborted.to_wire(),
+            commit_timestamp: 0,
+            deadline_ms: 5_000,
+        })
+        .await
+        .unwrap();
     let end = Instant::now() + PATIENCE;
     while (files(1), files(2)) != before {
         assert!(Instant::now() < end, "staged files stay");
@@ -142,11 +194,28 @@ async fn staged_rows_are_on_every_copy_when_committed_and_nowhere_when_not() {
 
     let txn = TxnId::generate();
     let (reply, shard, service, revision) = stage(txn).await;
-    let payload = v1::table_write::Payload::Staged(v1::StagedSegments { segments: reply.segments });
-    let write = v1::TableWrite { table: TABLE.0, schema_version: 1, payload: Some(payload) };
-    let commit = v1::CommitRequest { home: Some(shard), txn: txn.to_wire(), meta_revision: revision, deadline_ms: 30_000, participants: vec![], writes: vec![write] };
+    let payload = v1::table_write::Payload::Staged(v1::StagedSegments {
+        segments: reply.segments,
+    });
+    let write = v1::TableWrite {
+        table: TABLE.0,
+        schema_version: 1,
+        payload: Some(payload),
+    };
+    let commit = v1::CommitRequest {
+        home: Some(shard),
+        txn: txn.to_wire(),
+        meta_revision: revision,
+        deadline_ms: 30_000,
+        participants: vec![],
+        writes: vec![write],
+    };
     let first = service.commit(commit.clone()).await.unwrap();
-    assert_eq!(service.commit(commit).await.unwrap(), first, "a repeated commit has the same outcome");
+    assert_eq!(
+        service.commit(commit).await.unwrap(),
+        first,
+        "a repeated commit has the same outcome"
+    );
     assert_eq!(cluster.rows().await, 2_010);
     assert_eq!(code(cluster.insert(2_500..2_501).await), "23505");
     cluster.assert_copies_equal().await;
@@ -182,15 +251,25 @@ async fn a_commit_interrupted_at_any_step_applies_everywhere_or_nowhere() {
             Ok(())
         })));
         let first = 1_000 * (round as i64 + 1);
-        let result = tokio::time::timeout(Duration::from_secs(30), cluster.try_insert(TxnId::generate(), first..first + 30)).await;
+        let result = tokio::time::timeout(
+            Duration::from_secs(30),
+            cluster.try_insert(TxnId::generate(), first..first + 30),
+        )
+        .await;
         cluster.halt(node).await;
         cluster.start(node).await;
         let rows = cluster.rows().await;
-        assert!(rows == before || rows == before + 30, "{point}: {before} rows became {rows}");
+        assert!(
+            rows == before || rows == before + 30,
+            "{point}: {before} rows became {rows}"
+        );
         if matches!(result, Ok(Ok(_))) {
             assert_eq!(rows, before + 30, "{point}: acknowledged rows are gone");
         }
-        assert!(fired.load(Ordering::SeqCst) || point == "outcome.before_tombstone", "{point} was never reached");
+        assert!(
+            fired.load(Ordering::SeqCst) || point == "outcome.before_tombstone",
+            "{point} was never reached"
+        );
         // Nobody's locks stay: the same keys can be written, or are there.
         match cluster.insert(first..first + 30).await {
             Ok(_) => assert_eq!(rows, before, "{point}"),
@@ -208,10 +287,14 @@ async fn a_cut_off_leader_serves_nothing_and_loses_nothing() {
     // Both are alive; meta is reachable from both: the leader takes the follower out and goes on alone.
     cluster.network.cut(tessera_proto::NodeId(1), tessera_proto::NodeId(2));
     cluster.insert(20..40).await.unwrap();
-    cluster.until_config(0, "the follower is taken out", |c| c.in_sync.len() == 1).await;
+    cluster
+        .until_config(0, "the follower is taken out", |c| c.in_sync.len() == 1)
+        .await;
     assert_eq!(code(change_leader(&cluster, 2, Action::Promote).await), "55000");
     cluster.network.heal();
-    cluster.until_config(0, "the follower is back", |c| c.in_sync.len() == 2).await;
+    cluster
+        .until_config(0, "the follower is back", |c| c.in_sync.len() == 2)
+        .await;
     assert_eq!(cluster.rows().await, 40);
     cluster.assert_copies_equal().await;
 }

@@ -60,7 +60,12 @@ impl std::fmt::Debug for dyn PeerHandler {
 impl GrpcTransport {
     /// Knows no peers yet.
     pub fn new(me: NodeId) -> Arc<Self> {
-        Arc::new(Self { me, handler: Arc::default(), peers: Mutex::default(), stop: CancellationToken::new() })
+        Arc::new(Self {
+            me,
+            handler: Arc::default(),
+            peers: Mutex::default(),
+            stop: CancellationToken::new(),
+        })
     }
 
     fn client(&self, node: NodeId) -> Result<Client> {
@@ -74,9 +79,19 @@ impl GrpcTransport {
             .max_encoding_message_size(REPLICATION_BYTES_MAX);
         let (queue, messages) = mpsc::channel(QUEUE_MESSAGES);
         let stop = self.stop.child_token();
-        let link = Link { node, client: client.clone(), handler: self.handler.clone() };
+        let link = Link {
+            node,
+            client: client.clone(),
+            handler: self.handler.clone(),
+        };
         let task = tokio::spawn(link.run(messages, stop.clone()));
-        Ok(Peer { address: address.to_owned(), client, queue, stop, task })
+        Ok(Peer {
+            address: address.to_owned(),
+            client,
+            queue,
+            stop,
+            task,
+        })
     }
 }
 
@@ -120,7 +135,11 @@ impl PeerTransport for GrpcTransport {
         let mut client = self.client(from)?;
         // The leader seals first, which may take a while.
         let call = tokio::time::timeout(CALL_TIMEOUT * 30, client.fetch_snapshot(request));
-        let chunks = call.await.map_err(|_| Error::unavailable("the leader's snapshot did not come"))?.map_err(Error::from)?.into_inner();
+        let chunks = call
+            .await
+            .map_err(|_| Error::unavailable("the leader's snapshot did not come"))?
+            .map_err(Error::from)?
+            .into_inner();
         Ok(bounded(chunks))
     }
 
@@ -128,7 +147,8 @@ impl PeerTransport for GrpcTransport {
         let limit = tessera_proto::service::deadline(request.deadline_ms)?;
         let mut client = self.client(to)?;
         let call = tokio::time::timeout(limit, client.prefetch(request));
-        call.await.map_err(|_| Error::unavailable(format!("node {to} did not fetch staged files in time")))??;
+        call.await
+            .map_err(|_| Error::unavailable(format!("node {to} did not fetch staged files in time")))??;
         Ok(())
     }
 
@@ -162,7 +182,10 @@ fn bounded(chunks: tonic::Streaming<v1::FileChunk>) -> Chunks {
         match tokio::time::timeout(CALL_TIMEOUT, chunks.next()).await {
             Ok(Some(item)) => Some((item.map(|c| c.data).map_err(Error::from), Some(chunks))),
             Ok(None) => None,
-            Err(_) => Some((Err::<Bytes, _>(Error::unavailable("a peer stopped sending a file")), None)),
+            Err(_) => Some((
+                Err::<Bytes, _>(Error::unavailable("a peer stopped sending a file")),
+                None,
+            )),
         }
     });
     timed.into_stream().boxed()
@@ -190,7 +213,11 @@ impl Link {
             if let Some(handler) = self.handler() {
                 handler.lost(self.node);
             }
-            pause = if begun.elapsed() > PAUSE.1 { PAUSE.0 } else { (pause * 2).min(PAUSE.1) };
+            pause = if begun.elapsed() > PAUSE.1 {
+                PAUSE.0
+            } else {
+                (pause * 2).min(PAUSE.1)
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
@@ -206,18 +233,30 @@ impl Link {
 
     /// One connection, until it breaks.
     async fn stream(&mut self, messages: &mut mpsc::Receiver<v1::PeerMessage>) -> Result<()> {
-        let hello = self.handler().ok_or_else(|| Error::unavailable("this node is not ready"))?.hello();
+        let hello = self
+            .handler()
+            .ok_or_else(|| Error::unavailable("this node is not ready"))?
+            .hello();
         let (sender, stream) = mpsc::channel(STREAM_MESSAGES);
         let broken = |_| Error::unavailable("the stream ended");
-        sender.try_send(v1::PeerMessage { message: Some(Message::Hello(hello.clone())) }).map_err(|_| Error::internal("a new channel is full"))?;
+        sender
+            .try_send(v1::PeerMessage {
+                message: Some(Message::Hello(hello.clone())),
+            })
+            .map_err(|_| Error::internal("a new channel is full"))?;
         let mut replies = timely(self.client.exchange(ReceiverStream::new(stream))).await?;
-        let first = tokio::time::timeout(CALL_TIMEOUT, replies.message()).await.map_err(|_| Error::unavailable("no greeting"))??;
+        let first = tokio::time::timeout(CALL_TIMEOUT, replies.message())
+            .await
+            .map_err(|_| Error::unavailable("no greeting"))??;
         let Some(Message::Hello(theirs)) = first.and_then(|m| m.message) else {
             return Err(Error::protocol("the peer did not greet"));
         };
         let peer = check_hello(&hello, &theirs)?;
         if peer.node != self.node {
-            return Err(Error::protocol(format!("node {} answers at the address of node {}", peer.node, self.node)));
+            return Err(Error::protocol(format!(
+                "node {} answers at the address of node {}",
+                peer.node, self.node
+            )));
         }
         loop {
             tokio::select! {

@@ -32,7 +32,10 @@ impl InProcessNetwork {
 
     /// One node's access to it.
     pub fn endpoint(self: &Arc<Self>, node: NodeId) -> Arc<dyn PeerTransport> {
-        Arc::new(Endpoint { node, network: self.clone() })
+        Arc::new(Endpoint {
+            node,
+            network: self.clone(),
+        })
     }
 
     /// Cuts two nodes apart, both ways.
@@ -61,7 +64,9 @@ impl InProcessNetwork {
 
 impl std::fmt::Debug for InProcessNetwork {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("InProcessNetwork").field("cuts", &*self.cuts.read()).finish_non_exhaustive()
+        f.debug_struct("InProcessNetwork")
+            .field("cuts", &*self.cuts.read())
+            .finish_non_exhaustive()
     }
 }
 
@@ -73,7 +78,9 @@ struct Endpoint {
 
 impl Endpoint {
     fn peer(&self, to: NodeId) -> Result<Arc<dyn PeerHandler>> {
-        self.network.reach(self.node, to).ok_or_else(|| Error::unavailable(format!("node {to} cannot be reached")))
+        self.network
+            .reach(self.node, to)
+            .ok_or_else(|| Error::unavailable(format!("node {to} cannot be reached")))
     }
 }
 
