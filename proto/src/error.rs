@@ -223,10 +223,10 @@ fn find(error: &DataFusionError) -> Option<&Error> {
         if let Some(DataFusionError::Shared(inner)) = e.downcast_ref::<DataFusionError>() {
             return find(inner);
         }
-        if let Some(DataFusionError::External(inner)) = e.downcast_ref::<DataFusionError>() {
-            if let Some(ours) = inner.downcast_ref::<Error>() {
-                return Some(ours);
-            }
+        if let Some(DataFusionError::External(inner)) = e.downcast_ref::<DataFusionError>()
+            && let Some(ours) = inner.downcast_ref::<Error>()
+        {
+            return Some(ours);
         }
         current = e.source();
     }

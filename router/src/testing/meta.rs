@@ -7,10 +7,13 @@ use std::time::Duration;
 use tessera_meta::{Change, Entry, Expect, MetaStore, Op, Outcome};
 use tessera_proto::Result;
 
+type Values = BTreeMap<String, (Vec<u8>, u64)>;
+
 /// Everything in a map.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryMeta {
-    state: Mutex<(BTreeMap<String, (Vec<u8>, u64)>, u64)>,
+    /// Values with their revisions, and the store's revision.
+    state: Mutex<(Values, u64)>,
 }
 
 impl MemoryMeta {
