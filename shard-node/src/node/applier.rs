@@ -50,13 +50,13 @@ pub async fn run(node: Arc<ShardNode>, shard: Arc<Shard>, mut chores: mpsc::Rece
         let upto = *committed.borrow_and_update();
         status.borrow_and_update();
         let applied = *applier.shard.applied.borrow();
-        if applied < upto {
-            if let Err(error) = applier.apply(applied, upto).await {
-                applier.fail(&error);
-                tokio::select! {
-                    () = stop.cancelled() => break,
-                    () = tokio::time::sleep(PAUSE) => continue,
-                }
+        if applied < upto
+            && let Err(error) = applier.apply(applied, upto).await
+        {
+            applier.fail(&error);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(PAUSE) => continue,
             }
         }
         if let Err(error) = applier.get_ready().await {

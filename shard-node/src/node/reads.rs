@@ -172,7 +172,7 @@ impl ShardNode {
     }
 
     /// No other replica can have taken over: every in-sync peer answered a heartbeat sent within the lease.
-    async fn wait_lease(&self, shard: &Shard, until: Instant) -> Result<()> {
+    pub(super) async fn wait_lease(&self, shard: &Shard, until: Instant) -> Result<()> {
         loop {
             let (leads, peers) = {
                 let status = shard.status.borrow();

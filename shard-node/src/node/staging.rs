@@ -32,8 +32,11 @@ const STAGED_AGE_MAX: Duration = Duration::from_secs(2 * 3_600);
 /// Staged files that no log entry names yet.
 #[derive(Debug, Default)]
 pub struct Staged {
-    files: Mutex<BTreeMap<(ShardId, TxnId), (Instant, BTreeSet<String>)>>,
+    files: Mutex<BTreeMap<(ShardId, TxnId), StagedFiles>>,
 }
+
+/// When a transaction last staged something, and the names of its files.
+type StagedFiles = (Instant, BTreeSet<String>);
 
 impl Staged {
     fn add(&self, shard: ShardId, txn: TxnId, segments: &[v1::SegmentRef]) {

@@ -286,10 +286,13 @@ impl ShardNode {
         if let Some(outcome) = known(&shard) {
             return Ok(answer(outcome));
         }
-        match undecided {
-            Undecided::Committing => return Ok(reply(State::Committing, Timestamp(0))),
-            Undecided::Pending if !resolve => return Ok(reply(State::Pending, Timestamp(0))),
-            Undecided::Pending => {}
+        if undecided == Undecided::Committing {
+            return Ok(reply(State::Committing, Timestamp(0)));
+        }
+        if !resolve {
+            // Only the leader of now may say so: another one could have committed it already.
+            self.wait_lease(&shard, until).await?;
+            return Ok(reply(State::Pending, Timestamp(0)));
         }
         self.failpoints.hit("outcome.before_tombstone")?;
         // Whatever comes first in the log counts: this, or a commit that is queued right now.

@@ -191,10 +191,11 @@ impl ReplicaState {
     fn peer(&mut self, from: ReplicaId, epoch: Epoch) -> Option<&mut Peer> {
         let now = self.now;
         match &mut self.role {
-            Role::Leading(leader) if leader.epoch == epoch => leader.peers.get_mut(&from).map(|peer| {
+            Role::Leading(leader) if leader.epoch == epoch => {
+                let peer = leader.peers.get_mut(&from)?;
                 peer.heard = now;
-                peer
-            }),
+                Some(peer)
+            }
             _ => None,
         }
     }

@@ -334,7 +334,8 @@ impl Default for Timings {
             retry: Duration::from_millis(500),
             silent: Duration::from_millis(1_200),
             stall: Duration::from_secs(10),
-            recovery: Duration::from_millis(1_600),
+            // A whole cluster's nodes start within this time of each other; a copy that does not rejoins later.
+            recovery: Duration::from_secs(4),
             switch: Duration::from_secs(5),
             // About 10 ms of a 400 MB/s disk: enough to keep it busy during one round trip.
             window_bytes: 4 << 20,

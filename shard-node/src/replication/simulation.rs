@@ -489,9 +489,18 @@ impl Sim {
                     },
                 )
             }
-            940..943 => Ok(self.wipe(n)),
-            943..955 if self.nodes[n].state.is_some() => Ok(self.crash(n)),
-            955..985 if self.nodes[n].state.is_none() => Ok(self.start(n)),
+            940..943 => {
+                self.wipe(n);
+                Ok(())
+            }
+            943..955 if self.nodes[n].state.is_some() => {
+                self.crash(n);
+                Ok(())
+            }
+            955..985 if self.nodes[n].state.is_none() => {
+                self.start(n);
+                Ok(())
+            }
             985..990 => self.fail_write(n),
             _ => Ok(()),
         }

@@ -22,7 +22,10 @@ use tessera_proto::token::{equal_ranges, tokens};
 use tessera_proto::{
     Epoch, Error, FORMAT_VERSION, GroupId, NodeId, Result, ShardId, TableId, Timestamp, TxnId, ipc, keys, v1,
 };
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Longest wait for anything in a test; generous, because machines are busy.
@@ -48,18 +51,30 @@ pub struct Cluster {
     oracle: Arc<Counter>,
     pub network: Arc<InProcessNetwork>,
     nodes: BTreeMap<u32, Arc<ShardNode>>,
+    /// Servers of nodes that are reached by gRPC only, and their ends.
+    servers: BTreeMap<u32, (CancellationToken, JoinHandle<Result<()>>)>,
+    grpc: bool,
     pub table: Arc<TableDef>,
 }
 
 impl Cluster {
     /// Nodes 1..=nodes, and a table (k int8 primary key, v text) of `shards` shards with two copies each.
     pub async fn new(nodes: u32, shards: u32) -> Self {
+        Self::with(nodes, shards, false).await
+    }
+
+    /// The same, but nodes and the test reach each other by gRPC only.
+    pub async fn over_grpc(nodes: u32, shards: u32) -> Self {
+        Self::with(nodes, shards, true).await
+    }
+
+    async fn with(nodes: u32, shards: u32, grpc: bool) -> Self {
         let meta = LocalMeta::memory();
         let cluster = ClusterInfo {
             cluster_id: Uuid::new_v4(),
             format_version: FORMAT_VERSION,
         };
-        put(&*meta, keys::CLUSTER.into(), &cluster).await;
+        put(&meta, keys::CLUSTER.into(), &cluster).await;
         let views = ViewKeeper::start(meta.clone()).await.unwrap();
         let directory = Arc::new(ClusterDirectory::new(views.clone()));
         let network = InProcessNetwork::of_cluster(&cluster.cluster_id.to_string());
@@ -73,6 +88,8 @@ impl Cluster {
             oracle: Arc::default(),
             network,
             nodes: BTreeMap::new(),
+            servers: BTreeMap::new(),
+            grpc,
             table,
         };
         for node in 1..=nodes {
@@ -94,7 +111,7 @@ impl Cluster {
                 in_sync,
                 learners: vec![],
             };
-            put(&*self.meta, keys::shard(ShardId { group: GROUP, index }), &config).await;
+            put(&self.meta, keys::shard(ShardId { group: GROUP, index }), &config).await;
         }
         let group = ColocationGroup {
             id: GROUP,
@@ -102,22 +119,35 @@ impl Cluster {
             ranges: equal_ranges(shards),
             reference: false,
         };
-        put(&*self.meta, keys::group(GROUP), &group).await;
-        put(&*self.meta, keys::table(TABLE), &*self.table).await;
+        put(&self.meta, keys::group(GROUP), &group).await;
+        put(&self.meta, keys::table(TABLE), &self.table).await;
     }
 
     pub async fn start(&mut self, node: u32) {
-        let started = self.try_start(node).await.unwrap();
+        if self.grpc {
+            return self.serve(node).await;
+        }
+        let started = self.try_start(node, String::new()).await.unwrap();
         let service: Arc<dyn ShardService> = started.clone();
         self.directory.register(NodeId(node), Arc::downgrade(&service));
         self.nodes.insert(node, started);
     }
 
-    pub async fn try_start(&self, node: u32) -> Result<Arc<ShardNode>> {
+    async fn serve(&mut self, node: u32) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let started = self.try_start(node, address).await.unwrap();
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(crate::server::serve(started.clone(), listener, stop.clone()));
+        self.servers.insert(node, (stop, server));
+        self.nodes.insert(node, started);
+    }
+
+    pub async fn try_start(&self, node: u32, address: String) -> Result<Arc<ShardNode>> {
         let options = NodeOptions {
             id: NodeId(node),
             dir: self.dir.path().join(format!("node-{node}")),
-            address: String::new(),
+            address,
             meta: self.meta.clone(),
             oracle: self.oracle.clone(),
             directory: self.directory.clone(),
@@ -127,6 +157,7 @@ impl Cluster {
             replication: Some(Timings {
                 silent: Duration::from_millis(300),
                 retry: Duration::from_millis(200),
+                recovery: Duration::from_millis(1_500),
                 ..Timings::default()
             }),
             leases: Some(LeaseTimings {
@@ -146,14 +177,22 @@ impl Cluster {
 
     /// As a crash: nothing is sealed.
     pub async fn halt(&mut self, node: u32) {
-        self.nodes.remove(&node).unwrap().halt().await;
+        self.stop(node, false).await;
+    }
+
+    async fn stop(&mut self, node: u32, clean: bool) {
+        if let Some((stop, server)) = self.servers.remove(&node) {
+            stop.cancel();
+            server.await.unwrap().unwrap();
+        }
+        let old = self.nodes.remove(&node).unwrap();
+        if clean { old.shutdown().await } else { old.halt().await }
     }
 
     pub async fn restart_all(&mut self, clean: bool) {
         let nodes: Vec<u32> = self.nodes.keys().copied().collect();
         for node in &nodes {
-            let old = self.nodes.remove(node).unwrap();
-            if clean { old.shutdown().await } else { old.halt().await }
+            self.stop(*node, clean).await;
         }
         for node in nodes {
             self.start(node).await;

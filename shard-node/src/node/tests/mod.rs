@@ -32,7 +32,44 @@ async fn rows_are_on_every_copy_and_survive_restarts() {
     assert_eq!(cluster.rows().await, 1_101);
     assert_eq!(code(cluster.insert(5_050..5_051).await), "23505");
     cluster.assert_copies_equal().await;
-    assert_eq!(code(cluster.try_start(1).await), "55006");
+    assert_eq!(code(cluster.try_start(1, String::new()).await), "55006");
+    cluster.restart_all(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_over_grpc() {
+    let mut cluster = Cluster::over_grpc(3, 3).await;
+    cluster.insert(0..500).await.unwrap();
+    assert_eq!(code(cluster.insert(0..1).await), "23505");
+    cluster.assert_copies_equal().await;
+    stage(&cluster, TxnId::generate(), 1_000..2_000).await;
+    cluster.halt(2).await;
+    cluster
+        .until_config(0, "the follower is taken out", |c| c.in_sync.len() == 1)
+        .await;
+    let own = cluster.keys_of(0, 500..600)[0];
+    cluster.insert(own..own + 1).await.unwrap();
+    cluster.wipe(2);
+    cluster.start(2).await;
+    cluster
+        .until_config(0, "the new disk is in sync", |c| c.in_sync.len() == 2)
+        .await;
+    cluster.restart_all(false).await;
+    // Shard 1 had its leader on the wiped disk: its follower is promoted.
+    let shard = Some(v1::ShardRef::new(cluster.shard(1), tessera_proto::Epoch(0)));
+    let request = v1::ChangeLeaderRequest {
+        shard,
+        action: Action::Promote.into(),
+        deadline_ms: PATIENCE.as_millis() as u64,
+    };
+    cluster.node(3).change_leader(request).await.unwrap();
+    assert_eq!(cluster.rows().await, 501);
+    for index in 0..3 {
+        cluster
+            .until_config(index, "all are in sync", |c| c.in_sync.len() == 2)
+            .await;
+    }
+    cluster.assert_copies_equal().await;
     cluster.restart_all(true).await;
 }
 
@@ -143,6 +180,30 @@ async fn leadership_moves_by_switch_and_by_promote() {
     cluster.assert_copies_equal().await;
 }
 
+/// Stages the keys that live in shard 0.
+async fn stage(
+    cluster: &Cluster,
+    txn: TxnId,
+    keys: std::ops::Range<i64>,
+) -> (v1::StageReply, v1::ShardRef, Arc<dyn ShardService>, u64) {
+    let (shard, service) = cluster.reference(0).await;
+    let revision = cluster.views.current().revision;
+    let begin = v1::StageBegin {
+        shard: Some(shard),
+        txn: txn.to_wire(),
+        table: TABLE.0,
+        schema_version: 1,
+        meta_revision: revision,
+        deadline_ms: 30_000,
+    };
+    let batch = cluster.batch(&cluster.keys_of(0, keys));
+    let rows = Box::pin(RecordBatchStreamAdapter::new(
+        batch.schema(),
+        futures::stream::iter([Ok(batch)]),
+    ));
+    (service.stage(begin, rows).await.unwrap(), shard, service, revision)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn staged_rows_are_on_every_copy_when_committed_and_nowhere_when_not() {
     let cluster = Cluster::new(2, 1).await;
@@ -153,26 +214,8 @@ async fn staged_rows_are_on_every_copy_when_committed_and_nowhere_when_not() {
             .count()
     };
     let before = (files(1), files(2));
-    let stage = async |txn: TxnId| {
-        let (shard, service) = cluster.reference(0).await;
-        let revision = cluster.views.current().revision;
-        let begin = v1::StageBegin {
-            shard: Some(shard),
-            txn: txn.to_wire(),
-            table: TABLE.0,
-            schema_version: 1,
-            meta_revision: revision,
-            deadline_ms: 30_000,
-        };
-        let batch = cluster.batch(&(1_000..3_000).collect::<Vec<_>>());
-        let rows = Box::pin(RecordBatchStreamAdapter::new(
-            batch.schema(),
-            futures::stream::iter([Ok(batch)]),
-        ));
-        (service.stage(begin, rows).await.unwrap(), shard, service, revision)
-    };
     let aborted = TxnId::generate();
-    let (reply, shard, service, _) = stage(aborted).await;
+    let (reply, shard, service, _) = stage(&cluster, aborted, 1_000..3_000).await;
     assert_eq!(
         (reply.rows, files(1) > before.0, files(2) > before.1),
         (2_000, true, true)
@@ -193,7 +236,7 @@ async fn staged_rows_are_on_every_copy_when_committed_and_nowhere_when_not() {
     }
 
     let txn = TxnId::generate();
-    let (reply, shard, service, revision) = stage(txn).await;
+    let (reply, shard, service, revision) = stage(&cluster, txn, 1_000..3_000).await;
     let payload = v1::table_write::Payload::Staged(v1::StagedSegments {
         segments: reply.segments,
     });

@@ -7,10 +7,13 @@ use std::sync::{Arc, LazyLock, Weak};
 use tessera_proto::shard_map::NodeInfo;
 use tessera_proto::{Error, NodeId, ReplicaId, Result, v1};
 
+/// A node's replica and what takes its messages.
+type Handler = (ReplicaId, Weak<dyn PeerHandler>);
+
 /// The nodes of one cluster in this process.
 #[derive(Default)]
 pub struct InProcessNetwork {
-    handlers: RwLock<BTreeMap<NodeId, (ReplicaId, Weak<dyn PeerHandler>)>>,
+    handlers: RwLock<BTreeMap<NodeId, Handler>>,
     cuts: RwLock<BTreeSet<(NodeId, NodeId)>>,
 }
 
