@@ -10,13 +10,14 @@
 //! ```
 
 use crate::cluster::{bootstrap, reassign, statistics};
+use crate::execute::functions;
 use crate::session::{Session, SessionParams};
 use crate::txn::oracle::Oracle;
 use arc_swap::ArcSwap;
-use datafusion::execution::SessionState;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::{FunctionRegistry, SessionState};
 use parking_lot::Mutex;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -98,7 +99,10 @@ impl Engine {
         let leaves = Arc::new(LeafRuntime {
             directory: options.directory.clone(),
         });
-        let template = tessera_planner::template(runtime_env(options.memory_limit_bytes)?, leaves);
+        let mut template = tessera_planner::template(runtime_env(options.memory_limit_bytes)?, leaves);
+        for function in functions::functions() {
+            template.register_udf(Arc::new(function))?;
+        }
         let threads = options.query_threads.max(1);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)

@@ -5,11 +5,13 @@
 //!   point.rs     SELECT by primary key: one RPC
 //!   prepare.rs   session state, parameters, what a plan reads
 //!   stream.rs    from the query threads to the session, with cancel and deadline
+//!   functions.rs what DataFusion lacks
 //!   describe.rs  types without running        show.rs  SHOW        verify.rs  VERIFY TABLE
 //! ```
 
 pub(crate) mod declared;
 pub(crate) mod describe;
+pub(crate) mod functions;
 pub(crate) mod point;
 pub(crate) mod prepare;
 pub(crate) mod query;

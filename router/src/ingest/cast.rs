@@ -146,9 +146,8 @@ fn convert(column: &ColumnDef, array: &ArrayRef, target: &DataType, zone: &str) 
     let micros = |zone: Option<&str>| DataType::Timestamp(TimeUnit::Microsecond, zone.map(Into::into));
     let zoned = matches!(array.data_type(), DataType::Timestamp(_, Some(_)));
     let out = match (source, column.sql_type) {
-        // Text without a zone means the session's.
-        (Family::Text, SqlType::TimestampTz) if zone != "UTC" => {
-            safe(&trimmed(array), &micros(Some(zone))).and_then(|a| safe(&a, target))
+        (Family::Text, SqlType::Date | SqlType::Time | SqlType::Timestamp | SqlType::TimestampTz) => {
+            return parse::times(column.sql_type, array.as_string_view(), zone).map_err(|e| in_column(e, column));
         }
         (Family::Text, sql_type) if family(target) != Family::Text => {
             return parse::text(sql_type, array.as_string_view()).map_err(|e| in_column(e, column));
@@ -189,17 +188,6 @@ fn flatten(array: &ArrayRef) -> Result<ArrayRef> {
         _ => return Ok(array.clone()),
     };
     Ok(datafusion::arrow::compute::cast(array, &to).map_err(datafusion::error::DataFusionError::from)?)
-}
-
-/// Text without the white space around it, which all types but text ignore.
-fn trimmed(array: &ArrayRef) -> ArrayRef {
-    let text = array.as_string_view();
-    if text.iter().flatten().all(|t| t.trim().len() == t.len()) {
-        return array.clone();
-    }
-    let mut builder = StringViewBuilder::with_capacity(text.len());
-    text.iter().for_each(|t| builder.append_option(t.map(str::trim)));
-    Arc::new(builder.finish())
 }
 
 /// Whole numbers, rounded as PostgreSQL does: Arrow would cut the fraction off.
@@ -382,7 +370,8 @@ mod tests {
         );
         check(SqlType::Bool, text(&["t", "OFF", "1"]), Ok(&["true", "false", "true"]));
         check(SqlType::Bool, text(&["maybe"]), Err("22P02"));
-        check(SqlType::Date, text(&["2026-02-30"]), Err("22007"));
+        check(SqlType::Date, text(&["2026-02-30"]), Err("22008"));
+        check(SqlType::Date, text(&["tomorrow"]), Err("22007"));
         check(SqlType::Bytea, text(&["\\x00ff"]), Ok(&["00ff"]));
         check(
             SqlType::Uuid,

@@ -31,8 +31,8 @@ const STAGING_MAX: usize = 64 << 20;
 /// Bounds of one staged chunk.
 const CHUNK_MIN: usize = 32 << 10;
 const CHUNK_MAX: usize = 1 << 20;
-/// Copies of a chunk's size per shard: one buffered, two in the channel, one being sent.
-const CHUNKS_PER_SHARD: usize = 4;
+/// Copies of a chunk's size per shard: one buffered, two in the channel, one being sent, four kept at the beginning.
+const CHUNKS_PER_SHARD: usize = 8;
 /// Rows shaped at once: bounds the memory that shaping takes besides the buffers.
 const ROWS_AT_ONCE: usize = 8_192;
 /// Time to commit after the last row, also when the statement's own limit is longer.
@@ -156,7 +156,7 @@ impl TableWriter {
             return Ok(());
         };
         if shard.staging.is_none() {
-            shard.staging = Some(Staging::open(&self.engine, id, &self.target)?);
+            shard.staging = Some(Staging::open(&self.engine, id, &self.target));
             self.staged.push(id);
         }
         let batches = std::mem::take(&mut shard.batches);

@@ -14,7 +14,7 @@
 //!
 //! Not here: TLS and passwords (trust only), transactions (status is always idle), COPY TO, cursors by SQL, LISTEN.
 
-mod calendar;
+pub(crate) mod calendar;
 mod cancel;
 mod channel;
 mod connection;

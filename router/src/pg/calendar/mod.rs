@@ -14,7 +14,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-pub(super) use read::{read_date, read_time, read_timestamp};
+pub(crate) use read::{read_date, read_time, read_timestamp};
 
 use chrono::{DateTime, NaiveDateTime, Offset, TimeZone};
 use datafusion::arrow::array::timezone::Tz;
@@ -29,7 +29,7 @@ pub(super) const PG_EPOCH_MICROS: i64 = PG_EPOCH_DAYS as i64 * DAY_MICROS;
 
 /// The zone a timestamp is of.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Zone<'a> {
+pub(crate) enum Zone<'a> {
     /// None: timestamp without time zone.
     None,
     /// The session's; without one, UTC.
@@ -161,7 +161,7 @@ fn offset_at(zone: &Tz, micros: i64) -> i32 {
 }
 
 /// A zone by its name or offset; also PostgreSQL's spellings of UTC.
-pub(super) fn zone(name: &str) -> Option<Tz> {
+pub(crate) fn zone(name: &str) -> Option<Tz> {
     let name = name.trim();
     match name.to_ascii_lowercase().as_str() {
         "utc" | "gmt" | "z" | "zulu" | "etc/utc" => "+00:00".parse().ok(),

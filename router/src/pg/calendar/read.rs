@@ -10,7 +10,7 @@ use datafusion::arrow::array::timezone::Tz;
 use tessera_proto::{Error, Result};
 
 /// Reads a date.
-pub(in crate::pg) fn read_date(text: &str) -> Result<i32> {
+pub(crate) fn read_date(text: &str) -> Result<i32> {
     let bad = || invalid("date", text);
     match special(text) {
         Some(i64::MAX) => return Ok(i32::MAX),
@@ -31,7 +31,7 @@ pub(in crate::pg) fn read_date(text: &str) -> Result<i32> {
 }
 
 /// Reads a time of day.
-pub(in crate::pg) fn read_time(text: &str) -> Result<i64> {
+pub(crate) fn read_time(text: &str) -> Result<i64> {
     match read_clock(text.trim()) {
         Some((micros, "")) => Ok(micros),
         _ => Err(invalid("time", text)),
@@ -40,7 +40,7 @@ pub(in crate::pg) fn read_time(text: &str) -> Result<i64> {
 
 /// Reads a timestamp; one with a zone is brought to UTC, and without `session` (timestamp without time zone) a zone in the
 /// text is ignored.
-pub(in crate::pg) fn read_timestamp(text: &str, session: Zone<'_>) -> Result<i64> {
+pub(crate) fn read_timestamp(text: &str, session: Zone<'_>) -> Result<i64> {
     let kind = if matches!(session, Zone::None) {
         "timestamp"
     } else {
