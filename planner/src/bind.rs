@@ -10,17 +10,19 @@
 
 use crate::catalog::{Catalog, Relation};
 use crate::error::{bind_error, suggestion};
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
+use crate::session::{UTC, zone};
+use crate::types::SqlTypes;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, SchemaRef, TimeUnit};
 use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::catalog::{TableFunctionArgs, TableProvider};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{Result as DfResult, TableReference, plan_err};
+use datafusion::common::{Column, Result as DfResult, TableReference, plan_err};
 use datafusion::config::ConfigOptions;
 use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, RelationPlanner, TypePlanner};
 use datafusion::logical_expr::{
-    AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF,
+    AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, ScalarUDF, TableSource, WindowUDF, cast,
 };
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
@@ -128,7 +130,7 @@ fn source_of(
         ));
     }
     let provider: Arc<dyn TableProvider> = match catalog.resolve(reference.schema(), reference.table()) {
-        Some(Relation::Table(def, _)) => stub(def, catalog),
+        Some(Relation::Table(def, _)) => table(state, def, catalog)?,
         Some(Relation::View(view)) => Arc::new(expand(state, &view, catalog, depth)?),
         Some(Relation::System(provider)) => provider,
         None => return Err(no_relation(reference, catalog)),
@@ -136,13 +138,33 @@ fn source_of(
     Ok(provider_as_source(provider))
 }
 
-fn stub(def: Arc<TableDef>, catalog: &dyn Catalog) -> Arc<dyn TableProvider> {
-    let statistics = catalog.statistics(def.id);
-    Arc::new(StubTable {
-        schema: def.visible_schema(),
+/// A stored table. Where the session's zone is not UTC, its instants are shown to functions such as `date_trunc` in that
+/// zone; the cast keeps the value, so a shard key stays one.
+fn table(state: &SessionState, def: Arc<TableDef>, catalog: &dyn Catalog) -> Result<Arc<dyn TableProvider>> {
+    let zone = zone(state.config_options());
+    let (statistics, schema, name) = (catalog.statistics(def.id), def.visible_schema(), def.name.clone());
+    let stub: Arc<dyn TableProvider> = Arc::new(StubTable {
+        schema: schema.clone(),
         statistics,
         def,
-    })
+    });
+    let is_instant = |data_type: &DataType| matches!(data_type, DataType::Timestamp(_, Some(_)));
+    if *zone == *UTC || !schema.fields().iter().any(|f| is_instant(f.data_type())) {
+        return Ok(stub);
+    }
+    let shown = DataType::Timestamp(TimeUnit::Microsecond, Some(zone));
+    let exprs = schema.fields().iter().map(|field| {
+        let column = Expr::Column(Column::new(Some(name.as_str()), field.name()));
+        if is_instant(field.data_type()) {
+            cast(column, shown.clone()).alias(field.name())
+        } else {
+            column
+        }
+    });
+    let exprs: Vec<Expr> = exprs.collect();
+    let scan = LogicalPlanBuilder::scan(TableReference::bare(name.as_str()), provider_as_source(stub), None);
+    let plan = scan.and_then(|scan| scan.project(exprs)?.build()).map_err(bind_error)?;
+    Ok(Arc::new(ViewTable::new(plan, None)))
 }
 
 fn no_relation(reference: &TableReference, catalog: &dyn Catalog) -> Error {
@@ -237,7 +259,8 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
-        Some(Arc::new(crate::types::SqlTypes))
+        let zone = zone(self.options());
+        Some(Arc::new(SqlTypes { zone }))
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {

@@ -8,12 +8,14 @@
 
 use crate::PlanOptions;
 use crate::leaf::LeafQueryPlanner;
-use datafusion::common::Result as DfResult;
+use datafusion::arrow::array::timezone::Tz;
+use datafusion::config::ConfigOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 use std::sync::Arc;
-use tessera_proto::fragment::{LeafRuntime, YieldInJoins};
+use tessera_proto::fragment::LeafRuntime;
+use tessera_proto::yielding::YieldInJoins;
 use tessera_proto::{Error, Result};
 
 /// Fewest partitions above the leaves. With one, every distribution counts as satisfied and no exchange is ever planned.
@@ -22,6 +24,9 @@ pub const PARTITIONS_MIN: usize = 2;
 /// A session without physical optimiser rules, for statistics; travels in the configuration of the others.
 #[derive(Debug)]
 pub struct Bare(pub Arc<SessionState>);
+
+/// The zone of stored instants, as it stands in the Arrow type of a `timestamptz` column.
+pub(crate) const UTC: &str = "+00:00";
 
 /// The session that all sessions of a process are cloned from; costs about a millisecond, make one.
 pub fn template(runtime: Arc<RuntimeEnv>, leaves: Arc<LeafRuntime>) -> SessionState {
@@ -70,15 +75,12 @@ fn config() -> SessionConfig {
 /// 22023 for a setting with an impossible value.
 pub fn session_state(template: &SessionState, options: &PlanOptions) -> Result<SessionState> {
     let mut state = template.clone();
-    let set = |state: &mut SessionState| -> DfResult<()> {
-        let config = state.config_mut().options_mut();
-        config.execution.target_partitions = options.target_partitions.max(PARTITIONS_MIN);
-        match options.settings.get("timezone") {
-            Some(zone) => config.set("datafusion.execution.time_zone", zone),
-            None => Ok(()),
-        }
-    };
-    set(&mut state).map_err(|e| Error::new("22023", format!("invalid setting: {}", e.strip_backtrace())))?;
+    let config = state.config_mut().options_mut();
+    config.execution.target_partitions = options.target_partitions.max(PARTITIONS_MIN);
+    if let Some(zone) = options.settings.get("timezone") {
+        check_time_zone(zone)?;
+        config.execution.time_zone = Some(zone.clone());
+    }
     // now() is the time of the snapshot: the same on every node, and in every row.
     let millis = i64::try_from(options.snapshot.millis()).ok();
     match millis.and_then(chrono::DateTime::from_timestamp_millis) {
@@ -86,4 +88,24 @@ pub fn session_state(template: &SessionState, options: &PlanOptions) -> Result<S
         None => state.mark_start_execution(),
     }
     Ok(state)
+}
+
+/// Whether a session may have this time zone: an IANA name or an offset such as `+02:00`.
+///
+/// # Errors
+/// 22023: no such zone.
+pub fn check_time_zone(zone: &str) -> Result<()> {
+    let known = zone.parse::<Tz>().is_ok();
+    let error = || Error::new("22023", format!("time zone \"{zone}\" is not known"));
+    known
+        .then_some(())
+        .ok_or_else(|| error().with_hint("use a name such as Europe/Berlin, or an offset such as +02:00"))
+}
+
+/// The zone of a session's `timestamptz` values; instants are stored in UTC.
+pub(crate) fn zone(config: &ConfigOptions) -> Arc<str> {
+    match config.execution.time_zone.as_deref() {
+        None | Some("UTC" | "Etc/UTC" | "GMT" | "+00:00" | "Z") => UTC.into(),
+        Some(zone) => zone.into(),
+    }
 }

@@ -185,3 +185,26 @@ fn strategies() {
     assert_eq!(strategy("SELECT * FROM u"), Strategy::Gather);
     assert_eq!(strategy("SELECT sum(w) FROM u"), Strategy::Gather);
 }
+
+#[test]
+fn instants_are_shown_in_the_sessions_zone() {
+    use datafusion::arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
+    use tessera_proto::sql_type::SqlType::{Int8, TimestampTz};
+    let micros = |text: &str| chrono::DateTime::parse_from_rfc3339(text).unwrap().timestamp_micros();
+    let at = [micros("2024-01-31T23:30:00Z"), micros("2024-07-01T12:00:00Z")];
+    let rows: Vec<ArrayRef> = vec![
+        std::sync::Arc::new(Int64Array::from(vec![1, 2])),
+        std::sync::Arc::new(TimestampMicrosecondArray::from(at.to_vec()).with_timezone("+00:00")),
+    ];
+    let events = cluster(3).table("events", 9, &[("id!", Int8), ("at", TimestampTz)], &[1], rows);
+    let mut bench = Bench::new(events);
+    let sql = "SELECT id, date_trunc('month', at)::date, extract(hour FROM at)::int FROM events ORDER BY id";
+    assert_eq!(bench.rows(sql).unwrap(), ["1|2024-01-01|23", "2|2024-07-01|12"]);
+    bench.options.settings.insert("timezone".into(), "Europe/Berlin".into());
+    assert_eq!(bench.rows(sql).unwrap(), ["1|2024-02-01|0", "2|2024-07-01|14"]);
+    let sql = "SELECT id FROM events WHERE at = '2024-02-01 00:30:00'::timestamptz";
+    assert_eq!(bench.rows(sql).unwrap(), ["1"]);
+    assert_eq!(bench.plan(sql).unwrap().fragments[0].shards, 1);
+    bench.options.settings.insert("timezone".into(), "Nowhere/Land".into());
+    assert_eq!(bench.plan(sql).unwrap_err().code, "22023");
+}

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   timestamp    Timestamp(us)            numeric        Decimal128(38, 10), as in CREATE TABLE
-//!   timestamptz  Timestamp(us, +00:00)    time           Time64(us)
+//!   timestamptz  Timestamp(us, zone)      time           Time64(us)
 //! ```
 //!
 //! The rest is DataFusion's own mapping, which agrees.
@@ -15,7 +15,10 @@ use std::sync::Arc;
 
 /// See the module's text.
 #[derive(Debug)]
-pub struct SqlTypes;
+pub struct SqlTypes {
+    /// The session's time zone: text without an offset is a time there.
+    pub zone: Arc<str>,
+}
 
 impl TypePlanner for SqlTypes {
     fn plan_type_field(&self, sql_type: &SqlDataType) -> Result<Option<FieldRef>> {
@@ -23,7 +26,7 @@ impl TypePlanner for SqlTypes {
             SqlDataType::Timestamp(_, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone)
             | SqlDataType::Datetime(_) => DataType::Timestamp(TimeUnit::Microsecond, None),
             SqlDataType::Timestamp(_, TimezoneInfo::Tz | TimezoneInfo::WithTimeZone) => {
-                DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()))
+                DataType::Timestamp(TimeUnit::Microsecond, Some(self.zone.clone()))
             }
             SqlDataType::Time(_, TimezoneInfo::None | TimezoneInfo::WithoutTimeZone) => {
                 DataType::Time64(TimeUnit::Microsecond)

@@ -15,22 +15,17 @@ use crate::error::Error;
 use crate::ids::NodeId;
 use crate::service::NodeDirectory;
 use crate::table::TableDef;
+use crate::yielding::YieldExec;
 use crate::v1::ExecuteRequest;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchemaRef, Result, Statistics, TableReference, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::EquivalenceProperties;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
-use datafusion::physical_plan::joins::{
-    CrossJoinExec, HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec, SymmetricHashJoinExec,
-};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -348,6 +343,9 @@ struct LeafMessage {
     label: String,
     #[prost(message, repeated, tag = "4")]
     owners: Vec<OwnerMessage>,
+    /// Not a leaf but a [`YieldExec`] with this bound.
+    #[prost(uint64, optional, tag = "5")]
+    yield_rows: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -366,12 +364,16 @@ impl PhysicalExtensionCodec for LeafCodec {
     fn try_decode(
         &self,
         buf: &[u8],
-        _: &[Arc<dyn ExecutionPlan>],
+        inputs: &[Arc<dyn ExecutionPlan>],
         _: &TaskContext,
         _: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let malformed = |what: &str| Error::protocol(format!("malformed leaf: {what}"));
         let leaf = LeafMessage::decode(buf).map_err(|e| malformed(&e.to_string()))?;
+        if let Some(rows) = leaf.yield_rows {
+            let input = inputs.first().ok_or_else(|| malformed("no input to yield to"))?;
+            return Ok(Arc::new(YieldExec::new(input.clone(), rows as usize)));
+        }
         let schema = leaf.schema.as_ref().ok_or_else(|| malformed("no schema"))?;
         let schema: datafusion::arrow::datatypes::Schema = schema.try_into()?;
         let owners = leaf
@@ -400,6 +402,12 @@ impl PhysicalExtensionCodec for LeafCodec {
         buf: &mut Vec<u8>,
         _: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
+        let encoding = |e: prost::EncodeError| Error::internal(format!("encoding a leaf: {e}"));
+        if let Some(polite) = node.downcast_ref::<YieldExec>() {
+            let rows = polite.rows() as u64;
+            let message = LeafMessage { yield_rows: Some(rows), ..LeafMessage::default() };
+            return Ok(message.encode(buf).map_err(encoding)?);
+        }
         // Codecs are tried in turn, so anything that is not ours must be an error.
         let Some(leaf) = node.downcast_ref::<ShardLocalExec>() else {
             return internal_err!("not a shard-local leaf");
@@ -416,46 +424,13 @@ impl PhysicalExtensionCodec for LeafCodec {
                     request: Some(o.request.clone()),
                 })
                 .collect(),
+            yield_rows: None,
         };
-        message
-            .encode(buf)
-            .map_err(|e| Error::internal(format!("encoding a leaf: {e}")))?;
-        Ok(())
+        Ok(message.encode(buf).map_err(encoding)?)
     }
 }
 
 /// The schema a leaf's batches have: a logical plan's output as plain Arrow.
 pub fn leaf_schema(schema: &DFSchemaRef) -> SchemaRef {
     Arc::new(schema.as_arrow().clone())
-}
-
-/// Physical rule that lets every join yield. A join makes many batches out of one without ever waiting, so that a cancelled
-/// one would keep its core for seconds; `CooperativeExec` gives the runtime a turn.
-#[derive(Debug)]
-pub struct YieldInJoins;
-
-impl PhysicalOptimizerRule for YieldInJoins {
-    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        let wrap = |node: Arc<dyn ExecutionPlan>| {
-            let is_join = node.is::<HashJoinExec>()
-                || node.is::<SortMergeJoinExec>()
-                || node.is::<NestedLoopJoinExec>()
-                || node.is::<CrossJoinExec>()
-                || node.is::<SymmetricHashJoinExec>();
-            Ok(if is_join {
-                Transformed::yes(Arc::new(CooperativeExec::new(node)) as _)
-            } else {
-                Transformed::no(node)
-            })
-        };
-        Ok(plan.transform_up(wrap)?.data)
-    }
-
-    fn name(&self) -> &str {
-        "yield_in_joins"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
 }

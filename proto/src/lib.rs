@@ -20,6 +20,7 @@ pub mod shard_map;
 pub mod sql_type;
 pub mod table;
 pub mod token;
+pub mod yielding;
 
 /// Messages and services generated from `proto/*.proto`.
 #[allow(missing_docs, clippy::all)]

@@ -14,6 +14,7 @@
 //! before and passes what may be read as a [`TableSource`]).
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -30,9 +31,10 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use tessera_proto::fragment::{LeafPlanCodec, TableSource, YieldInJoins};
+use tessera_proto::fragment::{LeafPlanCodec, TableSource};
 use tessera_proto::ipc::relabel;
 use tessera_proto::service::deadline;
+use tessera_proto::yielding::YieldInJoins;
 use tessera_proto::{Error, Result, v1};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -175,16 +177,9 @@ impl Executor {
     fn session(&self, settings: &HashMap<String, String>) -> Result<SessionState> {
         let mut state = self.template.as_ref().clone();
         if let Some(zone) = settings.get("timezone") {
-            let set = state
-                .config_mut()
-                .options_mut()
-                .set("datafusion.execution.time_zone", zone);
-            set.map_err(|e| {
-                Error::new(
-                    "22023",
-                    format!("invalid time zone \"{zone}\": {}", e.strip_backtrace()),
-                )
-            })?;
+            zone.parse::<Tz>()
+                .map_err(|_| Error::new("22023", format!("time zone \"{zone}\" is not known")))?;
+            state.config_mut().options_mut().execution.time_zone = Some(zone.clone());
         }
         Ok(state)
     }

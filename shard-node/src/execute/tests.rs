@@ -155,13 +155,12 @@ async fn refuses_what_it_cannot_run() {
         "08P01"
     );
     assert_eq!(run(request(&stub(2).build().unwrap(), 1_000)).await, "TS001");
-    let zone = HashMap::from([("timezone".to_owned(), "Nowhere/Land".to_owned())]);
-    let code = run(v1::ExecuteRequest {
-        settings: zone,
+    let settings = HashMap::from([("timezone".to_owned(), "Nowhere/Land".to_owned())]);
+    let nowhere = v1::ExecuteRequest {
+        settings,
         ..request(&plan, 1_000)
-    })
-    .await;
-    assert!(code == "22023" || code == "XX000", "{code}");
+    };
+    assert_eq!(run(nowhere).await, "22023");
     let deep = (0..200).fold(stub(1), |plan, i| {
         plan.filter(col("i").gt(lit(i))).unwrap().alias("t").unwrap()
     });
@@ -171,14 +170,14 @@ async fn refuses_what_it_cannot_run() {
 #[tokio::test]
 async fn ends_at_the_deadline_and_when_dropped() {
     let executor = executor(1 << 30);
-    let (source, _) = table(100_000);
+    let (source, _) = table(20_000);
     let stream = executor
         .execute(source, request(&endless(), 300), schema())
         .await
         .unwrap();
     assert_eq!(rows(stream).await.unwrap_err().code, "57014");
 
-    let (source, alive) = table(100_000);
+    let (source, alive) = table(20_000);
     let stream = executor
         .execute(source, request(&endless(), 600_000), schema())
         .await
