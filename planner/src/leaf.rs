@@ -276,8 +276,10 @@ impl QueryPlanner for LeafQueryPlanner {
         plan: &LogicalPlan,
         session: &dyn Session,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        // Nothing is planned above a leaf that is the whole query, so nobody asks for its statistics.
+        let alone = matches!(plan, LogicalPlan::Extension(_));
         let leaves = Arc::new(LeafPlanner {
-            bare: self.bare.clone(),
+            bare: (!alone).then(|| self.bare.clone()),
         });
         DefaultPhysicalPlanner::with_extension_planners(vec![leaves])
             .create_physical_plan(plan, session)
@@ -287,7 +289,8 @@ impl QueryPlanner for LeafQueryPlanner {
 
 /// Turns [`ShardLocalNode`] into [`ShardLocalExec`].
 struct LeafPlanner {
-    bare: Arc<SessionState>,
+    /// For statistics, where they are wanted.
+    bare: Option<Arc<SessionState>>,
 }
 
 /// What the planner believes about the rows of a subplan over stub tables. `bare` is a session without physical optimiser
@@ -319,8 +322,11 @@ impl ExtensionPlanner for LeafPlanner {
         _: &PhysicalPlanningContext,
     ) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
         let Some(leaf) = as_leaf(node) else { return Ok(None) };
-        let statistics = statistics(&leaf.plan, &self.bare).await;
         let schema = leaf_schema(leaf.plan.schema());
+        let statistics = match &self.bare {
+            Some(bare) => statistics(&leaf.plan, bare).await,
+            None => Statistics::new_unknown(&schema),
+        };
         let partitions = if leaf.owners.len() <= 1 {
             1
         } else {
