@@ -15,8 +15,8 @@ use crate::error::Error;
 use crate::ids::NodeId;
 use crate::service::NodeDirectory;
 use crate::table::TableDef;
-use crate::yielding::YieldExec;
 use crate::v1::ExecuteRequest;
+use crate::yielding::YieldExec;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -405,7 +405,10 @@ impl PhysicalExtensionCodec for LeafCodec {
         let encoding = |e: prost::EncodeError| Error::internal(format!("encoding a leaf: {e}"));
         if let Some(polite) = node.downcast_ref::<YieldExec>() {
             let rows = polite.rows() as u64;
-            let message = LeafMessage { yield_rows: Some(rows), ..LeafMessage::default() };
+            let message = LeafMessage {
+                yield_rows: Some(rows),
+                ..LeafMessage::default()
+            };
             return Ok(message.encode(buf).map_err(encoding)?);
         }
         // Codecs are tried in turn, so anything that is not ours must be an error.
