@@ -48,6 +48,7 @@ pub fn bind_error(error: DataFusionError) -> Error {
     let known = match error.find_root() {
         DataFusionError::SchemaError(schema, _) => Some(schema_error(schema)),
         DataFusionError::Plan(message) => plan_error(message),
+        DataFusionError::NotImplemented(message) => not_implemented(message),
         _ => None,
     };
     known.unwrap_or_else(|| Error::from(error))
@@ -89,6 +90,23 @@ fn no_column(field: &Column, valid: &[Column]) -> Error {
         Some(name) => error.with_hint(format!("did you mean \"{name}\"?")),
         None => error,
     }
+}
+
+/// What no rule could turn into a join ends up in the physical planner, which prints the whole expression.
+fn not_implemented(message: &str) -> Option<Error> {
+    let expression = message.strip_prefix("Physical plan does not support logical expression ")?;
+    let subquery = [
+        "InSubquery",
+        "Exists",
+        "ScalarSubquery",
+        "SetComparison",
+        "OuterReferenceColumn",
+    ];
+    if subquery.iter().any(|kind| expression.starts_with(kind)) {
+        let hint = "move it to WHERE as a condition of its own, or write it as a join";
+        return Some(Error::unsupported("this subquery is not supported in this place", hint));
+    }
+    None
 }
 
 fn plan_error(message: &str) -> Option<Error> {

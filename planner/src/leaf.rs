@@ -15,6 +15,7 @@ use crate::cluster::Cluster;
 use crate::shard_local::locality::{Locality, Reads};
 use async_trait::async_trait;
 use datafusion::catalog::Session;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchemaRef, Result as DfResult, Statistics, internal_err};
 use datafusion::execution::SessionState;
 use datafusion::execution::context::QueryPlanner;
@@ -37,6 +38,9 @@ use tessera_proto::{Error, GroupId, NodeId, Result};
 
 /// SQLSTATE of a plan that nodes could not decode.
 pub const TOO_DEEP: &str = "54001";
+
+/// Levels of operators, or of expressions, above which encoding is not even tried.
+const DEPTH_MAX: usize = 50;
 
 /// One leaf of a logical plan.
 #[derive(Debug, Clone)]
@@ -139,6 +143,9 @@ impl<'a> LeafBuilder<'a> {
     /// A shard without a leader, a reference table without a copy that can be read, a plan that cannot be encoded, or one
     /// nested too deeply to be decoded ([`TOO_DEEP`]).
     pub fn build(&mut self, plan: LogicalPlan, locality: &Locality) -> Result<LogicalPlan> {
+        if is_too_deep(&plan) {
+            return Err(too_deep());
+        }
         let bytes = logical_plan_to_bytes_with_extension_codec(&plan, &LeafPlanCodec { tables: None })?;
         check_depth(&bytes)?;
         let template = ExecuteRequest {
@@ -211,16 +218,43 @@ impl<'a> LeafBuilder<'a> {
     }
 }
 
-/// Decoders of nodes stop at 100 levels of messages, two or three to an operator; find out here, where something can still
-/// be done about it.
+/// Decoders of nodes stop at 100 levels of messages; find out here, where something can still be done about it.
 fn check_depth(plan: &[u8]) -> Result<()> {
-    match LogicalPlanNode::decode(plan) {
-        Ok(_) => Ok(()),
-        Err(_) => {
-            Err(Error::new(TOO_DEEP, "the plan of a leaf is nested too deeply")
-                .with_hint("split long chains of operators"))
+    LogicalPlanNode::decode(plan).map(|_| ()).map_err(|_| too_deep())
+}
+
+fn too_deep() -> Error {
+    Error::new(TOO_DEEP, "the plan of a leaf is nested too deeply").with_hint("split long chains of operators")
+}
+
+/// Whether encoding `plan` would recurse further than any decoder: an operator or an expression is two levels of messages,
+/// chains of one binary operator are flat. With a stack of its own, because the plan may be of any depth.
+fn is_too_deep(plan: &LogicalPlan) -> bool {
+    let mut plans = vec![(plan, 1)];
+    while let Some((node, depth)) = plans.pop() {
+        if depth > DEPTH_MAX || node.expressions().iter().any(is_expr_too_deep) {
+            return true;
+        }
+        plans.extend(node.inputs().into_iter().map(|input| (input, depth + 1)));
+    }
+    false
+}
+
+fn is_expr_too_deep(root: &Expr) -> bool {
+    let mut exprs = vec![(root, 1)];
+    let mut deepest = 1;
+    while let Some((expr, depth)) = exprs.pop() {
+        deepest = deepest.max(depth);
+        let walked = expr.apply_children(|child| {
+            let same = matches!((expr, child), (Expr::BinaryExpr(a), Expr::BinaryExpr(b)) if a.op == b.op);
+            exprs.push((child, if same { depth } else { depth + 1 }));
+            Ok(TreeNodeRecursion::Continue)
+        });
+        if walked.is_err() || deepest > DEPTH_MAX {
+            return true;
         }
     }
+    false
 }
 
 fn no_leader(group: GroupId, shard: u32) -> Error {
@@ -242,8 +276,10 @@ impl QueryPlanner for LeafQueryPlanner {
         plan: &LogicalPlan,
         session: &dyn Session,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        // Nothing is planned above a leaf that is the whole query, so nobody asks for its statistics.
+        let alone = matches!(plan, LogicalPlan::Extension(_));
         let leaves = Arc::new(LeafPlanner {
-            bare: self.bare.clone(),
+            bare: (!alone).then(|| self.bare.clone()),
         });
         DefaultPhysicalPlanner::with_extension_planners(vec![leaves])
             .create_physical_plan(plan, session)
@@ -253,7 +289,8 @@ impl QueryPlanner for LeafQueryPlanner {
 
 /// Turns [`ShardLocalNode`] into [`ShardLocalExec`].
 struct LeafPlanner {
-    bare: Arc<SessionState>,
+    /// For statistics, where they are wanted.
+    bare: Option<Arc<SessionState>>,
 }
 
 /// What the planner believes about the rows of a subplan over stub tables. `bare` is a session without physical optimiser
@@ -285,8 +322,11 @@ impl ExtensionPlanner for LeafPlanner {
         _: &PhysicalPlanningContext,
     ) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
         let Some(leaf) = as_leaf(node) else { return Ok(None) };
-        let statistics = statistics(&leaf.plan, &self.bare).await;
         let schema = leaf_schema(leaf.plan.schema());
+        let statistics = match &self.bare {
+            Some(bare) => statistics(&leaf.plan, bare).await,
+            None => Statistics::new_unknown(&schema),
+        };
         let partitions = if leaf.owners.len() <= 1 {
             1
         } else {
@@ -294,5 +334,28 @@ impl ExtensionPlanner for LeafPlanner {
         };
         let exec = ShardLocalExec::new(leaf.owners.clone(), schema, partitions, leaf.summary(), statistics);
         Ok(Some(Arc::new(exec)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_expr_too_deep, is_too_deep};
+    use datafusion::functions::math::expr_fn::abs;
+    use datafusion::logical_expr::{Expr, LogicalPlanBuilder, col, lit};
+
+    #[test]
+    fn chains_are_flat_and_nests_are_deep() {
+        let chain = (0..400).fold(col("a").eq(lit(0)), |chain, i| chain.or(col("a").eq(lit(i))));
+        assert!(!is_expr_too_deep(&chain));
+        let nest = |levels| (0..levels).fold(col("a"), |nest: Expr, _| abs(nest));
+        assert!(!is_expr_too_deep(&nest(45)));
+        assert!(is_expr_too_deep(&nest(55)));
+        let filters = |levels| {
+            let values = LogicalPlanBuilder::values(vec![vec![lit(1)]]).unwrap();
+            let plan = (0..levels).fold(values, |plan, i| plan.filter(col("column1").gt(lit(i))).unwrap());
+            plan.build().unwrap()
+        };
+        assert!(!is_too_deep(&filters(45)));
+        assert!(is_too_deep(&filters(55)));
     }
 }

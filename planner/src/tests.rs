@@ -56,6 +56,12 @@ fn errors_are_postgresqls() {
     fails("SELECT a FROM t UNION SELECT a, b FROM t", "42601", "", "");
     fails("SELECT k FROM t WHERE b > ARRAY[1]", "42883", "", "");
     fails("SELECT k FROM t WHERE a", "42804", "", "");
+    fails(
+        "SELECT k IN (SELECT k FROM u) FROM t",
+        "0A000",
+        "subquery is not supported",
+        "join",
+    );
     fails("SELECT 1 / 0", "22012", "division by zero", "");
     fails("SELECT CAST('x' AS int)", "22P02", "", "");
 }
@@ -207,4 +213,11 @@ fn instants_are_shown_in_the_sessions_zone() {
     assert_eq!(bench.plan(sql).unwrap().fragments[0].shards, 1);
     bench.options.settings.insert("timezone".into(), "Nowhere/Land".into());
     assert_eq!(bench.plan(sql).unwrap_err().code, "22023");
+}
+
+#[test]
+fn only_what_is_above_a_leaf_asks_for_its_statistics() {
+    let bytes = |sql: &str| Bench::new(cluster(3)).plan(sql).unwrap().gather_bytes;
+    assert_eq!(bytes("SELECT * FROM u"), None);
+    assert!(bytes("SELECT * FROM u ORDER BY w").is_some_and(|bytes| bytes > 0));
 }
