@@ -201,6 +201,9 @@ impl TableWriter {
         for end in futures::future::join_all(ends).await {
             writes.extend(end?);
         }
+        // Home is the last of the ascending shards.
+        let last = writes.len().min(1);
+        writes.rotate_right(last);
         let rows = self.rows;
         if writes.is_empty() {
             return Ok((0, Timestamp(0)));

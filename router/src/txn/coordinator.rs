@@ -9,6 +9,9 @@
 //!                              CommitLost ──▶ AskOutcome ──▶ Resolved(ts | aborted | unknown)
 //! ```
 //!
+//! Votes are asked for all at once, or ([`Order::OneByOne`]) each after the one before: transactions whose participants
+//! ascend and whose home is the last of all then lock in one order everywhere, so that none waits in a circle.
+//!
 //! One shard: Start gives Commit at once. The commit point is home's log, never this process: if the coordinator dies
 //! before it, recovery finds no record at home and aborts; after it, participants learn the timestamp from home. Gray and
 //! Lamport 2006 call this two-phase commit with the last agent optimisation; presumed abort is Mohan et al. 1986.
@@ -57,6 +60,15 @@ pub enum Effect {
     Finish(Participant, Option<Timestamp>),
 }
 
+/// How votes are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// One round trip.
+    AtOnce,
+    /// As many as participants; never part of a deadlock among transactions that do the same.
+    OneByOne,
+}
+
 /// Where the transaction stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
@@ -75,15 +87,17 @@ enum Phase {
 #[derive(Debug, Clone)]
 pub struct Coordinator {
     shards: usize,
+    order: Order,
     phase: Phase,
 }
 
 impl Coordinator {
     /// A transaction over at least one shard.
-    pub fn new(shards: usize) -> Self {
+    pub fn new(shards: usize, order: Order) -> Self {
         assert!(shards > 0, "a transaction has a home shard");
         Self {
             shards,
+            order,
             phase: Phase::New,
         }
     }
@@ -102,19 +116,25 @@ impl Coordinator {
                     waiting: (1..self.shards).collect(),
                     refused: false,
                 };
-                (1..self.shards).map(Effect::Prepare).collect()
+                let first = match self.order {
+                    Order::AtOnce => 1..self.shards,
+                    Order::OneByOne => 1..2,
+                };
+                first.map(Effect::Prepare).collect()
             }
             (Phase::Preparing { waiting, refused }, Event::Prepared(who)) => {
                 waiting.remove(&who);
-                match (waiting.is_empty(), *refused) {
-                    (false, _) => vec![],
-                    (true, false) => self.commit(),
-                    (true, true) => self.end_aborted(),
+                match (waiting.first(), *refused, self.order) {
+                    (Some(next), _, Order::OneByOne) => vec![Effect::Prepare(*next)],
+                    (Some(_), _, Order::AtOnce) => vec![],
+                    (None, false, _) => self.commit(),
+                    (None, true, _) => self.end_aborted(),
                 }
             }
             (Phase::Preparing { waiting, refused }, Event::Refused(who, error)) => {
                 waiting.remove(&who);
-                let (first, last) = (!std::mem::replace(refused, true), waiting.is_empty());
+                let last = waiting.is_empty() || self.order == Order::OneByOne;
+                let first = !std::mem::replace(refused, true);
                 // The client learns at once; the shards when all votes are in, so that no abort overtakes a prepare.
                 let mut effects: Vec<_> = first.then_some(Effect::Reply(Err(error))).into_iter().collect();
                 if last {
@@ -245,8 +265,8 @@ mod tests {
     }
 
     /// Runs until the coordinator has nothing to do or `steps` effects were carried out, then lets the shards recover.
-    fn play(shards: usize, fate: Fate, steps: usize) -> (Model, Vec<Result<Timestamp, Error>>, bool) {
-        let (mut coordinator, mut model, mut replies) = (Coordinator::new(shards), Model::default(), vec![]);
+    fn play(shards: usize, order: Order, fate: Fate, steps: usize) -> (Model, Vec<Result<Timestamp, Error>>, bool) {
+        let (mut coordinator, mut model, mut replies) = (Coordinator::new(shards, order), Model::default(), vec![]);
         let mut effects: std::collections::VecDeque<Effect> = coordinator.step(Event::Start).into();
         for _ in 0..steps {
             let Some(effect) = effects.pop_front() else { break };
@@ -269,33 +289,49 @@ mod tests {
                         commit_arrives,
                         answer_arrives,
                     };
-                    for steps in 0.. {
-                        let (model, replies, complete) = play(shards, fate, steps);
-                        let committed = matches!(model.record, Some(Some(_)));
-                        let case =
-                            format!("{shards} shards, {fate:?}, dead after {steps} effects: {model:?} {replies:?}");
-                        assert!(
-                            model.applied.is_empty() || (committed && model.applied.len() == shards),
-                            "{case}"
-                        );
-                        assert!(replies.len() <= 1, "{case}");
-                        if let Some(reply) = replies.first() {
-                            assert_eq!(reply.is_ok(), committed, "{case}");
-                        }
-                        assert!(!(complete && replies.is_empty()), "{case}");
-                        if complete {
-                            break;
-                        }
-                        assert!(steps < 100, "{case}");
-                    }
+                    die_everywhere(shards, Order::AtOnce, fate);
+                    die_everywhere(shards, Order::OneByOne, fate);
                 }
             }
         }
     }
 
+    fn die_everywhere(shards: usize, order: Order, fate: Fate) {
+        for steps in 0..100 {
+            let (model, replies, complete) = play(shards, order, fate, steps);
+            let committed = matches!(model.record, Some(Some(_)));
+            let case =
+                format!("{shards} shards, {order:?}, {fate:?}, dead after {steps} effects: {model:?} {replies:?}");
+            let all = committed && model.applied.len() == shards;
+            assert!(model.applied.is_empty() || all, "{case}");
+            assert!(replies.len() <= 1, "{case}");
+            if let Some(reply) = replies.first() {
+                assert_eq!(reply.is_ok(), committed, "{case}");
+            }
+            if complete {
+                assert_eq!(replies.len(), 1, "{case}");
+                return;
+            }
+        }
+        panic!("{shards} shards, {order:?}, {fate:?}: never ends");
+    }
+
+    #[test]
+    fn votes_one_by_one_ascend_and_stop_at_the_first_no() {
+        let mut coordinator = Coordinator::new(4, Order::OneByOne);
+        let shown = |effects: Vec<Effect>| effects.iter().map(|e| format!("{e:?}")).collect::<Vec<_>>();
+        assert_eq!(shown(coordinator.step(Event::Start)), ["Prepare(1)"]);
+        assert_eq!(shown(coordinator.step(Event::Prepared(1))), ["Prepare(2)"]);
+        let ended = coordinator.step(Event::Refused(2, Error::new("23505", "duplicate")));
+        assert!(
+            matches!(ended[0], Effect::Reply(Err(_))) && ended.len() == 5,
+            "{ended:?}"
+        );
+    }
+
     #[test]
     fn an_unknown_outcome_is_reported_and_nobody_is_told_anything() {
-        let mut coordinator = Coordinator::new(1);
+        let mut coordinator = Coordinator::new(1, Order::AtOnce);
         coordinator.step(Event::Start);
         coordinator.step(Event::CommitLost);
         let effects = coordinator.step(Event::Unresolved(Error::outcome_unknown("home is gone")));

@@ -4,11 +4,12 @@
 //! ```text
 //!   prepare, commit   TS001 (stale epoch) or unreachable: nothing happened ──▶ newer view, same request at the new leader
 //!   commit            no answer ──▶ ask home with resolve until Committed or Aborted, else 40003
+//!   40P01             everything aborted ──▶ once more, votes one by one in ascending order
 //!   finish            in the background, bounded in number and attempts; shards that miss it ask home
 //! ```
 
 use crate::engine::Engine;
-use crate::txn::coordinator::{Coordinator, Effect, Event, Participant};
+use crate::txn::coordinator::{Coordinator, Effect, Event, Order, Participant};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -16,7 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tessera_proto::service::ShardService;
 use tessera_proto::v1::outcome_reply::State;
+use tessera_proto::v1::table_write::Payload;
 use tessera_proto::{Error, Result, Retry, ShardId, Timestamp, TxnId, v1};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// Longest single call of prepare or commit.
@@ -47,7 +50,7 @@ pub struct Transaction {
     pub id: TxnId,
     /// Revision of the meta store that the writes were made for.
     pub meta_revision: u64,
-    /// At least one; the first is home.
+    /// At least one; the first is home, the others ascend. With home above them all, transactions lock in one order.
     pub shards: Vec<ShardWrites>,
     /// When to give up.
     pub deadline: Instant,
@@ -55,17 +58,31 @@ pub struct Transaction {
 
 /// Commits; durable and visible on return.
 ///
-/// Runs to its end even if the future is dropped: a commit once begun is not abandoned half way.
+/// Runs to its end even if the future is dropped: a commit once begun is not abandoned half way. A transaction that waited
+/// in a circle with others is run again, locking in one order, as long as its rows travel with it.
 ///
 /// # Errors
 /// What a shard refuses with (23505, 23502, ...); 40003 when nobody can tell the outcome.
-pub async fn commit(engine: &Arc<Engine>, transaction: Transaction) -> Result<Timestamp> {
-    let engine_of_task = engine.clone();
-    let task = engine
-        .tasks()
-        .spawn(async move { drive(engine_of_task, Arc::new(transaction)).await });
-    task.await
-        .map_err(|e| Error::outcome_unknown(format!("the commit task ended: {e}")))?
+pub async fn commit(engine: &Arc<Engine>, mut transaction: Transaction) -> Result<Timestamp> {
+    let staged = |write: &v1::TableWrite| matches!(write.payload, Some(Payload::Staged(_)));
+    // What was staged belongs to this transaction id and is gone once it is aborted.
+    let again = !transaction.shards.iter().flat_map(|s| &s.writes).any(staged);
+    match once(engine, transaction.clone(), Order::AtOnce).await {
+        Err(error) if error.code == "40P01" && again => {
+            tracing::debug!(txn = %transaction.id, %error, "running a transaction again, shard by shard");
+            transaction.id = TxnId::generate();
+            once(engine, transaction, Order::OneByOne).await
+        }
+        other => other,
+    }
+}
+
+async fn once(engine: &Arc<Engine>, transaction: Transaction, order: Order) -> Result<Timestamp> {
+    let (reply, told) = oneshot::channel();
+    let work = drive(engine.clone(), Arc::new(transaction), order, reply);
+    engine.tasks().spawn(work);
+    let unknown = |_| Err(Error::outcome_unknown("the commit ended without an answer"));
+    told.await.unwrap_or_else(unknown)
 }
 
 /// Forgets what was staged for a transaction, in the background.
@@ -75,16 +92,22 @@ pub fn abandon(engine: &Arc<Engine>, id: TxnId, shards: Vec<ShardId>) {
     }
 }
 
-async fn drive(engine: Arc<Engine>, transaction: Arc<Transaction>) -> Result<Timestamp> {
-    let mut machine = Coordinator::new(transaction.shards.len());
+/// Runs the machine until nothing is left to do; the client is told as soon as there is something to tell.
+async fn drive(
+    engine: Arc<Engine>,
+    transaction: Arc<Transaction>,
+    order: Order,
+    reply: oneshot::Sender<Result<Timestamp>>,
+) {
+    let mut machine = Coordinator::new(transaction.shards.len(), order);
     let mut effects = machine.step(Event::Start);
     let mut running = FuturesUnordered::new();
-    let mut reply = None;
-    let mut told = vec![];
+    let (mut reply, mut told) = (Some(reply), vec![]);
     loop {
         for effect in effects.drain(..) {
             match effect {
-                Effect::Reply(result) => reply = Some(result),
+                // The client may have gone.
+                Effect::Reply(result) => drop(reply.take().map(|reply| reply.send(result))),
                 Effect::Finish(who, outcome) => told.push((transaction.shards[who].shard, outcome)),
                 other => running.push(perform(engine.clone(), transaction.clone(), other)),
             }
@@ -97,7 +120,6 @@ async fn drive(engine: Arc<Engine>, transaction: Arc<Transaction>) -> Result<Tim
     if !told.is_empty() {
         finish(&engine, transaction.id, told);
     }
-    reply.unwrap_or_else(|| Err(Error::internal("the commit ended without an answer")))
 }
 
 async fn perform(engine: Arc<Engine>, transaction: Arc<Transaction>, effect: Effect) -> Event {
