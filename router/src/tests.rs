@@ -447,6 +447,22 @@ async fn the_rest_of_the_session() {
     c.check("set statement_timeout = '5s'", Ok(&["SET"])).await;
     c.check("show statement_timeout", Ok(&["5s"])).await;
     c.check("reset all", Ok(&["RESET"])).await;
+    c.check(
+        "create table z (t timestamptz, u uuid default gen_random_uuid())",
+        Ok(&["CREATE TABLE"]),
+    )
+    .await;
+    c.check("set timezone = '+02:00'", Ok(&["SET"])).await;
+    c.check("insert into z values ('2026-06-01 12:00')", Ok(&["INSERT 0 1"]))
+        .await;
+    c.check("insert into z (t) select '2026-06-01 12:00:00Z'", Ok(&["INSERT 0 1"]))
+        .await;
+    c.check("select count(distinct u), count(distinct t) from z", Ok(&["2|2"]))
+        .await;
+    c.check("select count(*) from z where t = '2026-06-01 10:00:00+00'", Ok(&["1"]))
+        .await;
+    c.check("drop table z", Ok(&["DROP TABLE"])).await;
+    c.check("reset timezone", Ok(&["RESET"])).await;
     c.check("set fsync = off", Err("42704")).await;
     c.check("set local timezone = 'UTC'", Err("0A000")).await;
     c.check("begin", Err("0A000")).await;

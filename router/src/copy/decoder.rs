@@ -8,6 +8,7 @@ use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use std::borrow::Cow;
 use std::sync::Arc;
 use tessera_parser::{CopyFormat, CopyOptions};
+use tessera_proto::sql_type::SqlType;
 use tessera_proto::table::ColumnDef;
 use tessera_proto::{Error, Result};
 
@@ -46,6 +47,7 @@ enum Header {
 
 struct Column {
     name: String,
+    sql_type: SqlType,
     builder: ColumnBuilder,
     force_null: bool,
     force_not_null: bool,
@@ -78,6 +80,7 @@ impl CopyDecoder {
         };
         let decode = |c: &ColumnDef| Column {
             name: c.name.clone(),
+            sql_type: c.sql_type,
             builder: ColumnBuilder::new(c.sql_type),
             force_null: options.force_null.contains(&c.name),
             force_not_null: options.force_not_null.contains(&c.name),
@@ -93,6 +96,14 @@ impl CopyDecoder {
                 count: 0,
             },
         })
+    }
+
+    /// The same, with the session's zone: a timestamptz without one is of it.
+    pub fn in_zone(mut self, zone: &str) -> Self {
+        for column in &mut self.rows.columns {
+            column.builder = ColumnBuilder::new(column.sql_type).in_zone(zone);
+        }
+        self
     }
 
     /// Takes the next bytes; full batches are appended to `out`.
@@ -242,7 +253,6 @@ fn unescape(raw: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use datafusion::arrow::util::pretty::pretty_format_batches;
-    use tessera_proto::sql_type::SqlType;
 
     fn columns() -> Vec<ColumnDef> {
         let column = |name: &str, sql_type| ColumnDef {

@@ -54,8 +54,13 @@ pub fn open_below(root: Option<&Path>, path: &str) -> Result<PathBuf> {
 ///
 /// # Errors
 /// Options that cannot be used; the stream carries what the file does wrong.
-pub fn text_rows(path: PathBuf, columns: &[ColumnDef], options: &CopyOptions) -> Result<SendableRecordBatchStream> {
-    let mut decoder = CopyDecoder::new(columns, options)?;
+pub fn text_rows(
+    path: PathBuf,
+    columns: &[ColumnDef],
+    options: &CopyOptions,
+    zone: &str,
+) -> Result<SendableRecordBatchStream> {
+    let mut decoder = CopyDecoder::new(columns, options)?.in_zone(zone);
     let mut builder = RecordBatchReceiverStreamBuilder::new(copy_schema(columns), BATCHES_AHEAD);
     let sender = builder.tx();
     builder.spawn_blocking(move || {

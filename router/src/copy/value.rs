@@ -1,10 +1,11 @@
 //! Text to typed values, as PostgreSQL reads them: one Arrow builder per column, no allocation per value.
 //!
-//! Dates, times and intervals are read by Arrow's parsers (ISO forms); 'infinity' is refused: Arrow has no such date.
+//! Dates and times are read as the wire protocol reads parameters (`pg::calendar`), intervals by Arrow's parser.
 
+use crate::pg::calendar::{self, Zone};
+use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::array::*;
-use datafusion::arrow::compute::kernels::cast_utils::{Parser, parse_interval_month_day_nano};
-use datafusion::arrow::datatypes::*;
+use datafusion::arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
 use datafusion::common::ScalarValue;
 use std::sync::Arc;
 use tessera_proto::sql_type::SqlType;
@@ -14,6 +15,8 @@ use tessera_proto::{Error, Result};
 #[derive(Debug)]
 pub struct ColumnBuilder {
     sql_type: SqlType,
+    /// Of a timestamptz without a zone; UTC if none.
+    zone: Option<Tz>,
     values: Values,
 }
 
@@ -78,7 +81,17 @@ impl ColumnBuilder {
             SqlType::Bytea => Values::Bytea(BinaryViewBuilder::new()),
             SqlType::Uuid => Values::Uuid(FixedSizeBinaryBuilder::new(16)),
         };
-        Self { sql_type, values }
+        Self {
+            sql_type,
+            zone: None,
+            values,
+        }
+    }
+
+    /// The same, with the zone that a timestamptz without one is of; an unknown zone is UTC.
+    pub fn in_zone(mut self, zone: &str) -> Self {
+        self.zone = calendar::zone(zone);
+        self
     }
 
     /// Appends NULL.
@@ -102,15 +115,17 @@ impl ColumnBuilder {
             Values::Float8(b) => b.append_value(parse_float(text).ok_or_else(invalid)?),
             Values::Numeric(b) => b.append_value(parse_numeric(text, sql_type)?),
             Values::Text(b) => b.append_value(limit_text(sql_type, text)?),
-            Values::Date(b) => b.append_value(parse_date(text.trim()).ok_or_else(|| not_a_time(sql_type, text))?),
-            Values::Time(b) => {
-                b.append_value(Time64MicrosecondType::parse(text.trim()).ok_or_else(|| not_a_time(sql_type, text))?)
-            }
+            Values::Date(b) => b.append_value(calendar::read_date(text)?),
+            Values::Time(b) => b.append_value(calendar::read_time(text)?),
             Values::Timestamp(b) => {
-                b.append_value(parse_timestamp(text.trim()).ok_or_else(|| not_a_time(sql_type, text))?)
+                let zone = match sql_type {
+                    SqlType::TimestampTz => Zone::Of(self.zone.as_ref()),
+                    _ => Zone::None,
+                };
+                b.append_value(calendar::read_timestamp(text, zone)?);
             }
             Values::Interval(b) => {
-                b.append_value(parse_interval_month_day_nano(text.trim()).map_err(|_| not_a_time(sql_type, text))?)
+                b.append_value(parse_interval_month_day_nano(text.trim()).map_err(|_| not_an_interval(text))?)
             }
             Values::Bytea(b) => b.append_value(parse_bytea(text).ok_or_else(invalid)?),
             Values::Uuid(b) => {
@@ -146,14 +161,8 @@ fn invalid(sql_type: SqlType, text: &str) -> Error {
     Error::new("22P02", format!("invalid input syntax for type {bare}: \"{text}\""))
 }
 
-fn not_a_time(sql_type: SqlType, text: &str) -> Error {
-    if text.trim().trim_start_matches('-').eq_ignore_ascii_case("infinity") {
-        return Error::unsupported(
-            format!("infinite {sql_type} values are not supported"),
-            "use NULL or a far date",
-        );
-    }
-    Error::new("22007", format!("invalid input syntax for type {sql_type}: \"{text}\""))
+fn not_an_interval(text: &str) -> Error {
+    Error::new("22007", format!("invalid input syntax for type interval: \"{text}\""))
 }
 
 fn out_of_range(sql_type: SqlType, text: &str) -> Error {
@@ -275,15 +284,6 @@ fn limit_text(sql_type: SqlType, text: &str) -> Result<&str> {
     }
 }
 
-/// `YYYY-MM-DD` fast, the rest by Arrow.
-fn parse_date(text: &str) -> Option<i32> {
-    Date32Type::parse(text)
-}
-
-fn parse_timestamp(text: &str) -> Option<i64> {
-    TimestampMicrosecondType::parse(text).or_else(|| parse_date(text).map(|days| i64::from(days) * 86_400_000_000))
-}
-
 /// `\x` and hex digits, or PostgreSQL's older escape form.
 fn parse_bytea(text: &str) -> Option<Vec<u8>> {
     if let Some(hex) = text.strip_prefix("\\x") {
@@ -356,8 +356,9 @@ mod tests {
             (numeric, "999.995", "22003"),
             (numeric, "1.2.3", "22P02"),
             (numeric, "1e99", "22003"),
-            (SqlType::Date, "2023-02-29", "22007"),
-            (SqlType::Date, "infinity", "0A000"),
+            (SqlType::Date, "2023-02-29", "22008"),
+            (SqlType::Date, "tomorrow", "22007"),
+            (SqlType::Interval, "soon", "22007"),
             (SqlType::Varchar(Some(3)), "abcd", "22001"),
             (SqlType::Bytea, "\\xabc", "22P02"),
             (SqlType::Uuid, "zz", "22P02"),

@@ -146,11 +146,8 @@ fn convert(column: &ColumnDef, array: &ArrayRef, target: &DataType, zone: &str) 
     let micros = |zone: Option<&str>| DataType::Timestamp(TimeUnit::Microsecond, zone.map(Into::into));
     let zoned = matches!(array.data_type(), DataType::Timestamp(_, Some(_)));
     let out = match (source, column.sql_type) {
-        (Family::Text, SqlType::Date | SqlType::Time | SqlType::Timestamp | SqlType::TimestampTz) => {
-            return parse::times(column.sql_type, array.as_string_view(), zone).map_err(|e| in_column(e, column));
-        }
         (Family::Text, sql_type) if family(target) != Family::Text => {
-            return parse::text(sql_type, array.as_string_view()).map_err(|e| in_column(e, column));
+            return parse::text(sql_type, array.as_string_view(), zone).map_err(|e| in_column(e, column));
         }
         (Family::DateTime, SqlType::TimestampTz) if !zoned => safe(array, &micros(None))
             .and_then(|a| safe(&a, &micros(Some(zone))))

@@ -119,7 +119,10 @@ pub(crate) async fn from_file(context: &StatementContext, statement: &CopyFrom, 
     let mut target = open(context, statement).await?;
     let mut rows = match statement.options.format {
         CopyFormat::Parquet => copy::parquet::parquet_rows(path, &target.columns)?,
-        CopyFormat::Csv | CopyFormat::Text => copy::file::text_rows(path, &target.columns, &target.options)?,
+        CopyFormat::Csv | CopyFormat::Text => {
+            let zone = context.settings.get("timezone").unwrap_or_default();
+            copy::file::text_rows(path, &target.columns, &target.options, &zone)?
+        }
     };
     while let Some(batch) = context.bounded(async { Ok(rows.try_next().await?) }).await? {
         target.write(batch).await?;

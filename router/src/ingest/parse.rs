@@ -7,11 +7,9 @@
 //! ```
 
 use crate::copy::value::ColumnBuilder;
-use crate::pg::calendar::{self, Zone};
 use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, Date32Array, Float64Array, StringViewArray, StringViewBuilder, Time64MicrosecondArray,
-    TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, Float64Array, StringViewArray, StringViewBuilder, TimestampMicrosecondArray,
 };
 use datafusion::arrow::datatypes::TimestampMicrosecondType;
 use std::sync::Arc;
@@ -19,12 +17,12 @@ use tessera_proto::sql_type::SqlType;
 use tessera_proto::{Error, Result};
 use uuid::Uuid;
 
-/// Values of a type from their text.
+/// Values of a type from their text; a timestamptz without a zone is of `zone`.
 ///
 /// # Errors
 /// 22P02, 22003, 22007 and the like, with the value.
-pub(super) fn text(sql_type: SqlType, text: &StringViewArray) -> Result<ArrayRef> {
-    let mut builder = ColumnBuilder::new(sql_type);
+pub(super) fn text(sql_type: SqlType, text: &StringViewArray, zone: &str) -> Result<ArrayRef> {
+    let mut builder = ColumnBuilder::new(sql_type).in_zone(zone);
     for value in text.iter() {
         match value {
             None => builder.append_null(),
@@ -32,31 +30,6 @@ pub(super) fn text(sql_type: SqlType, text: &StringViewArray) -> Result<ArrayRef
         }
     }
     Ok(builder.finish())
-}
-
-/// Dates and times from their text; a timestamptz without a zone is of `zone`.
-///
-/// # Errors
-/// 22007 for what is none, 22008 for one outside the calendar.
-pub(super) fn times(sql_type: SqlType, text: &StringViewArray, zone: &str) -> Result<ArrayRef> {
-    let zone = calendar::zone(zone);
-    let micros = |session: Zone| -> Result<TimestampMicrosecondArray> {
-        text.iter()
-            .map(|t| t.map(|t| calendar::read_timestamp(t, session)).transpose())
-            .collect()
-    };
-    Ok(match sql_type {
-        SqlType::Date => {
-            let days = text.iter().map(|t| t.map(calendar::read_date).transpose());
-            Arc::new(days.collect::<Result<Date32Array>>()?)
-        }
-        SqlType::Time => {
-            let micros = text.iter().map(|t| t.map(calendar::read_time).transpose());
-            Arc::new(micros.collect::<Result<Time64MicrosecondArray>>()?)
-        }
-        SqlType::Timestamp => Arc::new(micros(Zone::None)?),
-        _ => Arc::new(micros(Zone::Of(zone.as_ref()))?.with_timezone("+00:00")),
-    })
 }
 
 /// Numerics from doubles, by the 15 digits that every double keeps.

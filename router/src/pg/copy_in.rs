@@ -42,7 +42,8 @@ impl<S: SqlSession> Connection<S> {
     }
 
     async fn receive_all(&mut self, sink: &mut dyn CopySink, token: &CancellationToken) -> Result<(), Stop> {
-        let mut decoder = CopyDecoder::new(sink.columns(), sink.options())?;
+        let zone = self.session.setting("timezone").unwrap_or_default();
+        let mut decoder = CopyDecoder::new(sink.columns(), sink.options())?.in_zone(&zone);
         let columns = i16::try_from(sink.columns().len()).map_err(|_| Error::new("54011", "too many columns"))?;
         let text_formats = vec![0; sink.columns().len()];
         self.put(&Message::CopyInResponse(CopyInResponse::new(0, columns, text_formats)))?;
