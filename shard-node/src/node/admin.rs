@@ -1,13 +1,17 @@
 //! What operators see and do: status of the shards here, and moves of leadership.
 
-use super::shard::Shard;
+use super::shard::{Shard, Status};
 use super::{ShardNode, checks};
 use crate::replication::message::Operation;
 use std::sync::Arc;
+use std::time::Duration;
 use tessera_proto::shard_map::ShardConfig;
 use tessera_proto::v1::change_leader_request::Action;
 use tessera_proto::{Epoch, Error, ReplicaId, Result, v1};
 use tokio::time::Instant;
+
+/// Longest wait for a shard's configuration on a node that just started.
+const CONFIG_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl ShardNode {
     /// See `ShardService::status`.
@@ -44,10 +48,11 @@ impl ShardNode {
     pub(super) async fn move_leader(self: &Arc<Self>, request: v1::ChangeLeaderRequest) -> Result<Epoch> {
         let until = checks::until(request.deadline_ms)?;
         let reference = request.shard.ok_or_else(|| Error::protocol("request names no shard"))?;
-        let shard = self
-            .shard(reference.id())
-            .ok_or_else(|| Error::stale_map(format!("shard {} is not on this node", reference.id())))?;
-        let config = shard.status.borrow().config.clone();
+        let shard = self.shard_soon(reference.id(), until).await?;
+        let known = |s: &Status| s.config.clone();
+        let config = shard
+            .wait_status(until.min(Instant::now() + CONFIG_TIMEOUT), known)
+            .await;
         let config = config
             .ok_or_else(|| Error::unavailable(format!("the configuration of shard {} is not known yet", shard.id)))?;
         if reference.epoch != 0 && reference.epoch != config.epoch.0 {

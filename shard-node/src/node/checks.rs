@@ -70,7 +70,7 @@ impl ShardNode {
     }
 
     /// A shard of this node; waits briefly, because it may just be created.
-    async fn shard_soon(&self, id: ShardId, until: Instant) -> Result<Arc<Shard>> {
+    pub(super) async fn shard_soon(&self, id: ShardId, until: Instant) -> Result<Arc<Shard>> {
         let soon = (Instant::now() + NEWS_TIMEOUT).min(until);
         let mut opened = self.opened.subscribe();
         loop {

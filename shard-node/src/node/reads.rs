@@ -231,11 +231,12 @@ impl ShardNode {
     pub(super) async fn digest_of(self: &Arc<Self>, request: v1::DigestRequest) -> Result<v1::DigestReply> {
         let until = checks::until(request.deadline_ms)?;
         let reference = request.shard.ok_or_else(|| Error::protocol("digest names no shard"))?;
-        let shard = self
-            .shard(reference.id())
-            .ok_or_else(|| Error::stale_map(format!("shard {} is not on this node", reference.id())))?;
+        let shard = self.shard_soon(reference.id(), until).await?;
         shard.wait_applied(LogIndex(request.log_index), until).await?;
-        let def = self.table(TableId(request.table), 0, 0, until).await?;
+        let known = self.definition(TableId(request.table));
+        // A copy's catalog may be older than the table.
+        let revision = if known.is_some() { 0 } else { self.views.refresh().await?.revision };
+        let def = self.table(TableId(request.table), 0, revision, until).await?;
         let snapshot = Timestamp(request.snapshot);
         let digest = tokio::task::spawn_blocking(move || shard.store.digest(&def, snapshot));
         let (digest, rows) = digest.await.map_err(|e| Error::internal(format!("digest: {e}")))??;

@@ -37,7 +37,6 @@ async fn rows_are_on_every_copy_and_survive_restarts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails under load: asks a shard before it is open; see CHANGELOG"]
 async fn the_same_over_grpc() {
     let mut cluster = Cluster::over_grpc(3, 3).await;
     cluster.insert(0..500).await.unwrap();
