@@ -12,9 +12,27 @@ struct Connection {
     client: Client,
 }
 
+/// A failed statement; the client's own text hides the SQLSTATE that files name.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{}: {}", .0.code().code(), .0.message())]
+    Server(tokio_postgres::error::DbError),
+    #[error(transparent)]
+    Client(tokio_postgres::Error),
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            Some(db) => Self::Server(db.clone()),
+            None => Self::Client(error),
+        }
+    }
+}
+
 #[async_trait]
 impl AsyncDB for Connection {
-    type Error = tokio_postgres::Error;
+    type Error = Failure;
     type ColumnType = DefaultColumnType;
 
     async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, Self::Error> {
@@ -41,7 +59,10 @@ impl AsyncDB for Connection {
     async fn shutdown(&mut self) {}
 
     fn error_sql_state(error: &Self::Error) -> Option<String> {
-        error.code().map(|c| c.code().to_owned())
+        match error {
+            Failure::Server(db) => Some(db.code().code().to_owned()),
+            Failure::Client(_) => None,
+        }
     }
 }
 
