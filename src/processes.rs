@@ -8,6 +8,7 @@
 use crate::config::{self, ConfigError, RouterConfig, ShardNodeConfig};
 use crate::embedded::{bind, cores, lock};
 use std::sync::Arc;
+use std::time::Duration;
 use tessera_meta::MetaStore;
 use tessera_meta::directory::ClusterDirectory;
 use tessera_meta::local::LocalMeta;
@@ -90,7 +91,7 @@ pub async fn run_shard_node(config: ShardNodeConfig, stop: CancellationToken) ->
     }
     let listener = bind(config.listen).await?;
     let meta: Arc<dyn MetaStore> = Arc::new(RemoteMeta::new(&config.router)?);
-    let keeper = ViewKeeper::start(meta.clone()).await?;
+    let keeper = find_router(&meta, &config.router, &stop).await?;
     let directory = Arc::new(ClusterDirectory::new(keeper.clone()));
     let id = NodeId(config.id);
     let node = ShardNode::start(NodeOptions {
@@ -112,6 +113,34 @@ pub async fn run_shard_node(config: ShardNodeConfig, stop: CancellationToken) ->
     node.shutdown().await;
     keeper.shutdown().await;
     result
+}
+
+/// Longest a starting shard node waits for its router: processes of a cluster are started in any order.
+const ROUTER_WAIT: Duration = Duration::from_secs(60);
+/// Pause between attempts to reach it.
+const ROUTER_RETRY: Duration = Duration::from_millis(200);
+
+/// Reads the catalog as soon as the router answers.
+///
+/// # Errors
+/// The last attempt's, when the wait is over or `stop` fires; at once what another attempt would not change.
+async fn find_router(meta: &Arc<dyn MetaStore>, router: &str, stop: &CancellationToken) -> Result<Arc<ViewKeeper>> {
+    let until = tokio::time::Instant::now() + ROUTER_WAIT;
+    let mut told = false;
+    loop {
+        match ViewKeeper::start(meta.clone()).await {
+            Err(error) if error.is_retryable() && tokio::time::Instant::now() < until && !stop.is_cancelled() => {
+                if !std::mem::replace(&mut told, true) {
+                    eprintln!("waiting up to {} s for the router at {router}", ROUTER_WAIT.as_secs());
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return Err(error),
+                    () = tokio::time::sleep(ROUTER_RETRY) => {}
+                }
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Waits for the first server to end, then stops and joins the others.

@@ -65,7 +65,8 @@ impl Process {
     /// `tessera start` on a folder. Returns when it accepts connections.
     pub async fn start(dir: &Path, nodes: u32) -> (Self, String) {
         let (pg, http) = (free_address(), free_address());
-        let child = Command::new(env!("CARGO_BIN_EXE_tessera"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
+        command
             .args([
                 "start",
                 "--nodes",
@@ -76,18 +77,26 @@ impl Process {
                 &http.to_string(),
                 "--data",
             ])
-            .arg(dir)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("the binary runs");
-        let mut process = Self(child);
+            .arg(dir);
+        let mut process = Self::spawn(command);
         let url = format!("postgres://tessera@{pg}/tessera");
         process.until_ready(&url).await;
         (process, url)
     }
 
+    /// `tessera router` or `tessera shard-node` with this configuration.
+    pub fn with_config(subcommand: &str, config: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
+        command.args([subcommand, "--config"]).arg(config);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        Self(command.stdout(Stdio::null()).spawn().expect("the binary runs"))
+    }
+
     /// Polls until a statement succeeds: readiness is the server's to say, so there is nothing else to wait for.
-    async fn until_ready(&mut self, url: &str) {
+    pub async fn until_ready(&mut self, url: &str) {
         let start = Instant::now();
         loop {
             if let Ok((client, connection)) = tokio_postgres::connect(url, NoTls).await {

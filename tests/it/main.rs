@@ -4,12 +4,14 @@
 //!   cluster.rs   start, stop, kill: embedded clusters in this process, or real processes
 //!   slt.rs       every file of slt/ on every cluster shape
 //!   tpch.rs      the 22 queries against stored answers
+//!   processes.rs router and shard nodes as processes of their own; one is killed
 //!   restart.rs   what was acknowledged is there after a clean stop and after kill -9
 //!   bad_input.rs errors a user can make, and their SQLSTATEs
 //! ```
 
 mod bad_input;
 mod cluster;
+mod processes;
 mod restart;
 mod slt;
 mod tpch;
