@@ -235,7 +235,11 @@ impl ShardNode {
         shard.wait_applied(LogIndex(request.log_index), until).await?;
         let known = self.definition(TableId(request.table));
         // A copy's catalog may be older than the table.
-        let revision = if known.is_some() { 0 } else { self.views.refresh().await?.revision };
+        let revision = if known.is_some() {
+            0
+        } else {
+            self.views.refresh().await?.revision
+        };
         let def = self.table(TableId(request.table), 0, revision, until).await?;
         let snapshot = Timestamp(request.snapshot);
         let digest = tokio::task::spawn_blocking(move || shard.store.digest(&def, snapshot));
