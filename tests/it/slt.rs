@@ -16,7 +16,7 @@ struct Connection {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{}: {}", .0.code().code(), .0.message())]
-    Server(tokio_postgres::error::DbError),
+    Server(Box<tokio_postgres::error::DbError>),
     #[error(transparent)]
     Client(tokio_postgres::Error),
 }
@@ -24,7 +24,7 @@ enum Failure {
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
-            Some(db) => Self::Server(db.clone()),
+            Some(db) => Self::Server(Box::new(db.clone())),
             None => Self::Client(error),
         }
     }
