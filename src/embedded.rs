@@ -14,6 +14,7 @@ use std::sync::Arc;
 use tessera_meta::directory::ClusterDirectory;
 use tessera_meta::local::LocalMeta;
 use tessera_meta::view::ViewKeeper;
+use tessera_proto::memory::query_pool;
 use tessera_proto::service::ShardService;
 use tessera_proto::{Error, NodeId, Result};
 use tessera_router::engine::{Engine, RouterOptions};
@@ -82,11 +83,12 @@ impl Embedded {
         let meta = LocalMeta::open(&options.dir.join("meta"))?;
         let keeper = ViewKeeper::start(meta.clone()).await?;
         let directory = Arc::new(ClusterDirectory::new(keeper.clone()));
+        let memory = query_pool(options.memory_bytes);
         let engine = Engine::start(RouterOptions {
             meta: meta.clone(),
             directory: directory.clone(),
             files_root: options.files_root.clone(),
-            memory_limit_bytes: options.memory_bytes,
+            memory: memory.clone(),
             query_threads: cores(),
         })
         .await?;
@@ -99,7 +101,7 @@ impl Embedded {
                 meta: meta.clone(),
                 oracle: engine.oracle(),
                 directory: directory.clone(),
-                memory_limit_bytes: options.memory_bytes / options.nodes.max(1) as usize,
+                memory: memory.clone(),
             })
             .await?;
             let service: Arc<dyn ShardService> = node.clone();

@@ -16,6 +16,7 @@ use tessera_meta::remote::RemoteMeta;
 use tessera_meta::server::MetaServer;
 use tessera_meta::view::ViewKeeper;
 use tessera_proto::client::GrpcOracle;
+use tessera_proto::memory::query_pool;
 use tessera_proto::service::ShardService;
 use tessera_proto::{Error, NodeId, Result};
 use tessera_router::engine::{Engine, RouterOptions};
@@ -46,7 +47,7 @@ pub async fn run_router(config: RouterConfig, stop: CancellationToken) -> Result
         meta: meta.clone(),
         directory,
         files_root: config.files_root.clone(),
-        memory_limit_bytes: config::memory_bytes(config.memory_mib),
+        memory: query_pool(config::memory_bytes(config.memory_mib)),
         query_threads: cores(),
     })
     .await?;
@@ -101,7 +102,7 @@ pub async fn run_shard_node(config: ShardNodeConfig, stop: CancellationToken) ->
         meta,
         oracle: Arc::new(GrpcOracle::new(&config.router)?),
         directory: directory.clone(),
-        memory_limit_bytes: config::memory_bytes(config.memory_mib),
+        memory: query_pool(config::memory_bytes(config.memory_mib)),
     })
     .await?;
     let service: Arc<dyn ShardService> = node.clone();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Strategy: gather
+//!   Nodes: 3
 //!   Sort: sum DESC
 //!     ShardLocal nodes=3 shards=16/16
 //!       Aggregate: groupBy=[[t.k]], aggr=[[sum(t.v)]]
@@ -13,12 +14,22 @@
 use crate::leaf::{ShardLocalNode, as_leaf};
 use crate::{FragmentInfo, Strategy};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+use std::sync::Arc;
 
-/// Lines of the whole tree.
-pub fn lines(strategy: Strategy, plan: &LogicalPlan) -> Vec<String> {
-    let mut lines = vec![format!("Strategy: {}", strategy.name())];
+/// Lines of the whole tree; `nodes` run some leaf of it.
+pub fn lines(strategy: Strategy, nodes: usize, plan: &LogicalPlan) -> Vec<String> {
+    let mut lines = vec![format!("Strategy: {}", strategy.name()), format!("Nodes: {nodes}")];
     append(plan, 0, &mut lines);
     lines
+}
+
+/// Lines of the stages of an exchanged plan: a box each, with the number of its tasks.
+pub fn stages(plan: &Arc<dyn ExecutionPlan>) -> Vec<String> {
+    let text = datafusion_distributed::display_plan_ascii(plan.as_ref(), false);
+    std::iter::once("Stages:".to_owned())
+        .chain(text.lines().map(|line| format!("  {}", line.trim_end())))
+        .collect()
 }
 
 /// Leaves in the order in which the tree shows them.

@@ -12,6 +12,7 @@ pub mod bind;
 pub mod catalog;
 pub mod cluster;
 pub mod error;
+mod exchange;
 pub mod explain;
 pub mod join_order;
 pub mod leaf;
@@ -33,13 +34,14 @@ use cluster::Cluster;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::execution::SessionState;
+use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use error::bind_error;
+use exchange::Outcome;
 use leaf::LeafBuilder;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tessera_proto::fragment::ShardLocalExec;
 use tessera_proto::{NodeId, Result, Timestamp};
@@ -77,7 +79,7 @@ pub enum DistributedMode {
     Auto,
     /// Leaves are gathered to the router.
     Off,
-    /// Exchanges between nodes wherever there is anything to exchange. A router that cannot exchange passes `Off`.
+    /// Exchanges between nodes wherever there is anything to exchange.
     On,
 }
 
@@ -122,8 +124,10 @@ pub struct FragmentInfo {
 /// A query ready to run.
 #[derive(Debug, Clone)]
 pub struct Planned {
-    /// Executable with a session that has a [`LeafRuntime`].
+    /// Executable with `task`.
     pub physical: Arc<dyn ExecutionPlan>,
+    /// What it is executed with; leaves find the [`LeafRuntime`] in it.
+    pub task: Arc<TaskContext>,
     /// Columns of the result, with DataFusion's names; [`names::result_schema`] gives those the client sees.
     pub schema: SchemaRef,
     /// How it runs.
@@ -134,6 +138,14 @@ pub struct Planned {
     pub gather_bytes: Option<usize>,
     /// What EXPLAIN prints, line by line.
     pub explain: Vec<String>,
+}
+
+impl Planned {
+    /// Nodes that run some leaf, ascending.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        let nodes: BTreeSet<NodeId> = self.fragments.iter().flat_map(|f| f.nodes.iter().copied()).collect();
+        nodes.into_iter().collect()
+    }
 }
 
 /// Names and types resolved. `parameters[i]` is the declared type of `$i+1`, where the client declared one; the plan may
@@ -190,15 +202,32 @@ pub async fn plan(
         .await
         .map_err(bind_error)?;
     let gather_bytes = gather_bytes(&physical);
-    let strategy = strategy(&cut, gather_bytes, options.distributed);
-    Ok(Planned {
+    let mut planned = Planned {
         schema: physical.schema(),
         physical,
-        strategy,
+        task: state.task_ctx(),
+        strategy: strategy(&cut, gather_bytes, options.distributed),
         fragments: explain::leaves(&cut).into_iter().map(explain::fragment).collect(),
         gather_bytes,
-        explain: explain::lines(strategy, &cut),
-    })
+        explain: vec![],
+    };
+    let mut notes = vec![];
+    if planned.strategy == Strategy::Exchange {
+        let outcome = exchange::distribute(planned.physical.clone(), state, planned.nodes()).await?;
+        match outcome {
+            Outcome::Exchanged(exchanged) => {
+                notes = explain::stages(&exchanged.physical);
+                (planned.physical, planned.task) = (exchanged.physical, exchanged.task);
+            }
+            Outcome::Gather(why) => {
+                planned.strategy = Strategy::Gather;
+                notes = vec![format!("Gathered: {why}")];
+            }
+        }
+    }
+    planned.explain = explain::lines(planned.strategy, planned.nodes().len(), &cut);
+    planned.explain.extend(notes);
+    Ok(planned)
 }
 
 fn strategy(cut: &LogicalPlan, gather_bytes: Option<usize>, mode: DistributedMode) -> Strategy {

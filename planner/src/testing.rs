@@ -23,11 +23,13 @@ use datafusion::physical_plan::{collect, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement as DfStatement;
+use datafusion_distributed::{Worker, WorkerChannel};
 use datafusion_proto::bytes::logical_plan_from_bytes_with_extension_codec;
 use futures::StreamExt;
 use sqlparser::ast::Statement;
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
+use tessera_proto::exchange::{LocalChannel, worker};
 use tessera_proto::fragment::{LeafPlanCodec, LeafRuntime, TableSource};
 use tessera_proto::ipc::relabel;
 use tessera_proto::service::{NodeDirectory, ShardService};
@@ -42,6 +44,7 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_stack_size(16 << 20)
+        .enable_all()
         .build()
         .unwrap()
 });
@@ -60,6 +63,17 @@ pub struct TestCluster {
     pub tables: BTreeMap<String, TestTable>,
     pub groups: BTreeMap<GroupId, Arc<ColocationGroup>>,
     pub views: BTreeMap<String, Arc<ViewDef>>,
+    /// Made when first asked for. Each holds the cluster, which tests can bear.
+    workers: Workers,
+}
+
+#[derive(Default)]
+struct Workers(Mutex<BTreeMap<NodeId, Worker>>);
+
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Workers")
+    }
 }
 
 /// `name` is `column type`, with `!` for NOT NULL.
@@ -81,6 +95,7 @@ impl TestCluster {
             tables: BTreeMap::new(),
             groups: BTreeMap::new(),
             views: BTreeMap::new(),
+            workers: Workers::default(),
         }
     }
 
@@ -215,7 +230,7 @@ impl Catalog for TestCluster {
 
 /// Finds fake nodes.
 #[derive(Debug)]
-pub struct Directory(pub Arc<TestCluster>);
+pub struct Directory(Arc<TestCluster>);
 
 impl NodeDirectory for Directory {
     fn node(&self, node: NodeId) -> Result<Arc<dyn ShardService>> {
@@ -337,6 +352,16 @@ impl ShardService for FakeNode {
     async fn change_leader(&self, _: v1::ChangeLeaderRequest) -> Result<v1::ChangeLeaderReply> {
         Err(unsupported())
     }
+    fn worker(&self) -> Result<Box<dyn WorkerChannel>> {
+        let mut workers = self.cluster.workers.0.lock().unwrap();
+        let made = || {
+            let directory = Arc::new(Directory(self.cluster.clone()));
+            worker(&SessionContext::new().state(), directory).unwrap()
+        };
+        Ok(Box::new(LocalChannel(
+            workers.entry(self.node).or_insert_with(made).clone(),
+        )))
+    }
 }
 
 fn unsupported() -> Error {
@@ -355,6 +380,7 @@ impl Bench {
         let cluster = Arc::new(cluster);
         let leaves = LeafRuntime {
             directory: Arc::new(Directory(cluster.clone())),
+            carry_errors: false,
         };
         let template = template(Arc::new(RuntimeEnv::default()), Arc::new(leaves));
         let options = PlanOptions {
@@ -379,6 +405,11 @@ impl Bench {
         self
     }
 
+    pub fn exchanging(mut self, mode: DistributedMode) -> Self {
+        self.options.distributed = mode;
+        self
+    }
+
     pub fn plan(&self, sql: &str) -> Result<Planned> {
         RUNTIME.block_on(async {
             let state = session_state(&self.template, &self.options)?;
@@ -390,10 +421,7 @@ impl Bench {
     /// Rows as text, one string a row.
     pub fn rows(&self, sql: &str) -> Result<Vec<String>> {
         let planned = self.plan(sql)?;
-        RUNTIME.block_on(async {
-            let state = session_state(&self.template, &self.options)?;
-            Ok(text(&collect(planned.physical, state.task_ctx()).await?))
-        })
+        RUNTIME.block_on(async { Ok(text(&collect(planned.physical, planned.task).await?)) })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::shard_local::tests::cluster;
 use crate::testing::{Bench, query};
-use crate::{Strategy, bind, names, parameter_types, session_state};
+use crate::{DistributedMode, Strategy, bind, names, parameter_types, session_state};
 use datafusion::arrow::datatypes::DataType;
 
 fn error(sql: &str) -> (String, String, String) {
@@ -193,6 +193,42 @@ fn strategies() {
 }
 
 #[test]
+fn exchanges_cut_stages_with_a_task_on_every_node() {
+    let bench = |mode| Bench::new(cluster(3)).exchanging(mode);
+    let sql = "SELECT t.k, u.k FROM t JOIN u ON t.a = u.x";
+    let planned = bench(DistributedMode::On).plan(sql).unwrap();
+    assert_eq!(planned.strategy, Strategy::Exchange);
+    let text = planned.explain.join("\n");
+    assert!(
+        text.contains("tasks=3") && text.contains("t2: ShardLocalExec: nodes=1"),
+        "{text}"
+    );
+    // Little to gather: not worth a stage.
+    assert_eq!(
+        bench(DistributedMode::Auto).plan(sql).unwrap().strategy,
+        Strategy::Gather
+    );
+    // Nothing to exchange with.
+    let one = Bench::new(cluster(1))
+        .exchanging(DistributedMode::On)
+        .plan("SELECT sum(w) FROM u")
+        .unwrap();
+    assert_ne!(one.strategy, Strategy::Exchange);
+}
+
+#[test]
+fn what_cannot_travel_is_gathered_and_says_so() {
+    let bench = Bench::new(cluster(3)).exchanging(DistributedMode::On);
+    let joins: String = (1..40)
+        .map(|i| format!(" JOIN t a{i} ON a{}.a = a{i}.k", i - 1))
+        .collect();
+    let planned = bench.plan(&format!("SELECT count(*) FROM t a0{joins}")).unwrap();
+    let text = planned.explain.join("\n");
+    assert_eq!(planned.strategy, Strategy::Gather, "{text}");
+    assert!(text.contains("Gathered: it is nested too deeply"), "{text}");
+}
+
+#[test]
 fn instants_are_shown_in_the_sessions_zone() {
     use datafusion::arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
     use tessera_proto::sql_type::SqlType::{Int8, TimestampTz};
@@ -208,6 +244,12 @@ fn instants_are_shown_in_the_sessions_zone() {
     assert_eq!(bench.rows(sql).unwrap(), ["1|2024-01-01|23", "2|2024-07-01|12"]);
     bench.options.settings.insert("timezone".into(), "Europe/Berlin".into());
     assert_eq!(bench.rows(sql).unwrap(), ["1|2024-02-01|0", "2|2024-07-01|14"]);
+    // Above the leaf, on another node: the zone travels with the stage.
+    bench.options.distributed = DistributedMode::On;
+    let sql = "SELECT date_trunc('month', at)::date, count(*) FROM events GROUP BY 1 ORDER BY 1";
+    let planned = bench.plan(sql).unwrap();
+    assert_eq!(planned.strategy, Strategy::Exchange, "{}", planned.explain.join("\n"));
+    assert_eq!(bench.rows(sql).unwrap(), ["2024-02-01|1", "2024-07-01|1"]);
     let sql = "SELECT id FROM events WHERE at = '2024-02-01 00:30:00'::timestamptz";
     assert_eq!(bench.rows(sql).unwrap(), ["1"]);
     assert_eq!(bench.plan(sql).unwrap().fragments[0].shards, 1);

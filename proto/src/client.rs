@@ -8,6 +8,8 @@ use crate::service::{ShardService, TimestampOracle, deadline};
 use crate::v1::{self, oracle_client::OracleClient, shard_client::ShardClient};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion_distributed::WorkerChannel;
+use datafusion_distributed::grpc::{BoxCloneSyncChannel, create_worker_client};
 use futures::StreamExt;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
@@ -39,6 +41,7 @@ pub fn channel(address: &str) -> Result<Channel> {
 pub struct GrpcShard {
     node: NodeId,
     client: ShardClient<Channel>,
+    channel: Channel,
 }
 
 impl GrpcShard {
@@ -47,10 +50,11 @@ impl GrpcShard {
     /// # Errors
     /// The address is not a host and port.
     pub fn new(node: NodeId, address: &str) -> Result<Self> {
-        let client = ShardClient::new(channel(address)?)
+        let channel = channel(address)?;
+        let client = ShardClient::new(channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        Ok(Self { node, client })
+        Ok(Self { node, client, channel })
     }
 
     /// One unary call under its deadline.
@@ -192,6 +196,12 @@ impl ShardService for GrpcShard {
     async fn change_leader(&self, request: v1::ChangeLeaderRequest) -> Result<v1::ChangeLeaderReply> {
         self.unary(request.deadline_ms, self.client.clone().change_leader(request))
             .await
+    }
+
+    /// Calls have no deadline of their own: the coordinator's statement has, and dropping it ends them; keepalive finds a
+    /// peer that is gone.
+    fn worker(&self) -> Result<Box<dyn WorkerChannel>> {
+        Ok(create_worker_client(BoxCloneSyncChannel::new(self.channel.clone())))
     }
 }
 

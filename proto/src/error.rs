@@ -3,6 +3,7 @@
 //! It travels in `tonic::Status` details as JSON, and inside DataFusion as `DataFusionError::External`, and comes out of
 //! both unchanged.
 
+use crate::exchange::Carried;
 use datafusion::error::DataFusionError;
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +137,37 @@ impl Error {
         }
     }
 
+    /// Our own error inside DataFusion's, wherever it sits in the chain and however it came there.
+    pub(crate) fn find(error: &DataFusionError) -> Option<Self> {
+        let mut current: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(e) = current {
+            if let Some(ours) = e.downcast_ref::<Self>() {
+                return Some(ours.clone());
+            }
+            match e.downcast_ref::<DataFusionError>() {
+                Some(DataFusionError::Shared(inner)) => return Self::find(inner),
+                Some(DataFusionError::External(inner)) => {
+                    if let Some(ours) = Self::from_external(inner.as_ref()) {
+                        return Some(ours);
+                    }
+                }
+                _ => {}
+            }
+            current = e.source();
+        }
+        None
+    }
+
+    fn from_external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<Self> {
+        if let Some(ours) = error.downcast_ref::<Self>() {
+            return Some(ours.clone());
+        }
+        if let Some(status) = error.downcast_ref::<tonic::Status>() {
+            return Some(status.clone().into());
+        }
+        Carried::read(&error.to_string())
+    }
+
     /// Whether the caller may send the same request again.
     pub fn is_retryable(&self) -> bool {
         matches!(self.retry, Retry::RefreshMap | Retry::Elsewhere)
@@ -183,8 +215,8 @@ impl From<Error> for DataFusionError {
 
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
-        if let Some(inner) = find(&error) {
-            return inner.clone();
+        if let Some(ours) = Self::find(&error) {
+            return ours;
         }
         let text = error.strip_backtrace();
         let (code, message) = match error.find_root() {
@@ -211,26 +243,6 @@ fn arrow_code(error: &datafusion::arrow::error::ArrowError) -> (&'static str, St
         A::InvalidArgumentError(m) => ("22023", m.clone()),
         other => ("XX000", other.to_string()),
     }
-}
-
-/// Our own error, wherever it sits in the chain.
-fn find(error: &DataFusionError) -> Option<&Error> {
-    let mut current: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(e) = current {
-        if let Some(ours) = e.downcast_ref::<Error>() {
-            return Some(ours);
-        }
-        if let Some(DataFusionError::Shared(inner)) = e.downcast_ref::<DataFusionError>() {
-            return find(inner);
-        }
-        if let Some(DataFusionError::External(inner)) = e.downcast_ref::<DataFusionError>()
-            && let Some(ours) = inner.downcast_ref::<Error>()
-        {
-            return Some(ours);
-        }
-        current = e.source();
-    }
-    None
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! Not here: choosing the subplan (planner) and running it on a node (shard-node).
 
 use crate::error::Error;
+use crate::exchange::Carried;
 use crate::ids::NodeId;
 use crate::service::NodeDirectory;
 use crate::table::TableDef;
@@ -48,6 +49,8 @@ const OWNERS_AT_ONCE: usize = 16;
 pub struct LeafRuntime {
     /// Finds a node's service.
     pub directory: Arc<dyn NodeDirectory>,
+    /// On workers: errors of leaves are wrapped so that they cross to the coordinator whole.
+    pub carry_errors: bool,
 }
 
 /// One node's part of a leaf: a complete request, except that `partition(s)` stay 0.
@@ -150,6 +153,7 @@ impl ExecutionPlan for ShardLocalExec {
         let Some(runtime) = context.session_config().get_extension::<LeafRuntime>() else {
             return internal_err!("session has no LeafRuntime");
         };
+        let carry = runtime.carry_errors;
         let schema = self.schema();
         let partitions = self.properties.partitioning.partition_count();
         let mine: Vec<LeafOwner> = self
@@ -171,6 +175,7 @@ impl ExecutionPlan for ShardLocalExec {
             })
             .buffer_unordered(OWNERS_AT_ONCE)
             .try_flatten_unordered(OWNERS_AT_ONCE)
+            .map_err(move |error| if carry { Carried::wrap(error) } else { error })
             .map(move |batch| {
                 metrics.record_output(batch.as_ref().map_or(0, |b| b.num_rows()));
                 batch

@@ -11,10 +11,13 @@
 
 pub mod client;
 pub mod error;
+pub mod exchange;
 pub mod fragment;
+pub mod functions;
 pub mod ids;
 pub mod ipc;
 pub mod keys;
+pub mod memory;
 pub mod service;
 pub mod shard_map;
 pub mod sql_type;

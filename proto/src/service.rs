@@ -6,6 +6,7 @@ use crate::ids::{NodeId, Timestamp};
 use crate::v1;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion_distributed::WorkerChannel;
 use std::sync::Arc;
 
 /// What a shard node does for others. Every call has a deadline in its request and gives up at it; dropping a future or a
@@ -38,6 +39,8 @@ pub trait ShardService: Send + Sync {
     async fn status(&self, request: v1::StatusRequest) -> Result<v1::StatusReply>;
     /// See `shard.proto`.
     async fn change_leader(&self, request: v1::ChangeLeaderRequest) -> Result<v1::ChangeLeaderReply>;
+    /// A channel to the node's worker, which runs tasks of stages between leaves and router.
+    fn worker(&self) -> Result<Box<dyn WorkerChannel>>;
 }
 
 /// Finds the service of a node: local ones directly, others by gRPC.

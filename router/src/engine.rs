@@ -10,16 +10,14 @@
 //! ```
 
 use crate::cluster::{bootstrap, reassign, statistics};
-use crate::execute::functions;
 use crate::session::{Session, SessionParams};
 use crate::txn::oracle::Oracle;
 use arc_swap::ArcSwap;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{FunctionRegistry, SessionState};
 use parking_lot::Mutex;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +25,7 @@ use std::time::Duration;
 use tessera_meta::MetaStore;
 use tessera_meta::view::{ClusterView, ViewKeeper};
 use tessera_proto::fragment::LeafRuntime;
+use tessera_proto::functions;
 use tessera_proto::service::{NodeDirectory, TimestampOracle};
 use tessera_proto::{Error, Result};
 use tokio::sync::Semaphore;
@@ -39,8 +38,6 @@ const POLL: Duration = Duration::from_secs(5);
 pub(crate) const VIEW_WAIT: Duration = Duration::from_secs(10);
 /// Transactions whose participants are being told the outcome; beyond it they find out by asking the home shard.
 const FINISHING_MAX: usize = 1_024;
-/// Names of the biggest consumers in "out of memory".
-const CONSUMERS_SHOWN: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 /// Spill files of one process.
 const SPILL_BYTES_MAX: u64 = 100 << 30;
 /// Row ids of one reservation: 2^40, so that 2^23 reservations fit into an int8.
@@ -55,8 +52,8 @@ pub struct RouterOptions {
     pub directory: Arc<dyn NodeDirectory>,
     /// Folder below which `COPY ... FROM 'file'` may read; `None` refuses it.
     pub files_root: Option<PathBuf>,
-    /// Memory for queries, bytes; beyond it they spill or fail.
-    pub memory_limit_bytes: usize,
+    /// Memory of all queries in this process; beyond it they spill or fail.
+    pub memory: Arc<dyn MemoryPool>,
     /// Threads that run queries.
     pub query_threads: usize,
 }
@@ -98,9 +95,10 @@ impl Engine {
         let oracle = Arc::new(Oracle::start(options.meta.clone()).await?);
         let leaves = Arc::new(LeafRuntime {
             directory: options.directory.clone(),
+            carry_errors: false,
         });
-        let mut template = tessera_planner::template(runtime_env(options.memory_limit_bytes)?, leaves);
-        for function in functions::functions() {
+        let mut template = tessera_planner::template(runtime_env(options.memory)?, leaves);
+        for function in functions::public() {
             template.register_udf(Arc::new(function))?;
         }
         let threads = options.query_threads.max(1);
@@ -270,14 +268,12 @@ impl Drop for Engine {
 }
 
 /// Memory pool and spill files.
-fn runtime_env(limit: usize) -> Result<Arc<RuntimeEnv>> {
-    // A pool below this cannot even hold the merge buffers of one sort.
-    let pool = FairSpillPool::new(limit.max(32 << 20));
+fn runtime_env(memory: Arc<dyn MemoryPool>) -> Result<Arc<RuntimeEnv>> {
     let disk = DiskManagerBuilder::default()
         .with_mode(DiskManagerMode::OsTmpDirectory)
         .with_max_temp_directory_size(SPILL_BYTES_MAX);
     let builder = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(TrackConsumersPool::new(pool, CONSUMERS_SHOWN)))
+        .with_memory_pool(memory)
         .with_disk_manager_builder(disk);
     Ok(builder.build_arc()?)
 }

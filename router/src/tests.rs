@@ -28,7 +28,7 @@ impl Cluster {
             meta: store,
             directory: nodes.directory(),
             files_root: None,
-            memory_limit_bytes: 256 << 20,
+            memory: tessera_proto::memory::query_pool(256 << 20),
             query_threads: 2,
         };
         let engine = Engine::start(options).await.unwrap();

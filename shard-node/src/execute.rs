@@ -18,22 +18,22 @@ use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion::prelude::SessionConfig;
+use datafusion_distributed::Worker;
 use datafusion_proto::bytes::logical_plan_from_bytes_with_extension_codec;
 use futures::StreamExt;
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use tessera_proto::fragment::{LeafPlanCodec, TableSource};
 use tessera_proto::ipc::relabel;
-use tessera_proto::service::deadline;
+use tessera_proto::service::{NodeDirectory, deadline};
 use tessera_proto::yielding::YieldInJoins;
 use tessera_proto::{Error, Result, v1};
 use tokio::sync::mpsc;
@@ -45,23 +45,19 @@ use tokio_util::task::AbortOnDropHandle;
 const BATCHES_IN_FLIGHT: usize = 2;
 /// Planning recurses; 100 levels (the decoder's bound) of debug-build frames need more than the default 2 MiB.
 const STACK_BYTES: usize = 8 << 20;
-/// Consumers named when memory runs out.
-const CONSUMERS_SHOWN: usize = 3;
 
-/// Memory and spill space of all queries of a process. `None` keeps everything in memory: an operator that would spill
-/// fails instead.
+/// The process's memory for queries and this node's spill space. Without a folder everything stays in memory: an operator
+/// that would spill fails instead.
 ///
 /// # Errors
 /// The spill folder cannot be made.
-pub fn query_memory(limit_bytes: usize, spill: Option<&Path>) -> Result<Arc<RuntimeEnv>> {
+pub fn query_memory(pool: Arc<dyn MemoryPool>, spill: Option<&Path>) -> Result<Arc<RuntimeEnv>> {
     let mode = match spill {
         Some(folder) => DiskManagerMode::Directories(vec![folder.to_owned()]),
         None => DiskManagerMode::Disabled,
     };
-    let shown = NonZeroUsize::new(CONSUMERS_SHOWN).unwrap_or(NonZeroUsize::MIN);
-    let pool = TrackConsumersPool::new(FairSpillPool::new(limit_bytes), shown);
     let builder = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(pool))
+        .with_memory_pool(pool)
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode));
     Ok(builder.build_arc()?)
 }
@@ -86,7 +82,14 @@ impl QueryRuntime {
         Ok(Self(Some(runtime)))
     }
 
-    fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<AbortOnDropHandle<T>> {
+    /// Runs `work` on these threads; dropping the handle ends it at its next yield.
+    ///
+    /// # Errors
+    /// 08006 when the node is shutting down.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<AbortOnDropHandle<T>> {
         let runtime = self
             .0
             .as_ref()
@@ -127,6 +130,19 @@ impl Executor {
             template: Arc::new(template),
             runtime,
         }
+    }
+
+    /// The threads it runs on.
+    pub fn runtime(&self) -> &Arc<QueryRuntime> {
+        &self.runtime
+    }
+
+    /// A worker for the tasks between leaves and router, with the same memory.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub fn worker(&self, directory: Arc<dyn NodeDirectory>) -> Result<Worker> {
+        Ok(tessera_proto::exchange::worker(&self.template, directory)?)
     }
 
     /// Runs the leaf over what `tables` gives it and streams rows with the columns of `schema`, in that order.

@@ -1,5 +1,6 @@
 //! Owns rows: a node's shards, their logs, their copies, and the transactions that write them.
 
+pub mod exchange;
 pub mod execute;
 pub mod node;
 pub mod replication;

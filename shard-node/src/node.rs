@@ -33,7 +33,9 @@ use crate::replication::transport::PeerTransport;
 use crate::storage::wal::Wal;
 use crate::storage::{Identity, MetadataCache};
 use crate::txn::failpoint::Failpoints;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion_distributed::Worker;
 use parking_lot::{Mutex, RwLock};
 use shard::Shard;
 use staging::Staged;
@@ -64,8 +66,8 @@ pub struct NodeOptions {
     pub oracle: Arc<dyn TimestampOracle>,
     /// Reaches other nodes' shards, to resolve transactions.
     pub directory: Arc<dyn NodeDirectory>,
-    /// Memory of all queries on this node.
-    pub memory_limit_bytes: usize,
+    /// Memory of all queries in this process.
+    pub memory: Arc<dyn MemoryPool>,
 }
 
 /// What has a default.
@@ -95,6 +97,7 @@ pub struct ShardNode {
     pub(crate) oracle: Arc<dyn TimestampOracle>,
     pub(crate) directory: Arc<dyn NodeDirectory>,
     pub(crate) executor: Arc<Executor>,
+    pub(crate) worker: Worker,
     pub(crate) memory: Option<Arc<RuntimeEnv>>,
     pub(crate) failpoints: Failpoints,
     pub(crate) staged: Staged,

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //!   routers ──▶ Shard        ──▶ ShardServer ──▶ ShardService (the node)      rows travel as Arrow IPC chunks
+//!   routers, nodes ──▶ WorkerService ──▶ the node's worker, on the query threads (exchange.rs)
 //!   peers   ──▶ Replication  ──▶ PeerServer  ──▶ PeerHandler  (the node)      one stream per ordered pair, and files
 //! ```
 
+use crate::exchange::OnQueryThreads;
 use crate::node::ShardNode;
 use crate::replication::transport::{PeerHandler, REPLICATION_BYTES_MAX, check_hello};
 use futures::{Stream, StreamExt, TryStreamExt};
 use std::pin::Pin;
 use std::sync::Arc;
 use tessera_proto::client::MESSAGE_BYTES_MAX;
+use tessera_proto::exchange::{EXCHANGE_BYTES_MAX, TASK_PLAN_BYTES_MAX};
 use tessera_proto::service::ShardService;
 use tessera_proto::v1::replication_server::{Replication, ReplicationServer as ReplicationGrpc};
 use tessera_proto::v1::shard_server::{Shard, ShardServer as ShardGrpc};
@@ -38,11 +41,18 @@ pub async fn serve(node: Arc<ShardNode>, listener: TcpListener, shutdown: Cancel
     let replication = ReplicationGrpc::new(peers)
         .max_decoding_message_size(REPLICATION_BYTES_MAX)
         .max_encoding_message_size(REPLICATION_BYTES_MAX);
+    let worker = node.worker.clone().with_max_message_size(EXCHANGE_BYTES_MAX / 2);
+    let worker = worker
+        .into_worker_server()
+        .max_decoding_message_size(TASK_PLAN_BYTES_MAX)
+        .max_encoding_message_size(EXCHANGE_BYTES_MAX);
+    let worker = OnQueryThreads::new(worker, node.executor.runtime().clone());
     tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
+        .add_service(worker)
         .add_service(ShardServer::service(node))
         .add_service(replication)
         .serve_with_incoming_shutdown(nodelay(listener), shutdown.cancelled_owned())

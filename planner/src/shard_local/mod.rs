@@ -3,10 +3,9 @@
 //! ```text
 //!   expressions.rs  which expressions nodes may evaluate        key.rs      where the shard key is in an operator's output
 //!   locality.rs     the table of cases, one operator at a time  rule.rs     maximal subtrees -> leaves
-//!   partial_aggregate.rs, average.rs   the part of a cut aggregate that runs below the cut
+//!   partial_aggregate.rs   the part of a cut aggregate that runs below the cut
 //! ```
 
-pub mod average;
 pub mod expressions;
 pub mod key;
 pub mod locality;

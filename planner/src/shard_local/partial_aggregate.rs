@@ -11,7 +11,6 @@
 //! does not keeps the whole aggregate above the cut. DISTINCT does not split here: DataFusion's own rules have turned
 //! what they can into a second grouping, which splits. Sums of floats depend on the order of addition either way.
 
-use super::average::decimal_average;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::functions_aggregate::count::count_udaf;
@@ -21,6 +20,7 @@ use datafusion::logical_expr::{
     Aggregate, AggregateUDF, Expr, ExprSchemable, LogicalPlan, Projection, cast, lit, when,
 };
 use std::sync::Arc;
+use tessera_proto::functions::decimal_average;
 
 /// An aggregate in two parts.
 #[derive(Debug, Clone)]
@@ -125,7 +125,7 @@ impl Split {
         )?));
         let mut exprs = group_expr;
         for (output, (qualifier, field)) in self.outputs.iter().zip(whole.schema.iter().skip(groups)) {
-            let value = output.value(field.data_type());
+            let value = output.value(field.data_type())?;
             let value = if value.get_type(combined.schema())? == *field.data_type() {
                 value
             } else {
@@ -168,15 +168,15 @@ fn combined(position: usize) -> Expr {
 }
 
 impl Output {
-    fn value(&self, result: &DataType) -> Expr {
-        match self {
+    fn value(&self, result: &DataType) -> Result<Expr> {
+        Ok(match self {
             Output::Again(_, part) => combined(*part),
             Output::Count(part) => zero_if_null(combined(*part)),
             Output::Average { sum, count } => match result {
-                DataType::Decimal128(..) => decimal_average(combined(*sum), combined(*count), result),
+                DataType::Decimal128(..) => decimal_average(combined(*sum), combined(*count), result)?,
                 _ => combined(*sum) / cast(combined(*count), DataType::Float64),
             },
-        }
+        })
     }
 }
 

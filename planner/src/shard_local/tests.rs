@@ -2,6 +2,7 @@
 //! process, with the rule on and off, on one node and on three. The data has NULL keys, one key with a quarter of all rows,
 //! keys without partners, and an empty table.
 
+use crate::DistributedMode::{Off, On};
 use crate::testing::{Bench, TestCluster, oracle};
 use datafusion::arrow::array::{ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, StringViewArray};
 use std::sync::Arc;
@@ -109,15 +110,19 @@ fn agrees(sql: &str) -> crate::Planned {
         rows
     };
     let expected = sorted(oracle(&cluster(1), sql));
-    for nodes in [1, 3] {
-        for on in [true, false] {
-            let bench = Bench::new(cluster(nodes)).with_rule(on);
-            let rows = bench
-                .rows(sql)
-                .unwrap_or_else(|e| panic!("{sql}\nnodes={nodes} rule={on}: {e:?}"));
-            let explain = || bench.plan(sql).map(|p| p.explain.join("\n")).unwrap_or_default();
-            assert_eq!(sorted(rows), expected, "{sql}\nnodes={nodes} rule={on}\n{}", explain());
-        }
+    for (nodes, on, mode) in [
+        (1, true, Off),
+        (1, false, Off),
+        (3, true, Off),
+        (3, false, Off),
+        (3, true, On),
+        (3, false, On),
+    ] {
+        let case = format!("{sql}\nnodes={nodes} rule={on} exchange={mode:?}");
+        let bench = Bench::new(cluster(nodes)).with_rule(on).exchanging(mode);
+        let rows = bench.rows(sql).unwrap_or_else(|e| panic!("{case}: {e:?}"));
+        let explain = || bench.plan(sql).map(|p| p.explain.join("\n")).unwrap_or_default();
+        assert_eq!(sorted(rows), expected, "{case}\n{}", explain());
     }
     Bench::new(cluster(3)).plan(sql).unwrap()
 }
@@ -128,7 +133,7 @@ fn check(sql: &str, leaves: usize) {
     let planned = agrees(sql);
     let whole = planned
         .explain
-        .get(1)
+        .get(2)
         .is_some_and(|line| line.starts_with("ShardLocal"));
     let found = if whole { 0 } else { planned.fragments.len() };
     assert_eq!(found, leaves, "{sql}\n{}", planned.explain.join("\n"));
@@ -396,7 +401,7 @@ fn volatile_functions_and_the_routers_tables_cut() {
         .unwrap();
     assert_eq!(planned.fragments.len(), 1, "{:?}", planned.explain);
     let planned = Bench::new(cluster(3)).plan("SELECT k, now() FROM t").unwrap();
-    assert!(planned.explain[1].starts_with("ShardLocal"), "{:?}", planned.explain);
+    assert!(planned.explain[2].starts_with("ShardLocal"), "{:?}", planned.explain);
 }
 
 #[test]

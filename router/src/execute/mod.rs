@@ -11,7 +11,6 @@
 
 pub(crate) mod declared;
 pub(crate) mod describe;
-pub(crate) mod functions;
 pub(crate) mod point;
 pub(crate) mod prepare;
 pub(crate) mod query;

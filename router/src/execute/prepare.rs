@@ -42,8 +42,11 @@ pub(crate) fn options(context: &StatementContext, snapshot: Timestamp) -> PlanOp
         deadline_ms: context.deadline_ms(),
         shard_local: settings.is_on("tessera.shard_local"),
         join_order: settings.is_on("tessera.join_order"),
-        // Exchanges between nodes are not wired yet; the setting refuses `on`.
-        distributed: DistributedMode::Off,
+        distributed: match settings.get("tessera.distributed").as_deref() {
+            Some("on") => DistributedMode::On,
+            Some("off") => DistributedMode::Off,
+            _ => DistributedMode::Auto,
+        },
         settings: settings.for_nodes(),
         target_partitions: context.engine.query_threads().max(2),
     }

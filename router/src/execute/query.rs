@@ -15,7 +15,7 @@ use crate::cluster::catalog::StatementCatalog;
 use crate::outcome::{Outcome, RowsTag};
 use crate::session::StatementContext;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
-use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
@@ -168,9 +168,8 @@ async fn bind(
     Ok(bound)
 }
 
-/// A plan and the state to run it.
+/// A plan and what it reads.
 struct Ready {
-    state: SessionState,
     planned: Planned,
     snapshot: Timestamp,
 }
@@ -188,7 +187,6 @@ async fn plan(context: &StatementContext, catalog: &StatementCatalog, bound: Bou
         .await;
     let planned = tessera_planner::plan(&state, plan, catalog, &options).await?;
     Ok(Ready {
-        state,
         planned,
         snapshot: options.snapshot,
     })
@@ -219,13 +217,9 @@ async fn first(
     ready: Ready,
     declared: Vec<Option<SqlType>>,
 ) -> Result<Running> {
-    let Ready {
-        state,
-        planned,
-        snapshot,
-    } = ready;
+    let Ready { planned, snapshot } = ready;
     let schema = result_schema(query, &planned.schema);
-    let mut rows = stream::start(context, planned.physical.clone(), state.task_ctx(), schema.clone());
+    let mut rows = stream::start(context, planned.physical.clone(), planned.task.clone(), schema.clone());
     let first = rows.try_next().await?;
     Ok(Running {
         schema,

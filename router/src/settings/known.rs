@@ -135,8 +135,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting(
         "tessera.distributed",
         "auto",
-        Kind::OneOf(&["auto", "off"]),
-        "whether nodes exchange rows among each other; so far they never do",
+        Kind::OneOf(&["auto", "off", "on"]),
+        "whether nodes exchange rows among each other: by the estimated bytes, never, or wherever they can",
     ),
     setting("tessera.join_order", "on", Kind::Bool, "whether joins are reordered"),
     setting(

@@ -420,6 +420,9 @@ impl ShardService for FakeNode {
     async fn change_leader(&self, _: v1::ChangeLeaderRequest) -> Result<v1::ChangeLeaderReply> {
         Err(Error::unsupported("moving shards", "none"))
     }
+    fn worker(&self) -> Result<Box<dyn datafusion_distributed::WorkerChannel>> {
+        Err(Error::unsupported("exchanges", "none"))
+    }
 }
 
 impl NodeDirectory for FakeDirectory {

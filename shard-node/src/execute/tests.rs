@@ -79,7 +79,7 @@ fn request(plan: &LogicalPlan, deadline_ms: u64) -> v1::ExecuteRequest {
 }
 
 fn executor(memory_bytes: usize) -> Executor {
-    let memory = query_memory(memory_bytes, None).unwrap();
+    let memory = query_memory(tessera_proto::memory::query_pool(memory_bytes), None).unwrap();
     Executor::new(memory, Arc::new(QueryRuntime::new(1).unwrap()), 2)
 }
 

@@ -7,9 +7,11 @@ use crate::storage::ShardStore;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion_distributed::WorkerChannel;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tessera_meta::view::ClusterView;
+use tessera_proto::exchange::LocalChannel;
 use tessera_proto::fragment::{StubTable, TableSource};
 use tessera_proto::service::ShardService;
 use tessera_proto::{Error, GroupId, Result, TableId, Timestamp, TxnId, v1};
@@ -155,5 +157,9 @@ impl ShardService for ShardNode {
         Ok(v1::ChangeLeaderReply {
             epoch: self.me()?.move_leader(request).await?.0,
         })
+    }
+
+    fn worker(&self) -> Result<Box<dyn WorkerChannel>> {
+        Ok(Box::new(LocalChannel(self.worker.clone())))
     }
 }

@@ -85,6 +85,7 @@ impl ShardNode {
             Some(executor) => (executor, None),
             None => executor(&options)?,
         };
+        let worker = executor.worker(options.directory.clone())?;
         let lease_timings = tuning.leases.unwrap_or_default();
         let (begun, boot) = (Instant::now(), Uuid::new_v4());
         let boot_number = boot.as_u64_pair().0;
@@ -98,6 +99,7 @@ impl ShardNode {
             oracle: options.oracle,
             directory: options.directory,
             executor,
+            worker,
             memory,
             failpoints: Failpoints::default(),
             staged: super::Staged::default(),
@@ -308,7 +310,7 @@ type Execution = (
 fn executor(options: &NodeOptions) -> Result<Execution> {
     let spill = options.dir.join("spill");
     std::fs::create_dir_all(&spill).map_err(|e| Error::io("creating the spill folder", &e))?;
-    let memory = query_memory(options.memory_limit_bytes, Some(&spill))?;
+    let memory = query_memory(options.memory.clone(), Some(&spill))?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runtime = Arc::new(QueryRuntime::new(cores)?);
     Ok((Arc::new(Executor::new(memory.clone(), runtime, cores)), Some(memory)))

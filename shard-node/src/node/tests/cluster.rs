@@ -151,7 +151,7 @@ impl Cluster {
             meta: self.meta.clone(),
             oracle: self.oracle.clone(),
             directory: self.directory.clone(),
-            memory_limit_bytes: 64 << 20,
+            memory: tessera_proto::memory::query_pool(64 << 20),
         };
         let tuning = NodeTuning {
             replication: Some(Timings {

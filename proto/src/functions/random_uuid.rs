@@ -1,25 +1,24 @@
-//! Functions that DataFusion lacks and that run in the router only.
-//!
-//! `gen_random_uuid()` is volatile, so it never becomes part of a leaf; as a default it is evaluated where rows enter.
+//! `gen_random_uuid()`: volatile, so it never becomes part of a leaf; as a default it is evaluated where rows enter.
 
 use datafusion::arrow::array::FixedSizeBinaryBuilder;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::Result;
-use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// All of them.
-pub(crate) fn functions() -> Vec<ScalarUDF> {
-    vec![ScalarUDF::from(GenRandomUuid {
-        signature: Signature::nullary(Volatility::Volatile),
-    })]
-}
-
 /// A random UUID (version 4) for every row.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct GenRandomUuid {
+pub(super) struct GenRandomUuid {
     signature: Signature,
+}
+
+impl Default for GenRandomUuid {
+    fn default() -> Self {
+        Self {
+            signature: Signature::nullary(Volatility::Volatile),
+        }
+    }
 }
 
 impl ScalarUDFImpl for GenRandomUuid {

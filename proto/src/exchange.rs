@@ -1,0 +1,244 @@
+//! How two processes exchange rows between stages: datafusion-distributed's worker, reached through the node directory.
+//!
+//! ```text
+//!   router: plan cut into stages ──set plan──▶ worker of node 1 ◀──rows── worker of node 2
+//!             NodeChannels ── url "tessera://node-1" ──▶ NodeDirectory ──▶ same process: LocalChannel
+//!                                                                      └─▶ another:     its gRPC client on the node's channel
+//! ```
+//!
+//! A worker runs one task of a stage, in a session of its own with the memory of the process; its leaves read the node's own shards, and find others through the directory. Used
+//! by
+//! routers (which coordinate) and nodes (which work). Not here: cutting a plan into stages (planner), the worker's threads
+//! (shard-node).
+
+use crate::error::Error;
+use crate::fragment::{LeafCodec, LeafRuntime};
+use crate::functions;
+use crate::ids::NodeId;
+use crate::service::NodeDirectory;
+use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::common::extensions_options;
+use datafusion::config::ConfigExtension;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{FunctionRegistry, SessionState, TaskContext};
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion::prelude::SessionConfig;
+use datafusion_distributed::{
+    ChannelResolver, CoordinatorToWorkerMsg, DistributedExt, ExecuteTaskRequest, GetWorkerInfoRequest,
+    GetWorkerInfoResponse, MaybeEncoded, SetPlanRequest, Worker, WorkerChannel, WorkerQueryContext,
+    WorkerToCoordinatorMsg,
+};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use std::sync::Arc;
+use tonic::codegen::http::HeaderMap;
+use url::Url;
+
+/// Scheme of a worker's address: a name to look up, not a place to connect to.
+const SCHEME: &str = "tessera";
+/// Host of a worker's address before its number.
+const HOST: &str = "node-";
+
+/// Bytes that one stream between two workers keeps ready before it stops reading.
+pub const STREAM_BYTES: usize = 16 << 20;
+
+/// Encoded plan of one task; larger ones are refused.
+pub const TASK_PLAN_BYTES_MAX: usize = 16 << 20;
+
+/// Largest message of rows between two workers: a batch of very wide rows.
+pub const EXCHANGE_BYTES_MAX: usize = 256 << 20;
+
+extensions_options! {
+    /// Session settings that a stage needs and its plan does not hold. Travels from coordinator to workers.
+    pub struct StageSettings {
+        /// Time zone of the session; empty for UTC.
+        pub time_zone: String, default = String::new()
+    }
+}
+
+impl ConfigExtension for StageSettings {
+    const PREFIX: &'static str = "tessera_stage";
+}
+
+/// The address of a node's worker.
+///
+/// # Errors
+/// None is expected.
+pub fn worker_url(node: NodeId) -> Result<Url> {
+    Url::parse(&format!("{SCHEME}://{HOST}{node}")).map_err(|e| Error::internal(e.to_string()).into())
+}
+
+/// The node behind an address made by [`worker_url`].
+///
+/// # Errors
+/// 08P01 for any other address.
+pub fn node_of(url: &Url) -> Result<NodeId> {
+    let number = url.host_str().and_then(|host| host.strip_prefix(HOST));
+    let number = number.filter(|_| url.scheme() == SCHEME).and_then(|n| n.parse().ok());
+    let node = number.ok_or_else(|| Error::protocol(format!("{url} is not the address of a worker")))?;
+    Ok(NodeId(node))
+}
+
+/// What coordinator and worker sessions have in common.
+///
+/// # Errors
+/// None is expected.
+pub fn configure(config: SessionConfig, leaves: &Arc<LeafRuntime>) -> Result<SessionConfig> {
+    let channels = NodeChannels {
+        directory: leaves.directory.clone(),
+    };
+    Ok(config
+        .with_extension(leaves.clone())
+        .with_distributed_user_codec(LeafCodec)
+        .with_distributed_channel_resolver(channels))
+}
+
+/// A worker whose sessions are copies of `template`: its functions, with ours, memory and spill space.
+///
+/// # Errors
+/// None is expected.
+pub fn worker(template: &SessionState, directory: Arc<dyn NodeDirectory>) -> Result<Worker> {
+    let mut template = template.clone();
+    for function in functions::public().into_iter().chain(functions::internal()) {
+        template.register_udf(Arc::new(function))?;
+    }
+    let template = Arc::new(template);
+    let runtime = template.runtime_env().clone();
+    let leaves = Arc::new(LeafRuntime {
+        directory,
+        carry_errors: true,
+    });
+    let sessions = move |context: WorkerQueryContext| {
+        let (template, leaves) = (template.clone(), leaves.clone());
+        async move { session(&template, &leaves, context) }
+    };
+    Ok(Worker::from_session_builder(sessions)
+        .with_runtime_env(runtime)
+        .with_version(env!("CARGO_PKG_VERSION")))
+}
+
+fn session(
+    template: &SessionState,
+    leaves: &Arc<LeafRuntime>,
+    mut context: WorkerQueryContext,
+) -> Result<SessionState> {
+    // The builder's own state would be made anew for every task; only what the coordinator said is taken from it.
+    let config = std::mem::take(context.builder.config()).unwrap_or_default();
+    let mut config =
+        configure(config, leaves)?.with_distributed_option_extension_from_headers::<StageSettings>(&context.headers)?;
+    let zone = config.options().extensions.get::<StageSettings>();
+    let zone = zone.map(|s| s.time_zone.clone()).filter(|zone| !zone.is_empty());
+    config.options_mut().execution.time_zone = zone;
+    let mut state = template.clone();
+    *state.config_mut() = config;
+    Ok(state)
+}
+
+/// Finds a worker's channel through the node directory.
+struct NodeChannels {
+    directory: Arc<dyn NodeDirectory>,
+}
+
+#[async_trait]
+impl ChannelResolver for NodeChannels {
+    async fn get_worker_client_for_url(&self, url: &Url) -> Result<Box<dyn WorkerChannel>> {
+        let node = node_of(url)?;
+        Ok(self.directory.node(node)?.worker()?)
+    }
+}
+
+/// A worker in this process. Plans are encoded all the same: tasks of one stage must not share operators, which hold state
+/// such as the build side of a join. Rows are not.
+pub struct LocalChannel(pub Worker);
+
+#[async_trait]
+impl WorkerChannel for LocalChannel {
+    async fn coordinator_channel(
+        &mut self,
+        headers: HeaderMap,
+        mut request: SetPlanRequest,
+        messages: BoxStream<'static, CoordinatorToWorkerMsg>,
+        _: ExecutionPlanMetricsSet,
+        context: &Arc<TaskContext>,
+    ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg>>> {
+        request.plan = MaybeEncoded::Encoded(request.plan.encode(context)?);
+        self.0
+            .coordinator_channel(headers, request, messages.map(Ok).boxed())
+            .await
+    }
+
+    async fn execute_task(
+        &mut self,
+        _: HeaderMap,
+        request: ExecuteTaskRequest,
+        _: ExecutionPlanMetricsSet,
+        _: &Arc<TaskContext>,
+    ) -> Result<Vec<BoxStream<'static, Result<RecordBatch>>>> {
+        let (streams, _) = self.0.execute_task(request).await?;
+        Ok(streams.into_iter().map(|rows| rows.boxed()).collect())
+    }
+
+    async fn get_worker_info(&mut self, _: GetWorkerInfoRequest) -> Result<GetWorkerInfoResponse> {
+        Ok(GetWorkerInfoResponse {
+            version: self.0.version().to_owned(),
+        })
+    }
+}
+
+/// An error on its way through a worker, whose transport keeps only the text of errors it does not know: the text holds
+/// all of it. See [`Carried::read`].
+#[derive(Debug)]
+pub struct Carried(pub Error);
+
+/// Begins the text of a carried error; no message of anybody else does.
+const CARRIED: &str = "\u{1}tessera\u{1}";
+
+impl std::fmt::Display for Carried {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let json = serde_json::to_string(&self.0).map_err(|_| std::fmt::Error)?;
+        write!(f, "{CARRIED}{json}")
+    }
+}
+
+impl std::error::Error for Carried {}
+
+impl Carried {
+    /// The error in `text`, if it is one.
+    pub fn read(text: &str) -> Option<Error> {
+        serde_json::from_str(text.strip_prefix(CARRIED)?).ok()
+    }
+
+    /// Wraps our own errors for the way; others cross by themselves.
+    pub fn wrap(error: DataFusionError) -> DataFusionError {
+        match Error::find(&error) {
+            Some(ours) => DataFusionError::External(Box::new(Self(ours))),
+            None => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_back() {
+        let url = worker_url(NodeId(7)).unwrap();
+        assert_eq!(node_of(&url).unwrap(), NodeId(7));
+        for other in ["http://node-7", "tessera://7", "tessera://node-x"] {
+            assert!(node_of(&Url::parse(other).unwrap()).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn errors_survive_as_text() {
+        let error = Error::stale_map("shard 3 moved").with_hint("h");
+        let text = Carried::wrap(error.into()).to_string();
+        // What a transport makes of it.
+        let there = DataFusionError::External(text.strip_prefix("External error: ").unwrap().into());
+        let back = Error::from(there.context("stage 2"));
+        assert_eq!((back.code.as_str(), back.hint.as_deref()), ("TS001", Some("h")));
+        assert!(back.is_retryable());
+    }
+}

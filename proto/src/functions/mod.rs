@@ -1,0 +1,20 @@
+//! Functions that DataFusion lacks, for routers and for the workers that run what routers planned.
+//!
+//! Leaves hold none of them: what a shard node's leaf may evaluate is DataFusion's own.
+
+mod decimal_average;
+mod random_uuid;
+
+pub use decimal_average::decimal_average;
+
+use datafusion::logical_expr::ScalarUDF;
+
+/// Those that users may name.
+pub fn public() -> Vec<ScalarUDF> {
+    vec![ScalarUDF::from(random_uuid::GenRandomUuid::default())]
+}
+
+/// Those that only plans name.
+pub fn internal() -> Vec<ScalarUDF> {
+    vec![ScalarUDF::from(decimal_average::DecimalAverage::default())]
+}
