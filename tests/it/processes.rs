@@ -69,6 +69,8 @@ async fn any_order_of_start_and_a_killed_node() {
         "600 180300"
     );
 
+    exchanges(&client).await;
+
     running.pop().expect("three run").kill();
     running.push(Process::with_config("shard-node", &nodes[2]));
     until(&client, "SELECT count(*) || ' ' || sum(k) FROM p", |rows| {
@@ -79,4 +81,23 @@ async fn any_order_of_start_and_a_killed_node() {
         rows.len() == 12 && rows.iter().all(|row| row[5].as_deref() == Some("t"))
     })
     .await;
+}
+
+/// Rows move between the nodes' workers over gRPC, and an error on the way arrives with its SQLSTATE.
+async fn exchanges(client: &Client) {
+    let sql = "SELECT a.v, count(*) FROM p a JOIN p b ON a.k = b.k + 1 GROUP BY a.v ORDER BY a.v LIMIT 2";
+    let gathered = rows(client, sql).await.expect("gathers");
+    let run = async |sql: &str| client.simple_query(sql).await.expect("is set");
+    run("SET tessera.distributed = on").await;
+    let plan = rows(client, &format!("EXPLAIN {sql}")).await.expect("explains");
+    assert_eq!(plan[0][0].as_deref(), Some("Strategy: exchange"), "{plan:?}");
+    assert_eq!(rows(client, sql).await.expect("exchanges"), gathered);
+    // Once inside a leaf, once above one.
+    for failing in [
+        "SELECT count(*) FROM p a JOIN (SELECT k / (k - k) AS x FROM p) b ON a.k = b.x",
+        "SELECT sum(1 / (a.k - b.k)) FROM p a JOIN p b ON a.v = b.v",
+    ] {
+        assert_eq!(cluster::code(client, failing).await, "22012", "{failing}");
+    }
+    run("RESET tessera.distributed").await;
 }

@@ -1,4 +1,5 @@
-//! Every file of `slt/` on every cluster shape: one node, three nodes, three nodes with leaf fusion switched off.
+//! Every file of `slt/` on every cluster shape: one node, three nodes, three nodes with leaf fusion switched off, three nodes
+//! that exchange rows wherever they can.
 //! Same file, same answers.
 
 use crate::cluster;
@@ -122,4 +123,9 @@ async fn three_nodes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_without_leaf_fusion() {
     run_all(3, "SET tessera.shard_local = off").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes_exchanging() {
+    run_all(3, "SET tessera.distributed = on").await;
 }

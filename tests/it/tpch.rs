@@ -12,8 +12,20 @@ async fn answers_match(nodes: u32) {
     options.verify = Some(Verify::Answers(
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/answers/sf0.01"),
     ));
-    let report = run::run_tpch(options).await.expect("the benchmark runs");
+    let report = run::run_tpch(options.clone()).await.expect("the benchmark runs");
     assert!(report.ok(), "{report}");
+    if nodes > 1 {
+        // At this scale nothing is worth an exchange by itself.
+        options.load = Load::Skip;
+        options.url += "?options=-c%20tessera.distributed%3Don";
+        let report = run::run_tpch(options).await.expect("the benchmark runs");
+        assert!(report.ok(), "{report}");
+        let exchanged = report
+            .queries
+            .iter()
+            .filter(|q| q.strategy.as_deref() == Some("exchange"));
+        assert!(exchanged.count() > 15, "{report}");
+    }
     cluster.shutdown().await.expect("stops");
 }
 
