@@ -122,9 +122,16 @@ impl ReplicaState {
     }
 
     pub(super) fn on_offer(&mut self, from: ReplicaId, epoch: Epoch) {
+        let me = self.me;
+        let in_sync = self.config.as_ref().is_some_and(|c| c.in_sync.contains(&me));
         let Some(follower) = self.follow(from, epoch) else {
             return;
         };
+        if in_sync {
+            // A snapshot may end before what this copy once acknowledged, and in sync it could be made leader like that: the
+            // leader takes it out first and offers again.
+            return;
+        }
         if std::mem::replace(&mut follower.fetching, true) {
             return;
         }

@@ -23,8 +23,6 @@ const JOIN_LAG_ENTRIES_MAX: u64 = 64;
 #[derive(Debug)]
 pub(super) struct Leader {
     pub epoch: Epoch,
-    /// First epoch of this unbroken leadership; acknowledgements since then count.
-    since: Epoch,
     peers: BTreeMap<ReplicaId, Peer>,
     tail: VecDeque<Entry>,
     joining: Option<ReplicaId>,
@@ -43,6 +41,8 @@ struct Switch {
 #[derive(Debug)]
 struct Peer {
     flow: Flow,
+    /// Acknowledgements of earlier epochs do not count: they may be of a disk that has lost the entries since.
+    since: Epoch,
     next: LogIndex,
     matched: LogIndex,
     /// (last index, bytes) of Appends under way.
@@ -69,9 +69,10 @@ enum Flow {
 }
 
 impl Peer {
-    fn new(now: Duration) -> Self {
+    fn new(now: Duration, since: Epoch) -> Self {
         Self {
             flow: Flow::Unknown,
+            since,
             next: LogIndex(0),
             matched: LogIndex(0),
             in_flight: VecDeque::new(),
@@ -87,6 +88,12 @@ impl Peer {
         self.flow = Flow::Unknown;
         self.in_flight.clear();
         self.reading = false;
+    }
+
+    /// Nothing is known of its log any more.
+    fn forget(&mut self, since: Epoch) {
+        self.lose();
+        (self.since, self.matched, self.waiting) = (since, LogIndex(0), None);
     }
 
     fn stream_from(&mut self, common: LogIndex) {
@@ -106,7 +113,7 @@ impl ReplicaState {
     pub(super) fn start_leading(&mut self, epoch: Epoch, shapes: BTreeMap<ReplicaId, LogShape>) {
         let mut peers = BTreeMap::new();
         for (replica, shape) in shapes {
-            let mut peer = Peer::new(self.now);
+            let mut peer = Peer::new(self.now, epoch);
             if let Some(common) = self.log.common(&shape) {
                 peer.stream_from(common);
             }
@@ -114,7 +121,6 @@ impl ReplicaState {
         }
         let leader = Leader {
             epoch,
-            since: epoch,
             peers,
             tail: VecDeque::new(),
             joining: None,
@@ -125,12 +131,16 @@ impl ReplicaState {
         self.effects.push(Effect::Leads { epoch, start });
     }
 
-    /// The configuration changed by one epoch and still names this leader: its log and what peers acknowledged stand.
-    pub(super) fn lead_on(&mut self, epoch: Epoch) {
+    /// The configuration changed by one epoch and still names this leader: its log stands, and what peers acknowledged
+    /// unless `forgotten`.
+    pub(super) fn lead_on(&mut self, epoch: Epoch, forgotten: impl Fn(ReplicaId) -> bool) {
         let Role::Leading(leader) = &mut self.role else { return };
         leader.epoch = epoch;
         // No compare-and-swap of an older revision can succeed any more, so a learner that is not in now will not be.
         leader.joining = None;
+        for (_, peer) in leader.peers.iter_mut().filter(|(r, _)| forgotten(**r)) {
+            peer.forget(epoch);
+        }
         if leader.switching.take().is_some_and(|s| s.decided) {
             self.effects.push(Effect::Pause(false));
         }
@@ -203,10 +213,10 @@ impl ReplicaState {
     pub(super) fn on_ack(&mut self, from: ReplicaId, epoch: Epoch, durable: LogIndex, commit: LogIndex) {
         let (now, last) = (self.now, self.log.last().index);
         let Role::Leading(leader) = &mut self.role else { return };
-        if epoch < leader.since || epoch > leader.epoch || durable > last {
+        if epoch > leader.epoch || durable > last {
             return;
         }
-        let Some(peer) = leader.peers.get_mut(&from) else {
+        let Some(peer) = leader.peers.get_mut(&from).filter(|p| epoch >= p.since) else {
             return;
         };
         peer.heard = now;
@@ -354,10 +364,10 @@ impl ReplicaState {
         let (Role::Leading(leader), Some(config)) = (&mut self.role, &self.config) else {
             return;
         };
-        let (me, now) = (self.me, self.now);
+        let (me, now, epoch) = (self.me, self.now, leader.epoch);
         leader.peers.retain(|r, _| config.replicas().any(|c| c == *r));
         for replica in config.replicas().filter(|r| *r != me) {
-            leader.peers.entry(replica).or_insert_with(|| Peer::new(now));
+            leader.peers.entry(replica).or_insert_with(|| Peer::new(now, epoch));
         }
     }
 
@@ -447,7 +457,9 @@ impl ReplicaState {
             return Vec::new();
         };
         let dead = |peer: &Peer| {
-            self.now.saturating_sub(peer.heard) > self.timings.silent
+            // It lost entries that it had acknowledged: nothing may rest on it until a snapshot made it whole.
+            matches!(peer.flow, Flow::Snapshot { .. })
+                || self.now.saturating_sub(peer.heard) > self.timings.silent
                 || peer
                     .waiting
                     .is_some_and(|since| self.now.saturating_sub(since) > self.timings.stall)

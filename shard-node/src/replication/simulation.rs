@@ -48,6 +48,8 @@ struct Disk {
     log: Vec<Entry>,
     /// Rows in files: everything applied up to the checkpoint.
     files: Vec<Entry>,
+    /// Files were found damaged and put aside; only a snapshot makes it whole.
+    damaged: bool,
 }
 
 impl Disk {
@@ -174,7 +176,7 @@ impl Sim {
             promised: node.disk.promised,
             log,
             applied,
-            wants_snapshot: false,
+            wants_snapshot: node.disk.damaged,
         };
         let mut state = ReplicaState::new(node.id, restored, TIMINGS);
         state.bug = self.bug;
@@ -387,6 +389,7 @@ impl Sim {
         let at = rows.last().map(|e| e.at).unwrap_or_default();
         let node = &mut self.nodes[n];
         (node.disk.base, node.disk.log, node.disk.files) = (at, vec![], rows.clone());
+        node.disk.damaged = false;
         node.applied = rows;
         self.event(n, Event::SnapshotInstalled { at })
     }
@@ -421,6 +424,27 @@ impl Sim {
         node.disk.log.retain(|e| e.at.index > at.index);
         node.disk.base = at;
         self.event(n, Event::Released { upto: at.index })
+    }
+
+    /// Rows turn out to be damaged: the copy resigns by compare-and-swap, then begins anew; its log stays.
+    fn damage(&mut self, n: usize) {
+        let (id, mut config) = (self.nodes[n].id, self.meta.0.clone());
+        config.in_sync.retain(|r| *r != id);
+        config.learners.retain(|r| *r != id);
+        let Some(heir) = config.in_sync.iter().find(|r| self.nodes.iter().any(|x| x.id == **r)) else {
+            return;
+        };
+        if config.leader == id {
+            config.leader = *heir;
+        }
+        config.learners.push(id);
+        config.epoch = Epoch(config.epoch.0 + 1);
+        self.history.insert(config.epoch, config.clone());
+        self.meta = (config, self.meta.1 + 1);
+        self.crash(n);
+        let disk = &mut self.nodes[n].disk;
+        (disk.damaged, disk.files) = (true, vec![]);
+        self.start(n);
     }
 
     fn wipe(&mut self, n: usize) {
@@ -493,7 +517,11 @@ impl Sim {
                 self.wipe(n);
                 Ok(())
             }
-            943..955 if self.nodes[n].state.is_some() => {
+            943..945 => {
+                self.damage(n);
+                Ok(())
+            }
+            945..955 if self.nodes[n].state.is_some() => {
                 self.crash(n);
                 Ok(())
             }

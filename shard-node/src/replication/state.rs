@@ -381,8 +381,8 @@ impl ReplicaState {
             return;
         }
         self.revision = revision;
-        self.cas = None;
-        self.config = Some(config.clone());
+        let own = self.cas.take().is_some_and(|c| c.config == config);
+        let before = self.config.replace(config.clone());
         if config.replicas().all(|r| r != self.me) {
             return self.become_role(Role::Idle);
         }
@@ -398,7 +398,13 @@ impl ReplicaState {
         }
         match &self.role {
             Role::Leading(leader) if leader.epoch == config.epoch => {}
-            Role::Leading(leader) if leader.epoch.0 + 1 == config.epoch.0 => self.lead_on(config.epoch),
+            Role::Leading(leader) if leader.epoch.0 + 1 == config.epoch.0 => {
+                // Whoever changed it may have resigned because its disk lost what it acknowledged.
+                let in_sync = before.map(|b| b.in_sync).unwrap_or_default();
+                self.lead_on(config.epoch, |r| {
+                    !own || in_sync.contains(&r) && !config.in_sync.contains(&r)
+                });
+            }
             // Its own promise is below the epoch, so it wrote nothing in it: it may begin at once.
             _ if self.promised < config.epoch => self.start_recovery(config.epoch),
             // It may have led this epoch before a restart, or others led in between.
