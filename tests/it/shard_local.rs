@@ -159,6 +159,7 @@ const CASES: &[Case] = &[
     (rule::REPLICATED_OUTER, "SELECT t.k, name FROM t LEFT JOIN ref1 ON t.k = ref1.k", Any, Whole),
     (rule::REPLICATED_OUTER, "SELECT t.k, name FROM ref1 RIGHT JOIN t ON t.k = ref1.k", Any, Whole),
     (rule::REPLICATED_OUTER, "SELECT t.k, name FROM ref1 LEFT JOIN t ON t.k = ref1.k", Any, Cut(2)),
+    (rule::REPLICATED_OUTER, "SELECT t.a, ref1.k FROM t RIGHT JOIN ref1 ON t.k = ref1.k", Any, Cut(2)),
     (rule::REPLICATED_OUTER, "SELECT few.m, name FROM ref1 LEFT JOIN few ON few.k = ref1.k", Any, Cut(2)),
     (rule::REPLICATED_OUTER, "SELECT t.k, name FROM t FULL JOIN ref1 ON t.k = ref1.k", Any, Cut(2)),
     (rule::REPLICATED_OUTER, "SELECT k, x FROM u WHERE k IN (SELECT k FROM ref1)", Any, Whole),
