@@ -4,6 +4,8 @@
 //!   cluster.rs   start, stop, kill: embedded clusters in this process, or real processes
 //!   slt.rs       every file of slt/ on every cluster shape
 //!   tpch.rs      the 22 queries against stored answers
+//!   explain.rs   what moves and what stays in queries derived from TPC-H
+//!   shard_local.rs  every sentence of the shard-local rule, against single-process DataFusion
 //!   processes.rs router and shard nodes as processes of their own; one is killed
 //!   restart.rs   what was acknowledged is there after a clean stop and after kill -9
 //!   bad_input.rs errors a user can make, and their SQLSTATEs
@@ -11,7 +13,9 @@
 
 mod bad_input;
 mod cluster;
+mod explain;
 mod processes;
 mod restart;
+mod shard_local;
 mod slt;
 mod tpch;

@@ -9,10 +9,13 @@
 //! and three orders are costed (`cost.rs`): the written one and two greedy ones. The cheapest is built; a tie keeps the
 //! written one, so that whoever knows better can still write it. `SET tessera.join_order = off` keeps it always.
 //!
+//! Before that, semi and anti joins above such a tree go to the relation they filter, if both are local (`semi.rs`).
+//!
 //! Not here: which side is built and whether sides are exchanged; DataFusion's physical rules choose that.
 
 mod cost;
 mod graph;
+mod semi;
 
 use crate::cluster::Cluster;
 use crate::leaf::statistics;
@@ -32,6 +35,13 @@ const RELATIONS: std::ops::RangeInclusive<usize> = 3..=24;
 
 /// `plan` with its inner joins in the cheapest order that was found. Whatever fails on the way leaves them as written.
 pub async fn reorder(plan: LogicalPlan, state: &SessionState, bare: &SessionState, cluster: &Cluster) -> LogicalPlan {
+    let plan = match semi::move_down(plan.clone(), cluster) {
+        Ok(moved) => moved,
+        Err(error) => {
+            tracing::debug!(%error, "semi joins stay where they are");
+            plan
+        }
+    };
     let mut trees = vec![];
     collect(&plan, &mut trees);
     let mut replaced = vec![];

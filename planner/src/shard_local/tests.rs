@@ -460,3 +460,39 @@ fn joins_are_ordered_by_what_stays_on_the_nodes() {
         2,
     );
 }
+
+#[test]
+fn semi_joins_go_below_inner_joins() {
+    // o and the reference table stay outside; t, u and the filter on t are one leaf.
+    let local = |sql: &str| {
+        let planned = agrees(sql);
+        let leaf = planned
+            .fragments
+            .iter()
+            .find(|f| f.plan.contains("Semi Join") || f.plan.contains("Anti Join"));
+        assert!(
+            leaf.is_some_and(|f| f.plan.contains("TableScan: t")),
+            "{sql}\n{}",
+            planned.explain.join("\n")
+        );
+    };
+    local("SELECT o.s, t.k, w FROM o, t, u WHERE o.id = t.a AND t.k = u.k AND t.k IN (SELECT k FROM n WHERE y > 1)");
+    local(
+        "SELECT o.s, t.k, w FROM o, t, u WHERE o.id = t.a AND t.k = u.k AND t.k IN (SELECT k FROM u GROUP BY k HAVING sum(w) > 90)",
+    );
+    local("SELECT o.s, t.k FROM o, t WHERE o.id = t.a AND NOT EXISTS (SELECT 1 FROM u WHERE u.k = t.k AND u.x <> t.a)");
+    local("SELECT o.s, t.k FROM o, t WHERE o.id = t.a AND t.k NOT IN (SELECT k FROM n) AND t.k IN (SELECT k FROM u)");
+    // The filter needs columns of both sides, or would not be local: it stays above.
+    check(
+        "SELECT o.s, t.k FROM o, t WHERE o.id = t.a AND EXISTS (SELECT 1 FROM u WHERE u.k = t.k AND u.x <> o.id)",
+        3,
+    );
+    check(
+        "SELECT o.s, t.k FROM o, t WHERE o.id = t.a AND t.k NOT IN (SELECT k FROM u)",
+        3,
+    );
+    check(
+        "SELECT o.s, t.k FROM o LEFT JOIN t ON o.id = t.a WHERE t.k IN (SELECT k FROM n)",
+        3,
+    );
+}

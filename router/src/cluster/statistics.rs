@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   node 1: shard 0 (leader) rows 10, a: 10 distinct      ┐
-//!   node 2: shard 0 (follower) ... not counted            ├─▶ table: rows 30, a: 30 distinct (sum: nearly unique per shard)
-//!           shard 1 (leader) rows 20, a: 20 distinct      ┘
+//!   node 2: shard 0 (follower) ... not counted            ├─▶ table: rows 30, a: 30 distinct (sum: nearly unique per shard,
+//!           shard 1 (leader) rows 20, a: 20 distinct      ┘   or a is the shard key; else the largest shard's)
 //! ```
 //!
 //! Everything is `Inexact`: rows come and go between two polls.
@@ -121,7 +121,11 @@ fn sum(table: &TableDef, parts: &[&v1::TableStatistics]) -> Statistics {
     let rows: u64 = parts.iter().map(|p| p.rows).sum();
     let bytes: u64 = parts.iter().map(|p| p.bytes).sum();
     let visible = table.columns.iter().enumerate().filter(|(_, c)| !c.hidden);
-    let column_statistics = visible.map(|(i, _)| column(i, rows, parts)).collect();
+    let spread = |i: usize| match table.shard_key() {
+        [key] if *key == i => Spread::Disjoint,
+        _ => Spread::Unknown,
+    };
+    let column_statistics = visible.map(|(i, _)| column(i, rows, parts, spread(i))).collect();
     Statistics {
         num_rows: Precision::Inexact(rows as usize),
         total_byte_size: Precision::Inexact(bytes as usize),
@@ -129,7 +133,16 @@ fn sum(table: &TableDef, parts: &[&v1::TableStatistics]) -> Statistics {
     }
 }
 
-fn column(index: usize, rows: u64, parts: &[&v1::TableStatistics]) -> ColumnStatistics {
+/// How a column's values are spread over the shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spread {
+    /// No value is in two shards: the column alone is the shard key.
+    Disjoint,
+    /// Nobody knows.
+    Unknown,
+}
+
+fn column(index: usize, rows: u64, parts: &[&v1::TableStatistics], spread: Spread) -> ColumnStatistics {
     let columns: Vec<_> = parts
         .iter()
         .filter_map(|p| p.columns.get(index).map(|c| (p.rows, c)))
@@ -143,7 +156,7 @@ fn column(index: usize, rows: u64, parts: &[&v1::TableStatistics]) -> ColumnStat
         .iter()
         .fold((0, 0), |(max, all), (_, c)| (c.distinct.max(max), all + c.distinct));
     if max > 0 {
-        let unique = all as f64 > NEARLY_UNIQUE * rows as f64;
+        let unique = spread == Spread::Disjoint || all as f64 > NEARLY_UNIQUE * rows as f64;
         out.distinct_count = Precision::Inexact(if unique { all } else { max }.min(rows.max(1)) as usize);
     }
     // A shard without rows knows no bounds, and that is no gap; one with rows and no bounds is.
@@ -170,4 +183,27 @@ fn scalar(bytes: &[u8]) -> Option<ScalarValue> {
     }
     let message = protobuf::ScalarValue::decode(bytes).ok()?;
     ScalarValue::try_from(&message).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Orders of four lines each: few distinct values per row, but no order is in two shards.
+    #[test]
+    fn values_of_a_shard_key_are_never_counted_as_shared() {
+        let column_statistics = v1::ColumnStatistics {
+            distinct: 250,
+            ..Default::default()
+        };
+        let shard = v1::TableStatistics {
+            rows: 1_000,
+            columns: vec![column_statistics],
+            ..Default::default()
+        };
+        let parts = [&shard, &shard, &shard];
+        let distinct = |spread| column(0, 3_000, &parts, spread).distinct_count;
+        assert_eq!(distinct(Spread::Disjoint), Precision::Inexact(750));
+        assert_eq!(distinct(Spread::Unknown), Precision::Inexact(250));
+    }
 }
