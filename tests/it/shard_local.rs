@@ -445,7 +445,8 @@ fn judge(explain: &[String], plan: Plan) -> Result<(), String> {
         .iter()
         .filter(|l| l.trim_start().starts_with("ShardLocal"))
         .collect();
-    let whole = explain.get(1).is_some_and(|l| l.starts_with("ShardLocal"));
+    // After the strategy and the number of nodes.
+    let whole = explain.get(2).is_some_and(|l| l.starts_with("ShardLocal"));
     let fine = match plan {
         Whole => whole,
         Pruned(shards) => whole && leaves[0].contains(&format!("shards={shards}/8")),
@@ -465,16 +466,19 @@ fn judge(explain: &[String], plan: Plan) -> Result<(), String> {
 async fn failures(nodes: u32, answers: &[Vec<String>]) -> Vec<String> {
     let dir = tempfile::tempdir().expect("temporary folder");
     let cluster = cluster::embedded(dir.path(), nodes).await;
-    let (on, off) = (
+    let (on, off, exchanging) = (
+        cluster::connect(&cluster.url()).await,
         cluster::connect(&cluster.url()).await,
         cluster::connect(&cluster.url()).await,
     );
     off.simple_query("SET tessera.shard_local = off").await.expect("set");
+    let set = exchanging.simple_query("SET tessera.distributed = on").await;
+    set.expect("set");
     fill(&on).await;
     let mut failures = vec![];
     for ((sentence, sql, order, plan), answer) in CASES.iter().zip(answers) {
         let mut fail = |what: String| failures.push(format!("{sentence}\n  {sql}\n  on {nodes} nodes: {what}"));
-        for (rule, client) in [("on", &on), ("off", &off)] {
+        for (rule, client) in [("on", &on), ("off", &off), ("on, exchanging", &exchanging)] {
             match found(client, sql, *order).await {
                 Ok(rows) if rows == *answer => {}
                 Ok(rows) => fail(format!("rule {rule}: got {rows:?}, expected {answer:?}")),
@@ -492,7 +496,7 @@ async fn failures(nodes: u32, answers: &[Vec<String>]) -> Vec<String> {
             }
         }
     }
-    drop((on, off));
+    drop((on, off, exchanging));
     cluster.shutdown().await.expect("stops");
     failures
 }
