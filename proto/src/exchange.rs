@@ -144,7 +144,59 @@ struct NodeChannels {
 impl ChannelResolver for NodeChannels {
     async fn get_worker_client_for_url(&self, url: &Url) -> Result<Box<dyn WorkerChannel>> {
         let node = node_of(url)?;
-        Ok(self.directory.node(node)?.worker()?)
+        let channel = self.directory.node(node)?.worker()?;
+        Ok(Box::new(CarryingChannel { node, channel }))
+    }
+}
+
+/// Any channel, whose errors name the node and cross further workers whole.
+struct CarryingChannel {
+    node: NodeId,
+    channel: Box<dyn WorkerChannel>,
+}
+
+fn carried<T: 'static>(node: NodeId, items: BoxStream<'static, Result<T>>) -> BoxStream<'static, Result<T>> {
+    items
+        .map(move |item| item.map_err(|error| Carried::wrap_from(node, error)))
+        .boxed()
+}
+
+#[async_trait]
+impl WorkerChannel for CarryingChannel {
+    async fn coordinator_channel(
+        &mut self,
+        headers: HeaderMap,
+        request: SetPlanRequest,
+        messages: BoxStream<'static, CoordinatorToWorkerMsg>,
+        metrics: ExecutionPlanMetricsSet,
+        context: &Arc<TaskContext>,
+    ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg>>> {
+        let node = self.node;
+        let opened = self
+            .channel
+            .coordinator_channel(headers, request, messages, metrics, context);
+        match opened.await {
+            Ok(messages) => Ok(carried(node, messages)),
+            Err(error) => Err(Carried::wrap_from(node, error)),
+        }
+    }
+
+    async fn execute_task(
+        &mut self,
+        headers: HeaderMap,
+        request: ExecuteTaskRequest,
+        metrics: ExecutionPlanMetricsSet,
+        context: &Arc<TaskContext>,
+    ) -> Result<Vec<BoxStream<'static, Result<RecordBatch>>>> {
+        let node = self.node;
+        match self.channel.execute_task(headers, request, metrics, context).await {
+            Ok(streams) => Ok(streams.into_iter().map(|rows| carried(node, rows)).collect()),
+            Err(error) => Err(Carried::wrap_from(node, error)),
+        }
+    }
+
+    async fn get_worker_info(&mut self, request: GetWorkerInfoRequest) -> Result<GetWorkerInfoResponse> {
+        self.channel.get_worker_info(request).await
     }
 }
 
@@ -209,6 +261,14 @@ impl Carried {
         serde_json::from_str(text.strip_prefix(CARRIED)?).ok()
     }
 
+    /// [`Self::wrap`] for an error that came from this node.
+    fn wrap_from(node: NodeId, error: DataFusionError) -> DataFusionError {
+        match Error::find(&error) {
+            Some(ours) => DataFusionError::External(Box::new(Self(ours.with_node(node)))),
+            None => error,
+        }
+    }
+
     /// Wraps our own errors for the way; others cross by themselves.
     pub fn wrap(error: DataFusionError) -> DataFusionError {
         match Error::find(&error) {
@@ -240,5 +300,14 @@ mod tests {
         let back = Error::from(there.context("stage 2"));
         assert_eq!((back.code.as_str(), back.hint.as_deref()), ("TS001", Some("h")));
         assert!(back.is_retryable());
+    }
+
+    #[test]
+    fn a_peer_lost_on_the_way_is_named() {
+        let lost = tonic::Status::unavailable("http2 error");
+        let error = Carried::wrap_from(NodeId(2), DataFusionError::External(Box::new(lost)));
+        let there = DataFusionError::External(error.to_string().strip_prefix("External error: ").unwrap().into());
+        let back = Error::from(there);
+        assert_eq!((back.code.as_str(), back.detail.as_deref()), ("08006", Some("node 2")));
     }
 }
