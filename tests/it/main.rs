@@ -5,13 +5,19 @@
 //!   slt.rs       every file of slt/ on every cluster shape
 //!   tpch.rs      the 22 queries against stored answers
 //!   processes.rs router and shard nodes as processes of their own; one is killed
-//!   restart.rs   what was acknowledged is there after a clean stop and after kill -9
+//!   restart.rs   what was acknowledged is there after a clean stop
+//!   workload.rs  writers and the book they keep: acknowledged, refused, unknown
+//!   copies.rs    copies are equal after load, restart, silence, a wiped disk, SWITCH LEADER and PROMOTE
+//!   kills.rs     kill -9 of the whole process and of single nodes, at random moments
 //!   bad_input.rs errors a user can make, and their SQLSTATEs
 //! ```
 
 mod bad_input;
 mod cluster;
+mod copies;
+mod kills;
 mod processes;
 mod restart;
 mod slt;
 mod tpch;
+mod workload;
