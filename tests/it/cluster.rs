@@ -228,6 +228,13 @@ impl Processes {
         self.nodes.remove(&id).expect("the node runs").kill();
     }
 
+    /// SIGTERM, and its end.
+    pub fn terminate_node(&mut self, id: u32) {
+        let node = self.nodes.remove(&id).expect("the node runs");
+        node.terminate();
+        node.wait();
+    }
+
     /// SIGSTOP: it neither runs nor ends.
     pub fn freeze_node(&self, id: u32) {
         self.nodes[&id].signal("STOP");

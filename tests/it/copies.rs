@@ -1,6 +1,6 @@
 //! Copies stay equal through everything an operator or a machine does to them, with writers running.
 //!
-//! `TESSERA_ROUNDS` repeats it; every statement's fate is in the book of `workload.rs`.
+//! Every statement's fate is in the book of `workload.rs`. Every day one short round; `TESSERA_ROUNDS` asks for whole ones.
 
 use crate::cluster::{self, PATIENCE, Processes, rows, setting};
 use crate::workload::{Counts, Workload, Writers};
@@ -81,46 +81,18 @@ impl Scene {
         let sql = format!("SELECT count(*) FROM tessera.shards WHERE node = {node} AND in_sync AND leader <> {node}");
         cluster::until(&self.client, &sql, |rows| rows[0][0].as_deref() == Some("0")).await;
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn copies_are_equal_after_every_change_of_the_cluster() {
-    let dir = tempfile::tempdir().expect("temporary folder");
-    let processes = Processes::start(dir.path(), 3).await;
-    let client = cluster::connect(processes.url()).await;
-    let workload = Workload::create(&client, "c", SHARDS, 4).await;
-    let mut scene = Scene {
-        processes,
-        client,
-        workload,
-        seed: setting("TESSERA_SEED", 1) * 1_000,
-    };
-    let mut total = Counts::default();
-    for round in 0..setting("TESSERA_ROUNDS", 1) {
-        let node = (round % 3 + 1) as u32;
-        let writers = scene.writers();
-        scene.progress(10).await;
-        scene.equal(writers, "after load").await;
-
-        let writers = scene.writers();
-        scene.progress(2).await;
-        scene.switch_all().await;
-        scene.progress(5).await;
-        scene
-            .equal(writers, "after SWITCH LEADER of every shard under load")
-            .await;
-
-        // Everything stops, cleanly; then starts.
+    /// Everything stops, cleanly, and starts; a follower is silent for a while; a follower is stopped for a while.
+    async fn pauses(self, dir: &std::path::Path, node: u32) -> Self {
         let Scene {
             processes,
             workload,
             seed,
             ..
-        } = scene;
+        } = self;
         processes.stop();
-        let processes = Processes::start(dir.path(), 3).await;
+        let processes = Processes::start(dir, 3).await;
         let client = cluster::connect(processes.url()).await;
-        scene = Scene {
+        let mut scene = Scene {
             processes,
             client,
             workload,
@@ -148,6 +120,37 @@ async fn copies_are_equal_after_every_change_of_the_cluster() {
         scene.progress(5).await;
         scene.processes.start_node(node);
         scene.equal(writers, "after a follower was stopped for a while").await;
+        scene
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_are_equal_after_every_change_of_the_cluster() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let processes = Processes::start(dir.path(), 3).await;
+    let client = cluster::connect(processes.url()).await;
+    let workload = Workload::create(&client, "c", SHARDS, 4).await;
+    let mut scene = Scene {
+        processes,
+        client,
+        workload,
+        seed: setting("TESSERA_SEED", 1) * 1_000,
+    };
+    let mut total = Counts::default();
+    let rounds = setting("TESSERA_ROUNDS", 0);
+    let whole = rounds > 0;
+    for round in 0..rounds.max(1) {
+        let node = (round % 3 + 1) as u32;
+        let writers = scene.writers();
+        scene.progress(5).await;
+        scene.switch_all().await;
+        scene.progress(5).await;
+        scene
+            .equal(writers, "after load and SWITCH LEADER of every shard under it")
+            .await;
+        if whole {
+            scene = scene.pauses(dir.path(), node).await;
+        }
 
         // Half of the shards are led there again, then its disk is gone.
         let mut led = 0;

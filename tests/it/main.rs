@@ -8,6 +8,8 @@
 //!   restart.rs   what was acknowledged is there after a clean stop
 //!   workload.rs  writers and the book they keep: acknowledged, refused, unknown
 //!   copies.rs    copies are equal after load, restart, silence, a wiped disk, SWITCH LEADER and PROMOTE
+//!   power.rs     power loss and full disks, when asked for
+//!   damage.rs    damaged files of one node are fetched again; of the only copy, refused
 //!   kills.rs     kill -9 of the whole process and of single nodes, at random moments
 //!   bad_input.rs errors a user can make, and their SQLSTATEs
 //! ```
@@ -15,7 +17,9 @@
 mod bad_input;
 mod cluster;
 mod copies;
+mod damage;
 mod kills;
+mod power;
 mod processes;
 mod restart;
 mod slt;

@@ -1,6 +1,8 @@
 //! Every kind of damage to a node's disk: with another copy alive it is mended, without one the shard says so.
 
-use super::cluster::{Cluster, PATIENCE, code};
+use super::cluster::{Cluster, GROUP, PATIENCE, code};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -83,7 +85,8 @@ async fn healthy(cluster: &Cluster, what: &str) {
     loop {
         let differences = cluster.differences().await;
         let mut in_sync = true;
-        for index in 0..3 {
+        let view = cluster.views.refresh().await.unwrap();
+        for index in 0..view.group_shards(GROUP).count() as u32 {
             in_sync &= cluster.config(index).await.in_sync.len() == 2;
         }
         if in_sync && differences.is_empty() {
@@ -124,6 +127,46 @@ async fn the_last_copy_is_never_thrown_away() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(cluster.rows().await, 302);
+}
+
+/// Bytes of the last groups of a log: cut anywhere there, or with any bit flipped, a node comes back with everything, from
+/// its own disk or from its peer. `TESSERA_DAMAGE_CYCLES` takes so many places instead of a few.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_damaged_anywhere_in_its_last_groups_loses_nothing() {
+    let places = std::env::var("TESSERA_DAMAGE_CYCLES").map_or(6, |n| n.parse().unwrap());
+    let mut rng = StdRng::seed_from_u64(11);
+    let mut cluster = Cluster::new(2, 2).await;
+    cluster.insert(0..100).await.unwrap();
+    let (mut next, mut refused) = (1_000, 0);
+    for place in 0..places {
+        for _ in 0..3 {
+            cluster.insert(next..next + 2).await.unwrap();
+            next += 2;
+        }
+        let node = 1 + place % 2;
+        cluster.halt(node).await;
+        let log = files(&cluster.path(node), ".wal").pop().unwrap();
+        let mut bytes = std::fs::read(&log).unwrap();
+        let magic = b"\xF1tesgrp\x1F";
+        let groups: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(magic)).collect();
+        let from = groups[groups.len().saturating_sub(4)];
+        let at = rng.random_range(from..bytes.len());
+        if rng.random() {
+            bytes.truncate(at);
+        } else {
+            bytes[at] ^= 1 << rng.random_range(0..8);
+        }
+        std::fs::write(&log, bytes).unwrap();
+        cluster.start(node).await;
+        refused += usize::from(cluster.path(node).join("damaged").exists());
+        let _ = std::fs::remove_dir_all(cluster.path(node).join("damaged"));
+        let what = format!("place {place}, offset {at}");
+        healthy(&cluster, &what).await;
+        assert_eq!(cluster.rows().await, 100 + (next - 1_000) as u64, "{what}");
+    }
+    println!(
+        "{places} places in the log damaged: {refused} logs refused and fetched again, the others cut; nothing lost"
+    );
 }
 
 /// A log that lost its end, its promise of the present epoch included, gets everything back from its follower.
