@@ -17,6 +17,7 @@ pub mod committer;
 pub mod open;
 mod peer;
 pub mod reads;
+mod repair;
 mod service;
 pub mod shard;
 pub mod staging;
@@ -39,7 +40,7 @@ use datafusion_distributed::Worker;
 use parking_lot::{Mutex, RwLock};
 use shard::Shard;
 use staging::Staged;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -112,6 +113,10 @@ pub struct ShardNode {
     pub(crate) stop: CancellationToken,
     pub(crate) opened: watch::Sender<u64>,
     pub(crate) cache: Arc<MetadataCache>,
+    /// Read while a shard is opened, written while one is rebuilt.
+    opening: tokio::sync::RwLock<()>,
+    /// Shards whose files are being checked.
+    suspects: Mutex<BTreeSet<ShardId>>,
     shards: RwLock<BTreeMap<ShardId, Hosted>>,
     offline: Mutex<BTreeMap<ShardId, Error>>,
     /// Released when the node is dropped, or shut down.
@@ -161,6 +166,15 @@ impl ShardNode {
         self.offline.lock().clone()
     }
 
+    /// What requests to a shard see that could not be opened.
+    pub(crate) fn offline_error(&self, shard: ShardId) -> Option<Error> {
+        let error = self.offline.lock().get(&shard).cloned()?;
+        Some(Error {
+            message: format!("shard {shard} is offline on node {}: {}", self.id.node, error.message),
+            ..error
+        })
+    }
+
     /// Runs a task until it ends or the node does.
     pub(crate) fn track(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
@@ -172,8 +186,10 @@ impl ShardNode {
         });
     }
 
-    pub(crate) fn note_offline(&self, shard: ShardId, error: &Error) {
-        self.offline.lock().insert(shard, error.clone());
+    /// True if that is news.
+    pub(crate) fn note_offline(&self, shard: ShardId, error: &Error) -> bool {
+        let known = self.offline.lock().insert(shard, error.clone());
+        known.is_none_or(|k| k.message != error.message)
     }
 
     pub(crate) fn holds_lease(&self, peer: NodeId) -> bool {

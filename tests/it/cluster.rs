@@ -1,7 +1,8 @@
 //! Clusters for tests: embedded in this process, or the real binary as child processes that can be killed.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tessera::embedded::{Embedded, EmbeddedOptions};
@@ -64,6 +65,13 @@ pub struct Process(Child);
 impl Process {
     /// `tessera start` on a folder. Returns when it accepts connections.
     pub async fn start(dir: &Path, nodes: u32) -> (Self, String) {
+        let (mut process, url) = Self::begin(dir, nodes);
+        process.until_ready(&url).await;
+        (process, url)
+    }
+
+    /// `tessera start` on a folder; it is still starting.
+    pub fn begin(dir: &Path, nodes: u32) -> (Self, String) {
         let (pg, http) = (free_address(), free_address());
         let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
         command
@@ -78,10 +86,7 @@ impl Process {
                 "--data",
             ])
             .arg(dir);
-        let mut process = Self::spawn(command);
-        let url = format!("postgres://tessera@{pg}/tessera");
-        process.until_ready(&url).await;
-        (process, url)
+        (Self::spawn(command), format!("postgres://tessera@{pg}/tessera"))
     }
 
     /// `tessera router` or `tessera shard-node` with this configuration.
@@ -117,6 +122,23 @@ impl Process {
         }
     }
 
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args(["-s", signal, &self.0.id().to_string()])
+            .status();
+        assert!(sent.expect("kill runs").success(), "the process is gone already");
+    }
+
+    /// Until it ends by itself.
+    pub fn wait(mut self) {
+        self.0.wait().expect("reaped");
+    }
+
     /// kill -9.
     pub fn kill(mut self) {
         self.0.kill().expect("killed");
@@ -129,6 +151,140 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A router and shard nodes as processes of their own, each with its folder below `dir`.
+pub struct Processes {
+    dir: PathBuf,
+    url: String,
+    router: Option<Process>,
+    nodes: BTreeMap<u32, Process>,
+}
+
+impl Processes {
+    /// Configured and not running.
+    pub fn configure(dir: &Path, nodes: u32) -> Self {
+        let write = |name: String, text: String| std::fs::write(dir.join(name), text).expect("configuration written");
+        let (pg, grpc, http) = (free_address(), free_address(), free_address());
+        for id in 1..=nodes {
+            let (data, listen) = (dir.join(format!("node-{id}")), free_address());
+            write(
+                format!("node-{id}.toml"),
+                format!("id = {id}\ndata = {data:?}\nlisten = \"{listen}\"\nrouter = \"{grpc}\"\nmemory_mib = 256\n"),
+            );
+        }
+        let data = dir.join("router");
+        write(
+            "router.toml".into(),
+            format!("data = {data:?}\npg = \"{pg}\"\ngrpc = \"{grpc}\"\nhttp = \"{http}\"\nmemory_mib = 256\n"),
+        );
+        Self {
+            dir: dir.to_path_buf(),
+            url: format!("postgres://tessera@{pg}/tessera"),
+            router: None,
+            nodes: BTreeMap::new(),
+        }
+    }
+
+    /// All running, and all nodes known to the router.
+    pub async fn start(dir: &Path, nodes: u32) -> Self {
+        Self::configure(dir, nodes).run(nodes).await
+    }
+
+    async fn run(mut self, nodes: u32) -> Self {
+        let all = &mut self;
+        (1..=nodes).for_each(|id| all.start_node(id));
+        all.start_router().await;
+        let client = connect(&all.url).await;
+        until(&client, "SELECT node FROM tessera.nodes", |rows| {
+            rows.len() == nodes as usize
+        })
+        .await;
+        self
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A node's data directory.
+    pub fn path(&self, id: u32) -> PathBuf {
+        self.dir.join(format!("node-{id}"))
+    }
+
+    pub fn start_node(&mut self, id: u32) {
+        let config = self.dir.join(format!("node-{id}.toml"));
+        let old = self.nodes.insert(id, Process::with_config("shard-node", &config));
+        assert!(old.is_none(), "node {id} runs already");
+    }
+
+    pub async fn start_router(&mut self) {
+        let mut router = Process::with_config("router", &self.dir.join("router.toml"));
+        router.until_ready(&self.url).await;
+        self.router = Some(router);
+    }
+
+    pub fn kill_node(&mut self, id: u32) {
+        self.nodes.remove(&id).expect("the node runs").kill();
+    }
+
+    /// SIGTERM, and its end.
+    pub fn terminate_node(&mut self, id: u32) {
+        let node = self.nodes.remove(&id).expect("the node runs");
+        node.terminate();
+        node.wait();
+    }
+
+    /// SIGSTOP: it neither runs nor ends.
+    pub fn freeze_node(&self, id: u32) {
+        self.nodes[&id].signal("STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw_node(&self, id: u32) {
+        self.nodes[&id].signal("CONT");
+    }
+
+    pub fn kill_router(&mut self) {
+        self.router.take().expect("the router runs").kill();
+    }
+
+    /// SIGTERM to the nodes, so that they seal what they have, then the end of the router.
+    pub fn stop(mut self) {
+        let nodes = std::mem::take(&mut self.nodes);
+        nodes.values().for_each(Process::terminate);
+        nodes.into_values().for_each(Process::wait);
+        self.kill_router();
+    }
+}
+
+/// Repeats a statement that may fail while something comes back. Nothing announces that to a client, so it has to ask.
+pub async fn until(client: &Client, sql: &str, done: impl Fn(&[Vec<Option<String>>]) -> bool) {
+    let start = Instant::now();
+    loop {
+        let found = rows(client, sql).await;
+        if found.as_ref().is_ok_and(|rows| done(rows)) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{sql}: {found:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Every copy of every shard of a table answers and has its leader's rows; each of `shards` has `copies` of them in sync.
+pub async fn until_verified(client: &Client, table: &str, shards: usize, copies: usize) {
+    until(client, &format!("VERIFY TABLE {table}"), |rows| {
+        let sound = |row: &&Vec<Option<String>>| row[5].as_deref() == Some("t") && row[2].as_deref() != Some("learner");
+        rows.len() == shards * copies && rows.iter().filter(sound).count() == rows.len()
+    })
+    .await;
+}
+
+/// A number from the environment: everyday runs are short, acceptance runs long.
+pub fn setting(name: &str, everyday: u64) -> u64 {
+    std::env::var(name).map_or(everyday, |n| {
+        n.parse().unwrap_or_else(|_| panic!("{name} is not a number: {n}"))
+    })
 }
 
 /// A loopback address that was free a moment ago.

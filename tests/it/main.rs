@@ -7,15 +7,25 @@
 //!   explain.rs   what moves and what stays in queries derived from TPC-H
 //!   shard_local.rs  every sentence of the shard-local rule, against single-process DataFusion
 //!   processes.rs router and shard nodes as processes of their own; one is killed
-//!   restart.rs   what was acknowledged is there after a clean stop and after kill -9
+//!   restart.rs   what was acknowledged is there after a clean stop
+//!   workload.rs  writers and the book they keep: acknowledged, refused, unknown
+//!   copies.rs    copies are equal after load, restart, silence, a wiped disk, SWITCH LEADER and PROMOTE
+//!   power.rs     power loss and full disks, when asked for
+//!   damage.rs    damaged files of one node are fetched again; of the only copy, refused
+//!   kills.rs     kill -9 of the whole process and of single nodes, at random moments
 //!   bad_input.rs errors a user can make, and their SQLSTATEs
 //! ```
 
 mod bad_input;
 mod cluster;
+mod copies;
+mod damage;
 mod explain;
+mod kills;
+mod power;
 mod processes;
 mod restart;
 mod shard_local;
 mod slt;
 mod tpch;
+mod workload;

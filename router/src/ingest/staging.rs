@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A leader that moved refuses the stream at its beginning. For that the feed keeps the first chunks, and the upload begins
-//! again at the new leader. A shard that moves later fails the statement: a stream of any length cannot be replayed.
+//! again at the new leader. One that hands over later goes on writing and passes the files to its successor; one that dies
+//! fails the statement with 40001 or 08006: a stream of any length cannot be replayed.
 
 use crate::engine::Engine;
 use datafusion::arrow::array::RecordBatch;

@@ -96,6 +96,7 @@ impl Applier {
             tracing::error!(%error, shard = %self.shard.id, "a committed log entry cannot be applied; this copy stops there");
             self.shard.status.send_modify(|s| s.damage = Some(error.clone()));
         }
+        let _: Result<()> = self.node.watch(&[self.shard.id], Err(error.clone()));
     }
 
     /// Applies entries after `applied`, at most one turn's worth.

@@ -47,6 +47,9 @@ pub async fn follow_view(node: Arc<ShardNode>, stop: CancellationToken) {
         if seen.replace(view.revision) != Some(view.revision) {
             node.transport.set_peers(&view.nodes);
             open_and_close(&node, &view).await;
+        } else if !node.offline().is_empty() {
+            // What could not be opened may have been a full disk, or a meta store that was away.
+            open_missing(&node, &view).await;
         }
         for shard in node.shards() {
             if let Some(entry) = view.shards.get(&shard.id) {
@@ -64,7 +67,7 @@ pub async fn follow_view(node: Arc<ShardNode>, stop: CancellationToken) {
     }
 }
 
-async fn open_and_close(node: &Arc<ShardNode>, view: &Arc<ClusterView>) {
+async fn open_missing(node: &Arc<ShardNode>, view: &Arc<ClusterView>) {
     let mine = view
         .shards
         .iter()
@@ -73,12 +76,17 @@ async fn open_and_close(node: &Arc<ShardNode>, view: &Arc<ClusterView>) {
     let missing: Vec<ShardId> = mine.filter(|id| node.shard(*id).is_none()).collect();
     futures::stream::iter(missing)
         .for_each_concurrent(8, |id| async move {
-            if let Err(error) = node.open_shard(id).await {
+            if let Err(error) = node.open_shard(id).await
+                && node.note_offline(id, &error)
+            {
                 tracing::error!(%error, shard = %id, "a shard cannot be opened; it is offline on this node");
-                node.note_offline(id, &error);
             }
         })
         .await;
+}
+
+async fn open_and_close(node: &Arc<ShardNode>, view: &Arc<ClusterView>) {
+    open_missing(node, view).await;
     let gone: Vec<ShardId> = node
         .shards()
         .iter()

@@ -78,6 +78,9 @@ impl ShardNode {
             if let Some(shard) = self.shard(id) {
                 return Ok(shard);
             }
+            if let Some(error) = self.offline_error(id) {
+                return Err(error);
+            }
             if !matches!(tokio::time::timeout_at(soon, opened.changed()).await, Ok(Ok(()))) {
                 return Err(Error::stale_map(format!("shard {id} is not on this node")));
             }

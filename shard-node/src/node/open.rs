@@ -47,6 +47,9 @@ fn read_ledger(dir: &Path) -> Result<Ledger> {
 }
 
 /// A shard, its tasks' ends, and what its machine starts from.
+pub type Opening = (Arc<Shard>, Ends, Restored);
+
+/// Opens a shard.
 ///
 /// # Errors
 /// XX001 when something on disk is damaged; 58030.
@@ -57,16 +60,26 @@ pub async fn open(
     identity: &Identity,
     cache: &Arc<MetadataCache>,
     wal: &Wal,
-) -> Result<(Arc<Shard>, Ends, Restored)> {
+) -> Result<Opening> {
     let (root, identity, cache, log) = (dir.to_path_buf(), identity.clone(), cache.clone(), wal.clone());
     let opened = tokio::task::spawn_blocking(move || open_files(&root, id, &identity, cache, &log)).await;
     let opened = opened.map_err(|e| Error::internal(format!("opening shard {id}: {e}")))??;
-    let (store, ledger, mut wants_snapshot) = (opened.store, opened.ledger, opened.wants_snapshot);
+    let (store, ledger, wants_snapshot) = (opened.store, opened.ledger, opened.wants_snapshot);
     let checkpoint = store.checkpoint();
     let (epoch, last) = wal.last(id);
+    let (from, first) = (ledger.applied().min(checkpoint), wal.first(id));
+    let lost = ledger.applied() > checkpoint || from.0 + 1 < first.0 && last >= checkpoint;
+    if lost && !wants_snapshot {
+        // A ledger is written after the manifest of the same seal, and the log is cut after both.
+        return Err(Error::corrupt(format!(
+            "shard {id} has a manifest of log entry {checkpoint}, a ledger of {}, and a log from {first}: one of them is not the last",
+            ledger.applied()
+        )));
+    }
     if last < checkpoint && ledger.applied() < checkpoint && !wants_snapshot {
-        tracing::error!(shard = %id, %last, %checkpoint, "the log lost entries that the transaction ledger needs; only another copy can help");
-        wants_snapshot = true;
+        return Err(Error::corrupt(format!(
+            "the log of shard {id} ends at {last}, its files at {checkpoint}: it lost entries that the transaction ledger needs"
+        )));
     }
     if last < checkpoint && !wants_snapshot {
         // The log lost an end that the files still have. Everything in files was committed, so the log restarts behind it;

@@ -95,27 +95,36 @@ impl ShardService for ShardNode {
             .me()?
             .readable(&request.shards, &request.references, snapshot, until)
             .await?;
+        let shards: Vec<_> = readable.iter().map(|(shard, _)| *shard).collect();
         let mut stores: HashMap<GroupId, Vec<ShardStore>> = HashMap::new();
         for (shard, store) in readable {
             stores.entry(shard.group).or_default().push(store);
         }
-        self.executor
+        let rows = self
+            .executor
             .execute(Arc::new(LeafTables { view, stores, snapshot }), request, schema)
-            .await
+            .await;
+        Ok(self.watch_rows(shards.clone(), self.watch(&shards, rows)?))
     }
 
     async fn point_read(&self, request: v1::PointReadRequest) -> Result<v1::PointReadReply> {
-        self.me()?.read_points(request).await
+        let shard = request.shard.map(|s| s.id());
+        let rows = self.me()?.read_points(request).await;
+        self.watch(shard.as_slice(), rows)
     }
 
     async fn commit(&self, request: v1::CommitRequest) -> Result<v1::CommitReply> {
+        let shard = request.home.map(|s| s.id());
+        let committed = self.me()?.commit_writes(request).await;
         Ok(v1::CommitReply {
-            timestamp: self.me()?.commit_writes(request).await?.0,
+            timestamp: self.watch(shard.as_slice(), committed)?.0,
         })
     }
 
     async fn prepare(&self, request: v1::PrepareRequest) -> Result<v1::PrepareReply> {
-        self.me()?.prepare_writes(request).await.map(|()| v1::PrepareReply {})
+        let shard = request.shard.map(|s| s.id());
+        let prepared = self.me()?.prepare_writes(request).await;
+        self.watch(shard.as_slice(), prepared).map(|()| v1::PrepareReply {})
     }
 
     async fn finish(&self, request: v1::FinishRequest) -> Result<v1::FinishReply> {
@@ -146,7 +155,9 @@ impl ShardService for ShardNode {
     }
 
     async fn digest(&self, request: v1::DigestRequest) -> Result<v1::DigestReply> {
-        self.me()?.digest_of(request).await
+        let shard = request.shard.map(|s| s.id());
+        let digest = self.me()?.digest_of(request).await;
+        self.watch(shard.as_slice(), digest)
     }
 
     async fn status(&self, request: v1::StatusRequest) -> Result<v1::StatusReply> {

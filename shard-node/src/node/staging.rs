@@ -96,7 +96,6 @@ impl ShardNode {
         let txn = TxnId::from_wire(&begin.txn)?;
         self.check_disk(0)?;
         let shard = self.leading(begin.shard, until).await?;
-        let term = shard.status.borrow().term;
         let def = self
             .table(TableId(begin.table), begin.schema_version, begin.meta_revision, until)
             .await?;
@@ -108,7 +107,7 @@ impl ShardNode {
         }
         let (segments, rows) = self.write_segments(&shard, def, rows, until).await?;
         self.staged.add(shard.id, txn, &segments);
-        match self.copy_segments(&shard, term, txn, &segments, until).await {
+        match self.copy_segments(&shard, txn, &segments, until).await {
             Ok(()) => Ok(v1::StageReply { segments, rows }),
             Err(error) => {
                 self.discard_staged(&shard, txn).await;
@@ -143,11 +142,11 @@ impl ShardNode {
         written.await.map_err(|e| Error::internal(format!("staging: {e}")))?
     }
 
-    /// Returns once every in-sync copy has the files; one that leaves the in-sync set meanwhile is not waited for.
+    /// Returns once every in-sync copy has the files; one that leaves the in-sync set meanwhile is not waited for. Leadership
+    /// may have moved since the stream began: whoever leads now is in sync, so it gets them too and can commit them.
     async fn copy_segments(
         &self,
         shard: &Shard,
-        term: u64,
         txn: TxnId,
         segments: &[v1::SegmentRef],
         until: Instant,
@@ -156,12 +155,6 @@ impl ShardNode {
         loop {
             let missing: Vec<ReplicaId> = {
                 let status = shard.status.borrow();
-                if status.term != term || status.leads.is_none() {
-                    return Err(Error::stale_map(format!(
-                        "shard {} changed its leader while rows were staged",
-                        shard.id
-                    )));
-                }
                 status
                     .config
                     .iter()
@@ -248,11 +241,10 @@ impl ShardNode {
         fetched.unwrap_or_else(|_| Err(Error::unavailable("staged files did not come in time")))
     }
 
-    /// Removes what was staged for a transaction and is not in the log, here and on the copies.
+    /// Removes what was staged for a transaction and is not in the log, here and on the copies: one of those may have led
+    /// when it was staged.
     pub(super) async fn discard_staged(self: &Arc<Self>, shard: &Arc<Shard>, txn: TxnId) {
-        if !self.discard_here(shard, txn).await {
-            return;
-        }
+        self.discard_here(shard, txn).await;
         let copies: Vec<_> = shard
             .status
             .borrow()
@@ -276,12 +268,10 @@ impl ShardNode {
         }
     }
 
-    /// True if there were any.
-    pub(super) async fn discard_here(&self, shard: &Arc<Shard>, txn: TxnId) -> bool {
+    /// The same on this copy alone.
+    pub(super) async fn discard_here(&self, shard: &Arc<Shard>, txn: TxnId) {
         let files = self.staged.take(shard.id, txn);
-        let any = !files.is_empty();
         self.remove_files(shard.clone(), files).await;
-        any
     }
 
     /// Files of transactions that were forgotten.

@@ -1,17 +1,17 @@
 //! Start, stop, and the opening and closing of shards.
 
 use super::shard::Shard;
-use super::{Hosted, NodeOptions, NodeTuning, ShardNode, applier, background, committer, open};
+use super::{Hosted, NodeOptions, NodeTuning, ShardNode, applier, background, committer, open, repair};
 use crate::execute::{Executor, QueryRuntime, query_memory};
 use crate::replication::driver::{self, Ports};
 use crate::replication::lease::Leases;
 use crate::replication::transport::{GrpcTransport, InProcessNetwork, PeerHandler, PeerTransport};
-use crate::storage::wal::{Record, Wal};
-use crate::storage::{Identity, MetadataCache};
+use crate::storage::MetadataCache;
+use crate::storage::wal::Record;
 use crate::txn::failpoint::Failpoints;
 use fs2::FileExt;
 use parking_lot::{Mutex, RwLock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -65,11 +65,8 @@ impl ShardNode {
     async fn build(options: NodeOptions, tuning: NodeTuning, lock: File, views: Arc<ViewKeeper>) -> Result<Arc<Self>> {
         let cluster = cluster(&views).await?;
         let (dir, id, name) = (options.dir.clone(), options.id, cluster.cluster_id.to_string());
-        let opened = tokio::task::spawn_blocking(move || {
-            let identity = Identity::load_or_create(&dir, &name, id)?;
-            let (wal, report) = Wal::open(&dir.join("wal"), &identity)?;
-            Ok::<_, Error>((identity, wal, report))
-        });
+        let view = views.current();
+        let opened = tokio::task::spawn_blocking(move || repair::open_disk(&dir, &name, id, &view));
         let (identity, wal, report) = opened
             .await
             .map_err(|e| Error::internal(format!("opening the log: {e}")))??;
@@ -114,11 +111,17 @@ impl ShardNode {
             stop: CancellationToken::new(),
             opened: watch::Sender::new(0),
             cache: MetadataCache::new(FOOTER_BYTES),
+            opening: tokio::sync::RwLock::default(),
+            suspects: Mutex::new(BTreeSet::new()),
             shards: RwLock::new(BTreeMap::new()),
             offline: Mutex::new(BTreeMap::new()),
             lock: Mutex::new(Some(lock)),
         });
-        if let Err(error) = node.register(&options.address, boot).await {
+        let registered = match node.register(&options.address, boot).await {
+            Ok(()) => node.replace_old_disks().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = registered {
             node.shutdown().await;
             return Err(error);
         }
@@ -168,13 +171,27 @@ impl ShardNode {
         )))
     }
 
-    /// Opens a shard and starts its tasks; nothing happens when it is open.
+    /// Opens a shard and starts its tasks; nothing happens when it is open. A damaged copy is fetched again from another one.
     pub(super) async fn open_shard(self: &Arc<Self>, id: ShardId) -> Result<()> {
+        let _no_rebuild = self.opening.read().await;
         if self.stop.is_cancelled() || self.shard(id).is_some() {
             return Ok(());
         }
         let dir = self.dir.join("shards");
-        let (shard, ends, restored) = open::open(&dir, id, self.id, &self.identity, &self.cache, &self.wal).await?;
+        let open = || open::open(&dir, id, self.id, &self.identity, &self.cache, &self.wal);
+        let opened = match open().await {
+            Err(damage) if damage.code == "XX001" => {
+                self.begin_anew(id, damage).await?;
+                open().await?
+            }
+            result => result?,
+        };
+        self.host(id, opened);
+        Ok(())
+    }
+
+    /// Starts the tasks of an opened shard.
+    pub(super) fn host(self: &Arc<Self>, id: ShardId, (shard, ends, restored): open::Opening) {
         let ports = Ports {
             shard: shard.clone(),
             wal: self.wal.clone(),
@@ -190,18 +207,23 @@ impl ShardNode {
         self.offline.lock().remove(&id);
         self.shards.write().insert(id, Hosted { shard, stop, tasks });
         self.opened.send_modify(|n| *n += 1);
-        Ok(())
+    }
+
+    /// Ends a shard's tasks; whoever still waits on it finds it closed.
+    pub(super) async fn close_shard(&self, id: ShardId) -> Option<Arc<Shard>> {
+        let hosted = self.shards.write().remove(&id)?;
+        hosted.stop.cancel();
+        hosted.tasks.wait().await;
+        Some(hosted.shard)
     }
 
     /// Ends a shard's tasks and removes its data: its group is no more.
     pub(super) async fn remove_shard(self: &Arc<Self>, id: ShardId) {
-        let Some(hosted) = self.shards.write().remove(&id) else {
+        let Some(shard) = self.close_shard(id).await else {
             return;
         };
-        hosted.stop.cancel();
-        hosted.tasks.wait().await;
         let removed = match self.wal.append(vec![Record::Forget { shard: id }]).await {
-            Ok(()) => remove_dir(hosted.shard).await,
+            Ok(()) => remove_dir(shard).await,
             Err(error) => Err(error),
         };
         match removed {

@@ -91,6 +91,11 @@ impl ReplicaState {
             return self.start_leading(epoch, shapes);
         };
         let (source, target) = (*source, theirs.last());
+        if target.epoch >= recovery.epoch {
+            // This epoch was led before, by this very replica, whose disk has lost that and its promise since: entries written
+            // in it now would have the same names as those.
+            return self.change_config(|_| {});
+        }
         match self.log.common(theirs).filter(|c| *c >= commit) {
             Some(common) => {
                 recovery.pull = Some((source, target));

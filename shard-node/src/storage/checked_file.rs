@@ -21,6 +21,22 @@ use std::sync::Arc;
 use tessera_proto::{Error, Result};
 use xxhash_rust::xxh3::Xxh3;
 
+/// The error of reading a file that must be there whole: gone, cut short, or on a bad place of the disk, it is damage that
+/// another copy can mend.
+pub(crate) fn read_error(doing: &str, error: &std::io::Error) -> Error {
+    /// EIO.
+    const BAD_PLACE: i32 = 5;
+    let gone = matches!(
+        error.kind(),
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof
+    );
+    if gone || error.raw_os_error() == Some(BAD_PLACE) {
+        Error::corrupt(format!("{doing}: {error}"))
+    } else {
+        Error::io(doing, error)
+    }
+}
+
 /// Bytes under one checksum.
 pub(crate) const BLOCK_BYTES: u64 = 16 << 10;
 
@@ -106,7 +122,7 @@ impl CheckedFile {
     /// 58030 when it cannot be opened.
     pub fn open(path: &Path, bytes: u64, sums: Arc<[u32]>) -> Result<Self> {
         let name: Arc<str> = path.display().to_string().into();
-        let file = File::open(path).map_err(|e| Error::io(&format!("opening segment \"{name}\""), &e))?;
+        let file = File::open(path).map_err(|e| read_error(&format!("opening segment \"{name}\""), &e))?;
         Ok(Self {
             file: Arc::new(file),
             name,
@@ -132,7 +148,7 @@ impl CheckedFile {
             return Ok(Bytes::new());
         }
         let mut buffer = vec![0; (to - from) as usize];
-        let io = |e: std::io::Error| Error::io(&format!("reading segment \"{}\"", self.name), &e);
+        let io = |e: std::io::Error| read_error(&format!("reading segment \"{}\"", self.name), &e);
         self.file.read_exact_at(&mut buffer, from).map_err(io)?;
         for (block, number) in buffer.chunks(BLOCK_BYTES as usize).zip(first..) {
             if self.sums.get(number as usize) != Some(&crc32c::crc32c(block)) {
@@ -140,6 +156,20 @@ impl CheckedFile {
             }
         }
         Ok(Bytes::from(buffer).slice((range.start - from) as usize..(range.end - from) as usize))
+    }
+
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn check(&self) -> Result<()> {
+        let step = BLOCK_BYTES * 64;
+        let mut at = 0;
+        while at < self.bytes {
+            self.read(at..(at + step).min(self.bytes))?;
+            at += step;
+        }
+        Ok(())
     }
 
     fn damaged(&self, offset: u64, what: &str) -> Error {

@@ -27,6 +27,16 @@ struct Stored {
     cluster_id: String,
     disk: String,
     node: NodeId,
+    /// crc32c over the other fields; absent in files of early versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    crc32c: Option<u32>,
+}
+
+impl Stored {
+    fn sum(&self) -> u32 {
+        let node = self.node;
+        crc32c::crc32c(format!("{}|{}|{}|{node}", self.format_version, self.cluster_id, self.disk).as_bytes())
+    }
 }
 
 impl Identity {
@@ -66,6 +76,9 @@ impl Identity {
     fn parse(bytes: &[u8]) -> Result<Self> {
         let stored: Stored =
             serde_json::from_slice(bytes).map_err(|e| Error::corrupt(format!("identity.json is damaged: {e}")))?;
+        if stored.crc32c.is_some_and(|sum| sum != stored.sum()) {
+            return Err(Error::corrupt("identity.json is damaged: checksum differs"));
+        }
         if stored.format_version != FORMAT_VERSION {
             let found = stored.format_version;
             return Err(Error::new(
@@ -85,12 +98,14 @@ impl Identity {
     }
 
     fn to_json(&self) -> Result<Vec<u8>> {
-        let stored = Stored {
+        let mut stored = Stored {
             format_version: FORMAT_VERSION,
             cluster_id: self.cluster_id.clone(),
             disk: self.disk.to_string(),
             node: self.node,
+            crc32c: None,
         };
+        stored.crc32c = Some(stored.sum());
         serde_json::to_vec(&stored).map_err(|e| Error::internal(e.to_string()))
     }
 }
@@ -112,6 +127,16 @@ mod tests {
             Identity::load_or_create(dir.path(), "a", NodeId(2)).unwrap_err().code,
             "55000"
         );
+        let sound = std::fs::read(dir.path().join("identity.json")).unwrap();
+        for bit in 0..sound.len() * 8 {
+            let mut bytes = sound.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(dir.path().join("identity.json"), &bytes).unwrap();
+            // Only the name of the checksum is not under it.
+            if let Ok(found) = Identity::load_or_create(dir.path(), "a", NodeId(1)) {
+                assert_eq!(found, first);
+            }
+        }
         std::fs::write(dir.path().join("identity.json"), b"{").unwrap();
         assert_eq!(
             Identity::load_or_create(dir.path(), "a", NodeId(1)).unwrap_err().code,

@@ -36,6 +36,23 @@ pub struct Manifest {
     pub segments: Vec<SegmentMeta>,
 }
 
+/// Why bytes are not a manifest that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// They are not what was written.
+    #[error("{0}")]
+    Damaged(String),
+    /// Another version of this program wrote them.
+    #[error("format version {0}, this program reads {FORMAT_VERSION}")]
+    Version(u32),
+}
+
+impl From<&str> for Refused {
+    fn from(why: &str) -> Self {
+        Self::Damaged(why.into())
+    }
+}
+
 impl Manifest {
     /// The manifest of a shard without rows; not on disk.
     pub fn empty(shard: ShardId, identity: &Identity) -> Self {
@@ -61,7 +78,11 @@ impl Manifest {
         let path = path(dir, sequence);
         let bytes = std::fs::read(&path).map_err(|e| Error::io("reading a manifest", &e))?;
         let refused = |why: String| Error::corrupt(format!("manifest \"{}\" refused: {why}", path.display()));
-        let manifest = Self::parse(&bytes).map_err(refused)?;
+        let manifest = Self::parse(&bytes).map_err(|why| match why {
+            Refused::Damaged(why) => refused(why),
+            // Not damage: fetching everything again would throw away what the other program can read.
+            Refused::Version(_) => Error::new("55000", format!("manifest \"{}\" refused: {why}", path.display())),
+        })?;
         if manifest.cluster_id != identity.cluster_id || manifest.disk != identity.disk.to_string() {
             return Err(refused("written by another cluster or data directory".into()));
         }
@@ -90,9 +111,9 @@ impl Manifest {
     /// The inverse of [`Self::to_bytes`]; input may be anything.
     ///
     /// # Errors
-    /// A text saying what is wrong.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(bytes).map_err(|_| "not text".to_string())?;
+    /// What is wrong.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Refused> {
+        let text = std::str::from_utf8(bytes).map_err(|_| "not text")?;
         let (head, body) = text.split_once('\n').ok_or("no header")?;
         let mut words = head.split(' ');
         if words.next() != Some(MAGIC) {
@@ -103,12 +124,12 @@ impl Manifest {
             .and_then(|v| v.parse::<u32>().ok())
             .ok_or("no format version")?;
         if version != FORMAT_VERSION {
-            return Err(format!("format version {version}, this program reads {FORMAT_VERSION}"));
+            return Err(Refused::Version(version));
         }
         if words.next() != Some(format!("{:08x}", crc32c::crc32c(body.as_bytes())).as_str()) || words.next().is_some() {
             return Err("checksum differs".into());
         }
-        serde_json::from_str(body).map_err(|e| e.to_string())
+        serde_json::from_str(body).map_err(|e| Refused::Damaged(e.to_string()))
     }
 
     /// Makes this the newest manifest of the folder; durable on return. Older ones are removed.

@@ -11,7 +11,7 @@
 //! 12 bytes a row. A hash that is found is only a candidate: the caller compares the key. The file is derived from its
 //! segment and can be built anew from it.
 
-use crate::storage::checked_file::{self, Written};
+use crate::storage::checked_file::{self, Written, read_error};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ impl Sidecar {
     /// # Errors
     /// XX001 when it is damaged, 58030 when it cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
-        let io = |e: std::io::Error| Error::io(&format!("reading key sidecar \"{}\"", path.display()), &e);
+        let io = |e: std::io::Error| read_error(&format!("reading key sidecar \"{}\"", path.display()), &e);
         let damaged = || Error::corrupt(format!("key sidecar \"{}\" is damaged", path.display()));
         let file = File::open(path).map_err(io)?;
         let mut header = [0; HEADER_BYTES];
@@ -132,7 +132,7 @@ impl Sidecar {
         let name = self.path.display();
         File::open(&self.path)
             .and_then(|file| file.read_exact_at(&mut bytes, offset as u64))
-            .map_err(|e| Error::io(&format!("reading key sidecar \"{name}\""), &e))?;
+            .map_err(|e| read_error(&format!("reading key sidecar \"{name}\""), &e))?;
         let (body, crc) = bytes.split_at(entries * 12);
         if crc32c::crc32c(body).to_le_bytes() != crc {
             return Err(Error::corrupt(format!(

@@ -174,6 +174,25 @@ impl Segment {
         Ok(self.sidecar.get_or_init(|| opened))
     }
 
+    /// Reads all of both files and compares them with their checksums. Blocking.
+    ///
+    /// # Errors
+    /// XX001 or 58030.
+    pub(crate) fn check(&self) -> Result<()> {
+        CheckedFile::open(&self.path, self.meta.bytes, self.check_keys()?.sums())?.check()
+    }
+
+    /// Reads all of the key sidecar. Blocking.
+    ///
+    /// # Errors
+    /// XX001 or 58030.
+    pub(crate) fn check_keys(&self) -> Result<Sidecar> {
+        // Not the one in memory: the file itself.
+        let sidecar = Sidecar::open(&self.path.with_extension("pk"))?;
+        (0..sidecar.blocks()).try_for_each(|block| sidecar.block(block).map(drop))?;
+        Ok(sidecar)
+    }
+
     /// Removes the files when the last holder lets go.
     pub fn doom(&self) {
         self.doomed.store(true, Ordering::Relaxed);

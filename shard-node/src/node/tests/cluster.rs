@@ -199,8 +199,18 @@ impl Cluster {
         }
     }
 
+    /// A node's data directory.
+    pub fn path(&self, node: u32) -> std::path::PathBuf {
+        self.dir.path().join(format!("node-{node}"))
+    }
+
     pub fn wipe(&self, node: u32) {
-        std::fs::remove_dir_all(self.dir.path().join(format!("node-{node}"))).unwrap();
+        std::fs::remove_dir_all(self.path(node)).unwrap();
+    }
+
+    /// Stops a node so that its rows are in files.
+    pub async fn shut_down(&mut self, node: u32) {
+        self.stop(node, true).await;
     }
 
     pub fn shard(&self, index: u32) -> ShardId {
@@ -357,6 +367,10 @@ impl Cluster {
 
     /// Digest of a shard on its leader at a snapshot.
     pub async fn digest_at(&self, index: u32, snapshot: Timestamp) -> (Vec<u8>, u64, u64) {
+        self.try_digest_at(index, snapshot).await.unwrap()
+    }
+
+    async fn try_digest_at(&self, index: u32, snapshot: Timestamp) -> Result<(Vec<u8>, u64, u64)> {
         let end = Instant::now() + PATIENCE;
         loop {
             let (shard, service) = self.reference(index).await;
@@ -367,7 +381,8 @@ impl Cluster {
             };
             match service.read_index(request).await {
                 Ok(reply) => return self.digest_on(&*service, index, snapshot, reply.log_index).await,
-                Err(error) => assert!(error.is_retryable() && Instant::now() < end, "{error:?}"),
+                Err(error) if !error.is_retryable() || Instant::now() >= end => return Err(error),
+                Err(_) => {}
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -379,7 +394,7 @@ impl Cluster {
         index: u32,
         snapshot: Timestamp,
         log_index: u64,
-    ) -> (Vec<u8>, u64, u64) {
+    ) -> Result<(Vec<u8>, u64, u64)> {
         let shard = Some(v1::ShardRef::new(self.shard(index), Epoch(0)));
         let request = v1::DigestRequest {
             shard,
@@ -388,27 +403,38 @@ impl Cluster {
             deadline_ms: PATIENCE.as_millis() as u64,
             log_index,
         };
-        let reply = service.digest(request).await.unwrap();
-        (reply.digest.to_vec(), reply.rows, log_index)
+        let reply = service.digest(request).await?;
+        Ok((reply.digest.to_vec(), reply.rows, log_index))
     }
 
     /// Every copy of every shard has the same rows.
     pub async fn assert_copies_equal(&self) {
+        let differences = self.differences().await;
+        assert!(differences.is_empty(), "{differences:?}");
+    }
+
+    /// Copies that do not have their leader's rows, or cannot say.
+    pub async fn differences(&self) -> Vec<String> {
+        let mut out = Vec::new();
         let snapshot = self.oracle.draw().await.unwrap();
         for index in 0..self.views.refresh().await.unwrap().group_shards(GROUP).count() as u32 {
-            let (digest, rows, log_index) = self.digest_at(index, snapshot).await;
+            let (digest, rows, log_index) = match self.try_digest_at(index, snapshot).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    out.push(format!("shard {index}: {error}"));
+                    continue;
+                }
+            };
             for replica in self.config(index).await.replicas() {
-                let copy = self
-                    .digest_on(&**self.node(replica.node.0), index, snapshot, log_index)
-                    .await;
-                assert_eq!(
-                    (copy.0, copy.1),
-                    (digest.clone(), rows),
-                    "shard {index} on node {}",
-                    replica.node
-                );
+                let node = self.node(replica.node.0);
+                let copy = self.digest_on(&**node, index, snapshot, log_index).await;
+                match copy {
+                    Ok(copy) if (&copy.0, copy.1) == (&digest, rows) => {}
+                    other => out.push(format!("shard {index} on node {}: {other:?}", replica.node)),
+                }
             }
         }
+        out
     }
 }
 

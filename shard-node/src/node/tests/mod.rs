@@ -1,6 +1,7 @@
 //! Three nodes in one process, through `ShardService` only: commits, copies, restarts, moves of leadership, crashes.
 
 mod cluster;
+mod repair;
 
 use crate::replication::message::Event;
 use cluster::{Cluster, PATIENCE, TABLE, code};
@@ -54,15 +55,13 @@ async fn the_same_over_grpc() {
     cluster
         .until_config(0, "the new disk is in sync", |c| c.in_sync.len() == 2)
         .await;
+    // Shard 1 had its leader on the wiped disk: its follower leads now.
+    cluster
+        .until_config(1, "the follower leads", |c| {
+            c.leader.node.0 == 3 && c.in_sync.len() == 2
+        })
+        .await;
     cluster.restart_all(false).await;
-    // Shard 1 had its leader on the wiped disk: its follower is promoted.
-    let shard = Some(v1::ShardRef::new(cluster.shard(1), tessera_proto::Epoch(0)));
-    let request = v1::ChangeLeaderRequest {
-        shard,
-        action: Action::Promote.into(),
-        deadline_ms: PATIENCE.as_millis() as u64,
-    };
-    cluster.node(3).change_leader(request).await.unwrap();
     assert_eq!(cluster.rows().await, 501);
     for index in 0..3 {
         cluster

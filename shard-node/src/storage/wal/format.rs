@@ -67,20 +67,17 @@ pub(super) fn file_header(identity: &Identity, number: u64, salt: u32) -> Vec<u8
 /// Salt and length of a file's header.
 ///
 /// # Errors
-/// A text saying why the file is not ours.
-pub(super) fn read_file_header(
-    bytes: &[u8],
-    identity: &Identity,
-    number: u64,
-) -> std::result::Result<(u32, usize), String> {
+/// XX001 when the file is damaged or not ours; 55000 when another version of this program wrote it.
+pub(super) fn read_file_header(bytes: &[u8], identity: &Identity, number: u64) -> Result<(u32, usize)> {
     let mut reader = Reader { bytes };
-    let damaged = || "damaged header".to_string();
+    let damaged = || Error::corrupt("damaged header");
     if reader.take(8).ok_or_else(damaged)? != FILE_MAGIC {
-        return Err("not a log file".into());
+        return Err(Error::corrupt("not a log file"));
     }
     let version = reader.u32().ok_or_else(damaged)?;
     if version != FORMAT_VERSION {
-        return Err(format!("format version {version}, this program reads {FORMAT_VERSION}"));
+        let what = format!("format version {version}, this program reads {FORMAT_VERSION}");
+        return Err(Error::new("55000", what));
     }
     let salt = reader.u32().ok_or_else(damaged)?;
     let found_number = reader.u64().ok_or_else(damaged)?;
@@ -94,10 +91,10 @@ pub(super) fn read_file_header(
         return Err(damaged());
     }
     if cluster != identity.cluster_id.as_bytes() || disk != identity.disk.as_bytes() {
-        return Err("written by another cluster or data directory".into());
+        return Err(Error::corrupt("written by another cluster or data directory"));
     }
     if found_number != number {
-        return Err(format!("is file number {found_number}, renamed"));
+        return Err(Error::corrupt(format!("is file number {found_number}, renamed")));
     }
     Ok((salt, header_bytes + 4))
 }

@@ -84,8 +84,12 @@ fn read_file(dir: &Path, identity: &Identity, number: u64, is_last: bool, recove
         .write(true)
         .open(&path)
         .map_err(|e| Error::io(&doing(), &e))?;
-    let (salt, header_bytes) = format::read_file_header(&bytes, identity, number)
-        .map_err(|reason| Error::corrupt(format!("log file \"{}\" refused: {reason}", path.display())))?;
+    let (salt, header_bytes) = format::read_file_header(&bytes, identity, number).map_err(|e| {
+        Error::new(
+            &e.code,
+            format!("log file \"{}\" refused: {}", path.display(), e.message),
+        )
+    })?;
     let mut scan = Scan {
         bytes: &bytes,
         salt,
