@@ -12,6 +12,7 @@
 pub(crate) mod declared;
 pub(crate) mod describe;
 pub(crate) mod functions;
+mod literals;
 pub(crate) mod point;
 pub(crate) mod prepare;
 pub(crate) mod query;
