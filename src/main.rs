@@ -204,7 +204,11 @@ fn main() -> ExitCode {
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
         .with_writer(std::io::stderr)
         .init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(tessera_router::STACK_BYTES)
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(e) => return report(&Error::io("starting threads", &e)),
     };

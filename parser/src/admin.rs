@@ -234,7 +234,7 @@ pub(crate) fn parse_discard(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> 
     }
     cursor.expect(&["ALL"])?;
     cursor.finish()?;
-    Ok(Statement::Reset { name: None })
+    Ok(Statement::Discard)
 }
 
 fn spelled_out_name(cursor: &mut Cursor<'_>) -> Result<String, Stop> {

@@ -107,11 +107,13 @@ pub enum Statement {
         /// Lower case.
         name: String,
     },
-    /// RESET and DISCARD ALL.
+    /// RESET.
     Reset {
         /// Lower case; `None` is everything.
         name: Option<String>,
     },
+    /// DISCARD ALL: the session as it began, without prepared statements.
+    Discard,
     /// VERIFY TABLE: compare the digests of all copies.
     VerifyTable {
         /// The table.

@@ -51,6 +51,7 @@ fn print(statement: &Statement) -> String {
         Statement::Set { local, name, value } => format!("set local={local} {name} = {value:?}"),
         Statement::Show { name } => format!("show {name}"),
         Statement::Reset { name } => format!("reset {name:?}"),
+        Statement::Discard => "discard".to_owned(),
         Statement::VerifyTable { name } => format!("verify {name}"),
         Statement::AlterShard { shard, table, action } => format!("shard {shard} of {table}: {action:?}"),
         Statement::Unsupported(unsupported) => {
@@ -515,7 +516,7 @@ fn settings() {
     check("SHOW SHARDS; show nodes", "show shards ;; show nodes");
     check(
         "RESET ALL; RESET x; DISCARD ALL",
-        "reset None ;; reset Some(\"x\") ;; reset None",
+        "reset None ;; reset Some(\"x\") ;; discard",
     );
     check("SET x 1", "42601 syntax error at or near \"1\" @7");
 }

@@ -10,6 +10,7 @@
 
 use crate::catalog::{Catalog, Relation};
 use crate::error::{bind_error, suggestion};
+use crate::rewrite::rewrite;
 use crate::session::{UTC, zone};
 use crate::types::SqlTypes;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, SchemaRef, TimeUnit};
@@ -47,13 +48,18 @@ pub(crate) fn bind_query(
     parameters: &[Option<DataType>],
     depth: usize,
 ) -> Result<LogicalPlan> {
-    let statement = Statement::Query(Box::new(query.clone()));
+    let mut statement = Statement::Query(Box::new(query.clone()));
+    let functions = rewrite(&mut statement, state);
     let normalize = state.config().options().sql_parser.enable_ident_normalization;
     let (references, _) = resolve_table_references(&DfStatement::Statement(Box::new(statement.clone())), normalize)?;
     let mut tables = HashMap::with_capacity(references.len());
     for reference in references {
-        let source = source_of(state, &reference, catalog, depth)?;
-        tables.insert(reference, source);
+        match source_of(state, &reference, catalog, depth) {
+            Ok(source) => drop(tables.insert(reference, source)),
+            // A function in FROM is named like a relation; it is looked up with its arguments.
+            Err(_) if functions.iter().any(|name| name == reference.table()) => {}
+            Err(error) => return Err(error),
+        }
     }
     let names = Names { state, tables };
     let options = ParserOptions::from(&state.config().options().sql_parser);

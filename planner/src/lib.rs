@@ -14,10 +14,13 @@ pub mod cluster;
 pub mod error;
 mod exchange;
 pub mod explain;
+pub mod growth;
 pub mod join_order;
 pub mod leaf;
 pub mod names;
 pub mod prune;
+mod rewrite;
+pub mod series;
 pub mod session;
 pub mod shard_local;
 #[cfg(test)]
@@ -177,13 +180,14 @@ pub fn analyze(state: &SessionState, plan: LogicalPlan) -> Result<LogicalPlan> {
 /// Optimised, cut into leaves and planned. `plan` must have no placeholders left.
 ///
 /// # Errors
-/// What optimising finds (types, constant expressions that fail, 0A000), or 08006 when a shard it reads has no leader.
+/// What optimising finds (types, constant expressions that fail, 0A000), 54001 for expressions that would grow too large, or 08006 when a shard it reads has no leader.
 pub async fn plan(
     state: &SessionState,
     plan: LogicalPlan,
     catalog: &dyn Catalog,
     options: &PlanOptions,
 ) -> Result<Planned> {
+    growth::check(&plan)?;
     let optimized = state.optimize(&plan).map_err(bind_error)?;
     let cluster = Cluster::of_plan(&optimized, catalog)?;
     let optimized = match state.config().get_extension::<session::Bare>() {

@@ -8,10 +8,12 @@
 
 use crate::PlanOptions;
 use crate::leaf::LeafQueryPlanner;
+use crate::series::Series;
 use datafusion::arrow::array::timezone::Tz;
+use datafusion::catalog::TableFunction;
 use datafusion::config::ConfigOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::execution::{SessionState, SessionStateBuilder, SessionStateDefaults};
 use datafusion::prelude::SessionConfig;
 use std::sync::Arc;
 use tessera_proto::fragment::LeafRuntime;
@@ -50,9 +52,20 @@ pub fn template_builder(runtime: Arc<RuntimeEnv>, leaves: Arc<LeafRuntime>) -> S
         )
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_table_function_list(table_functions())
         .with_query_planner(Arc::new(LeafQueryPlanner { bare }))
         // Last: it must see the joins that the other rules leave.
         .with_physical_optimizer_rule(Arc::new(YieldInJoins))
+}
+
+/// DataFusion's, with our own where PostgreSQL has one of the name.
+fn table_functions() -> Vec<Arc<TableFunction>> {
+    let ours = TableFunction::new("generate_series".into(), Arc::new(Series));
+    let others = SessionStateDefaults::default_table_functions().into_iter();
+    others
+        .filter(|f| f.name() != ours.name())
+        .chain([Arc::new(ours.clone())])
+        .collect()
 }
 
 fn config() -> SessionConfig {

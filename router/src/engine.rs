@@ -105,6 +105,7 @@ impl Engine {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("tessera-query")
+            .thread_stack_size(crate::STACK_BYTES)
             .enable_all()
             .build()
             .map_err(|e| Error::io("starting query threads", &e))?;

@@ -23,6 +23,7 @@ pub mod outcome;
 pub mod pg;
 pub mod session;
 pub mod settings;
+mod stack;
 pub mod txn;
 pub mod views;
 
@@ -30,6 +31,10 @@ pub use engine::{Engine, RouterOptions};
 pub use ingest::CopyIn;
 pub use outcome::{Described, Outcome, RowsTag};
 pub use session::{Session, SessionParams};
+
+/// Stack of threads that plan and run statements: address space, of which only what is used costs memory. Planning the
+/// deepest expression that the parser lets through takes 4 MiB in a debug build.
+pub const STACK_BYTES: usize = 16 << 20;
 
 #[cfg(test)]
 mod testing;

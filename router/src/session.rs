@@ -11,9 +11,9 @@ use crate::engine::Engine;
 use crate::error::from_unsupported;
 use crate::outcome::{Described, Outcome, RowsTag};
 use crate::settings::Settings;
+use crate::stack::OnLargeStack;
 use crate::{ddl, execute, explain, ingest};
 use datafusion::scalar::ScalarValue;
-use futures::FutureExt;
 use std::sync::Arc;
 use tessera_parser::{CopySource, ParsedStatement, Statement};
 use tessera_proto::sql_type::SqlType;
@@ -117,9 +117,8 @@ impl Session {
     /// What binding finds: unknown names, wrong types, parameters whose type cannot be told (42P18).
     pub async fn describe(&self, statement: &ParsedStatement, hints: &[Option<SqlType>]) -> Result<Described> {
         let context = self.context(CancellationToken::new());
-        context
-            .bounded(execute::describe::describe(&context, &statement.statement, hints))
-            .await
+        let described = execute::describe::describe(&context, &statement.statement, hints);
+        OnLargeStack::new(context.bounded(described)).await
     }
 
     /// Runs a statement. `params` are the values of `$1`, `$2`, ..., of the types that `describe` told (NULLs typed).
@@ -138,8 +137,11 @@ impl Session {
         let result = match &statement.statement {
             Statement::Set { local, name, value } => self.set(*local, name, value.as_deref()),
             Statement::Reset { name } => self.reset(name.as_deref()),
-            // Boxed: the deepest of these futures is large, and drivers nest several.
-            other => run(&context, other, params).boxed().await,
+            Statement::Discard => {
+                self.settings.reset_all();
+                Ok(Outcome::done("DISCARD ALL"))
+            }
+            other => OnLargeStack::new(run(&context, other, params)).await,
         };
         result.map_err(crate::error::give_up)
     }
@@ -210,6 +212,8 @@ async fn run(context: &StatementContext, statement: &Statement, params: Vec<Scal
         | Statement::DropView { .. }
         | Statement::DropSchema { .. } => ddl::run(context, statement).await,
         Statement::Unsupported(unsupported) => Err(from_unsupported(unsupported)),
-        Statement::Set { .. } | Statement::Reset { .. } => Err(Error::internal("SET and RESET belong to the session")),
+        Statement::Set { .. } | Statement::Reset { .. } | Statement::Discard => {
+            Err(Error::internal("settings belong to the session"))
+        }
     }
 }

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tessera_proto::{Error, Result};
 
+/// The version in PostgreSQL's form, everywhere the same: clients parse the front, people read the rest.
+pub(crate) const SERVER_VERSION: &str = concat!("15.0 (Tessera ", env!("CARGO_PKG_VERSION"), ")");
 /// Longest value: nothing sensible is longer, and it is kept for the session's life.
 const VALUE_BYTES_MAX: usize = 8 << 10;
 /// Most custom settings of one session.

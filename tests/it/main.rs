@@ -4,6 +4,7 @@
 //!   cluster.rs   start, stop, kill: embedded clusters in this process, or real processes
 //!   slt.rs       every file of slt/ on every cluster shape
 //!   tpch.rs      the 22 queries against stored answers
+//!   clients.rs   what PostgreSQL clients do: types in both formats, cancel, copy
 //!   explain.rs   what moves and what stays in queries derived from TPC-H
 //!   shard_local.rs  every sentence of the shard-local rule, against single-process DataFusion
 //!   processes.rs router and shard nodes as processes of their own; one is killed
@@ -17,6 +18,7 @@
 //! ```
 
 mod bad_input;
+mod clients;
 mod cluster;
 mod copies;
 mod damage;

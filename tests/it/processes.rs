@@ -1,6 +1,7 @@
 //! A router and three shard nodes as processes of their own, over gRPC.
 
-use crate::cluster::{self, Processes, until, until_verified, value};
+use crate::cluster::{self, Processes, rows, until, until_verified, value};
+use tokio_postgres::Client;
 
 /// Nodes start before their router; a killed node comes back with its rows, and the copies agree.
 #[tokio::test(flavor = "multi_thread")]

@@ -246,6 +246,7 @@ const CASES: &[Case] = &[
 
     (rule::NOT_LISTED, "SELECT k, unnest(make_array(1, 2)) FROM t", Any, Cut(1)),
     (rule::NOT_LISTED, "SELECT k, x FROM u ORDER BY k, x, w", Any, Cut(1)),
+    (rule::NOT_LISTED, "SELECT t.k FROM t JOIN generate_series(3, 9) AS g(i) ON t.k = g.i", Any, Cut(1)),
 ];
 
 /// Name, columns, where the rows live, rows.

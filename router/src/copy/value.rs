@@ -1,11 +1,10 @@
 //! Text to typed values, as PostgreSQL reads them: one Arrow builder per column, no allocation per value.
 //!
-//! Dates and times are read as the wire protocol reads parameters (`pg::calendar`), intervals by Arrow's parser.
+//! Dates, times and intervals are read as the wire protocol reads parameters (`pg::calendar`).
 
 use crate::pg::calendar::{self, Zone};
 use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::array::*;
-use datafusion::arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
 use datafusion::common::ScalarValue;
 use std::sync::Arc;
 use tessera_proto::sql_type::SqlType;
@@ -124,9 +123,7 @@ impl ColumnBuilder {
                 };
                 b.append_value(calendar::read_timestamp(text, zone)?);
             }
-            Values::Interval(b) => {
-                b.append_value(parse_interval_month_day_nano(text.trim()).map_err(|_| not_an_interval(text))?)
-            }
+            Values::Interval(b) => b.append_value(calendar::read_interval(text)?),
             Values::Bytea(b) => b.append_value(parse_bytea(text).ok_or_else(invalid)?),
             Values::Uuid(b) => {
                 let uuid = uuid::Uuid::try_parse(text.trim()).map_err(|_| invalid())?;
@@ -159,10 +156,6 @@ fn invalid(sql_type: SqlType, text: &str) -> Error {
         other => other.to_string(),
     };
     Error::new("22P02", format!("invalid input syntax for type {bare}: \"{text}\""))
-}
-
-fn not_an_interval(text: &str) -> Error {
-    Error::new("22007", format!("invalid input syntax for type interval: \"{text}\""))
 }
 
 fn out_of_range(sql_type: SqlType, text: &str) -> Error {

@@ -1,17 +1,43 @@
 //! Which declared type a result column has, where it comes straight from a table: varchar(10) and not just text.
 //!
 //! ```text
-//!   SELECT name, upper(name) FROM t     varchar(10), None
+//!   SELECT name, upper(name), id::char(3) FROM t     varchar(10), None, char(3)
 //! ```
 
 use super::prepare::stub;
 use datafusion::common::Column;
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use sqlparser::ast::{Expr as AstExpr, Query, SelectItem, SetExpr};
+use tessera_planner::types::Length;
 use tessera_proto::sql_type::SqlType;
 
 /// One entry per output column.
-pub(crate) fn declared(plan: &LogicalPlan) -> Vec<Option<SqlType>> {
-    (0..plan.schema().fields().len()).map(|i| of(plan, i)).collect()
+pub(crate) fn declared(query: &Query, plan: &LogicalPlan) -> Vec<Option<SqlType>> {
+    let columns = plan.schema().fields().len();
+    let casts = casts(query);
+    // An asterisk stands for several columns: then nothing is known of positions.
+    let cast = |i: usize| casts.get(i).copied().flatten().filter(|_| casts.len() == columns);
+    (0..columns).map(|i| cast(i).or_else(|| of(plan, i))).collect()
+}
+
+/// Types with a length that the items of SELECT are cast to.
+fn casts(query: &Query) -> Vec<Option<SqlType>> {
+    let SetExpr::Select(select) = query.body.as_ref() else {
+        return vec![];
+    };
+    let item = |item: &SelectItem| {
+        let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else {
+            return None;
+        };
+        let AstExpr::Cast { data_type, .. } = expr else {
+            return None;
+        };
+        Some(match Length::of(data_type)? {
+            Length::Varchar(n) => SqlType::Varchar(Some(n)),
+            Length::Char(n) => SqlType::Char(n),
+        })
+    };
+    select.projection.iter().map(item).collect()
 }
 
 fn of(plan: &LogicalPlan, index: usize) -> Option<SqlType> {

@@ -27,7 +27,7 @@ pub(crate) async fn describe(
             let (plan, params) = bind(context, query, &hints).await?;
             Ok(Described {
                 params,
-                declared: declared(&plan),
+                declared: declared(query, &plan),
                 columns: Some(columns(query, &plan)),
             })
         }

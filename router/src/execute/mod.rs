@@ -11,6 +11,7 @@
 
 pub(crate) mod declared;
 pub(crate) mod describe;
+mod literals;
 pub(crate) mod point;
 pub(crate) mod prepare;
 pub(crate) mod query;

@@ -5,6 +5,7 @@
 //!   else                      as written; computed tables may be joined, their functions may not be used
 //! ```
 
+use super::literals;
 use crate::cluster::catalog::StatementCatalog;
 use crate::cluster::depends;
 use crate::session::StatementContext;
@@ -83,7 +84,12 @@ pub(crate) async fn bind(
         views::rewrite(&mut query);
         tessera_planner::bind(&state, &query, catalog, types).await?
     };
+    let plan = literals::read(plan, &zone(context))?;
     Ok(Bound { state, options, plan })
+}
+
+fn zone(context: &StatementContext) -> String {
+    context.settings.get("timezone").unwrap_or_default()
 }
 
 /// Whether a name in FROM stands for a table or view of the user.
@@ -101,7 +107,7 @@ fn reads_stored(catalog: &StatementCatalog, query: &Query) -> bool {
 ///
 /// # Errors
 /// 42P02 when the plan has more parameters than there are values.
-pub(crate) fn fill(plan: LogicalPlan, params: Vec<ScalarValue>) -> Result<LogicalPlan> {
+pub(crate) fn fill(context: &StatementContext, plan: LogicalPlan, params: Vec<ScalarValue>) -> Result<LogicalPlan> {
     let wanted = tessera_planner::parameter_types(&plan)?.len();
     if wanted == 0 {
         return Ok(plan);
@@ -109,7 +115,8 @@ pub(crate) fn fill(plan: LogicalPlan, params: Vec<ScalarValue>) -> Result<Logica
     if wanted > params.len() {
         return Err(Error::new("42P02", format!("there is no parameter ${wanted}")));
     }
-    Ok(plan.with_param_values(params)?)
+    // Values that came as text are constants in quotes by now.
+    literals::read(plan.with_param_values(params)?, &zone(context))
 }
 
 /// Reference groups that a plan reads.

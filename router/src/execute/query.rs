@@ -136,7 +136,7 @@ pub(crate) async fn open(context: &StatementContext, request: Request<'_>) -> Re
 async fn attempt(context: &StatementContext, catalog: &StatementCatalog, request: &Request<'_>) -> Result<Running> {
     let bound = bind(context, catalog, request.query, request.params.clone(), &request.types).await?;
     (request.check)(&bound.plan)?;
-    let declared = declared(&bound.plan);
+    let declared = declared(request.query, &bound.plan);
     if request.shortcut == Shortcut::Point
         && let Some(point) = point::recognise(&bound.plan)
     {
@@ -164,7 +164,7 @@ async fn bind(
 ) -> Result<Bound> {
     let snapshot = context.engine.oracle().draw().await?;
     let mut bound = prepare::bind(context, catalog, query, types, snapshot).await?;
-    bound.plan = prepare::fill(bound.plan, params)?;
+    bound.plan = prepare::fill(context, bound.plan, params)?;
     Ok(bound)
 }
 

@@ -210,7 +210,7 @@ impl<S: SqlSession> Connection<S> {
     /// What a statement that succeeded changes on this side.
     pub(super) fn after(&mut self, statement: &ParsedStatement) -> Result<(), Stop> {
         match &statement.statement {
-            Statement::Reset { name: None } if starts_with_discard(&statement.text) => {
+            Statement::Discard => {
                 self.statements.clear();
                 self.portals.clear();
                 self.report_settings()
@@ -219,10 +219,6 @@ impl<S: SqlSession> Connection<S> {
             _ => Ok(()),
         }
     }
-}
-
-fn starts_with_discard(text: &str) -> bool {
-    text.get(..7).is_some_and(|word| word.eq_ignore_ascii_case("discard"))
 }
 
 /// Says why the connection ends, and ends it.

@@ -33,6 +33,8 @@ mod startup;
 mod tests;
 mod types;
 
+pub(crate) use encode::read_numeric;
+
 use crate::Engine;
 use std::sync::Arc;
 use std::time::Duration;

@@ -15,6 +15,7 @@ use super::channel::Channel;
 use super::connection::Stop;
 use super::message::Body;
 use super::session::SqlSession;
+use crate::settings::SERVER_VERSION;
 use bytes::{Buf, Bytes};
 use pgwire::messages::PgWireBackendMessage as Message;
 use pgwire::messages::response::{ReadyForQuery, TransactionStatus};
@@ -26,9 +27,6 @@ const GSSENC_REQUEST: u32 = 80_877_104;
 const CANCEL_REQUEST: u32 = 80_877_102;
 /// The version we speak, in full: what PostgreSQL sends, and clients take the minor part of.
 const PROTOCOL_3_0: i32 = 3 << 16;
-
-/// The version in PostgreSQL's form: clients parse the front, people read the rest.
-const SERVER_VERSION: &str = concat!("15.0 (Tessera ", env!("CARGO_PKG_VERSION"), ")");
 
 /// Settings whose value is told at the start and whenever it changes, by the names clients know them under.
 pub(super) const REPORTED: [&str; 7] = [

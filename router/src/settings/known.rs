@@ -2,6 +2,7 @@
 //!
 //! Not here: settings of PostgreSQL without a meaning in Tessera. They are unknown rather than ignored.
 
+use super::SERVER_VERSION;
 use tessera_proto::{Error, Result};
 
 /// How a setting's text is checked.
@@ -115,7 +116,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting("server_encoding", "UTF8", Kind::ReadOnly, "encoding of stored text"),
     setting(
         "server_version",
-        "15.0 (Tessera)",
+        SERVER_VERSION,
         Kind::ReadOnly,
         "PostgreSQL version whose behaviour is followed",
     ),

@@ -74,7 +74,10 @@ pub(super) fn table(source: &SystemSource, name: &str) -> Option<Arc<dyn TablePr
         ),
         "pg_settings" => build(
             &[("name", Text), ("setting", Text)],
-            &[row!["server_version", "15.0"], row!["server_version_num", "150000"]],
+            &[
+                row!["server_version", crate::settings::SERVER_VERSION],
+                row!["server_version_num", "150000"],
+            ],
         ),
         name if EMPTY.contains(&name) => build(&[("oid", Int)], &[]),
         _ => None,

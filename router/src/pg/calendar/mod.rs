@@ -10,10 +10,12 @@
 //! Not here: styles other than ISO, and inputs that need a calendar's words (`Jan 5`, `tomorrow`): 22007.
 //! Source of the day count: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
 
+mod interval;
 mod read;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use interval::read_interval;
 pub(crate) use read::{read_date, read_time, read_timestamp};
 
 use chrono::{DateTime, NaiveDateTime, Offset, TimeZone};

@@ -13,7 +13,8 @@ mod nested;
 mod number;
 mod text;
 
-pub(super) use number::{read_numeric, read_numeric_binary};
+pub(crate) use number::read_numeric;
+pub(super) use number::read_numeric_binary;
 
 use super::calendar;
 use super::types::{Column, format_of};

@@ -159,7 +159,7 @@ fn too_wide() -> Error {
 ///
 /// # Errors
 /// 22P02 for other text, 22003 for more than 38 digits, 0A000 for NaN and infinity.
-pub(in crate::pg) fn read_numeric(text: &str) -> Result<ScalarValue> {
+pub(crate) fn read_numeric(text: &str) -> Result<ScalarValue> {
     let body = text.trim();
     if matches!(
         body.trim_start_matches(['+', '-']).to_ascii_lowercase().as_str(),

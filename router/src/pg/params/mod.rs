@@ -19,7 +19,7 @@ use super::encode::{Style, read_numeric, read_numeric_binary};
 use super::types::arrow_of;
 use bytes::{Buf, Bytes};
 use datafusion::arrow::array::types::IntervalMonthDayNano;
-use datafusion::arrow::datatypes::{DataType, IntervalUnit};
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use postgres_types::Type;
 use tessera_proto::{Error, Result};
@@ -112,10 +112,7 @@ fn from_text(text: &str, pg_type: &Type, style: &Style) -> Result<ScalarValue> {
         Type::TIME => ScalarValue::Time64Microsecond(Some(calendar::read_time(text)?)),
         Type::TIMESTAMP => ScalarValue::TimestampMicrosecond(Some(calendar::read_timestamp(text, Zone::None)?), None),
         Type::TIMESTAMPTZ => utc(calendar::read_timestamp(text, zone)?),
-        Type::INTERVAL => read_interval(text).ok_or_else(|| Error {
-            code: "22007".into(),
-            ..invalid(pg_type, text)
-        })?,
+        Type::INTERVAL => ScalarValue::IntervalMonthDayNano(Some(calendar::read_interval(text)?)),
         Type::UUID => {
             let uuid = uuid::Uuid::try_parse(text.trim()).map_err(|_| invalid(pg_type, text))?;
             ScalarValue::FixedSizeBinary(16, Some(uuid.as_bytes().to_vec()))
@@ -205,14 +202,6 @@ fn read_bytea(text: &str) -> Result<Vec<u8>> {
         };
     }
     Ok(out)
-}
-
-/// `1 year 2 mons -3 days 04:05:06.7` and the other forms Arrow reads.
-fn read_interval(text: &str) -> Option<ScalarValue> {
-    let scalar = ScalarValue::Utf8(Some(text.to_owned()))
-        .cast_to(&DataType::Interval(IntervalUnit::MonthDayNano))
-        .ok()?;
-    (!scalar.is_null()).then_some(scalar)
 }
 
 fn from_binary(bytes: Bytes, pg_type: &Type) -> Result<ScalarValue> {

@@ -1,0 +1,104 @@
+//! `generate_series` in FROM.
+//!
+//! ```text
+//!   generate_series(1, 10, 3) AS s              1 4 7 10           bigint, column s
+//!   generate_series(date, date, interval)       timestamps, as PostgreSQL has them
+//! ```
+//!
+//! DataFusion's function makes the rows, on the router; here its arguments and its column get the types of ours:
+//! microseconds, where it counts nanoseconds. Arguments are constants. Not here: numeric series (42883), and timestamps
+//! outside of 1677 to 2262 (22008).
+
+use datafusion::arrow::datatypes::{DataType, IntervalUnit, TimeUnit};
+use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::{Result, ScalarValue, TableReference};
+use datafusion::datasource::{ViewTable, provider_as_source};
+use datafusion::functions_table::generate_series::GenerateSeriesFunc;
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder, cast, col, lit};
+use std::sync::Arc;
+use tessera_proto::Error;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Series;
+
+impl TableFunctionImpl for Series {
+    fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
+        let values: Vec<&ScalarValue> = args
+            .exprs()
+            .iter()
+            .filter_map(|e| match e {
+                Expr::Literal(value, _) => Some(value),
+                _ => None,
+            })
+            .collect();
+        let to = kind(&values)?;
+        let nanoseconds = match &to {
+            DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Nanosecond, zone.clone()),
+            other => other.clone(),
+        };
+        let mut converted = vec![];
+        for (i, value) in values.iter().enumerate() {
+            let to = match &nanoseconds {
+                DataType::Timestamp(..) if i == 2 => &DataType::Interval(IntervalUnit::MonthDayNano),
+                other => other,
+            };
+            let range = || {
+                Error::new("22008", "timestamp out of range for generate_series").with_hint("1677 to 2262 is possible")
+            };
+            let changed = value.cast_to(to).ok().filter(|v| v.is_null() == value.is_null());
+            converted.push(lit(changed.ok_or_else(range)?));
+        }
+        if converted.get(2).is_some_and(is_zero) {
+            return Err(Error::new("22023", "step size cannot equal zero").into());
+        }
+        // A NULL anywhere: no rows.
+        if values.iter().any(|v| v.is_null()) {
+            converted = vec![lit(ScalarValue::Null); 2];
+        }
+        let rows = GenerateSeriesFunc {}.call_with_args(TableFunctionArgs::new(&converted, args.session()))?;
+        let name = TableReference::bare("generate_series");
+        let scan = LogicalPlanBuilder::scan(name, provider_as_source(rows), None)?;
+        let column = cast(col("value"), to).alias("generate_series");
+        Ok(Arc::new(ViewTable::new(scan.project(vec![column])?.build()?, None)))
+    }
+}
+
+/// The type of the series.
+fn kind(values: &[&ScalarValue]) -> Result<DataType> {
+    let types: Vec<DataType> = values.iter().map(|v| v.data_type()).collect();
+    let is_instant = |t: &DataType| matches!(t, DataType::Date32 | DataType::Timestamp(..) | DataType::Null);
+    let known = |t: &DataType| t.is_integer() || t.is_null();
+    match types.as_slice() {
+        [first, second] if known(first) && known(second) => Ok(DataType::Int64),
+        [first, second, step] if known(first) && known(second) && known(step) => Ok(DataType::Int64),
+        [
+            first,
+            second,
+            DataType::Interval(_) | DataType::Utf8 | DataType::Utf8View | DataType::Null,
+        ] if is_instant(first) && is_instant(second) => {
+            let zone = [first, second].into_iter().find_map(|t| match t {
+                DataType::Timestamp(_, Some(zone)) => Some(zone.clone()),
+                _ => None,
+            });
+            Ok(DataType::Timestamp(TimeUnit::Microsecond, zone))
+        }
+        types => {
+            let names: Vec<_> = types.iter().map(ToString::to_string).collect();
+            let message = format!("function generate_series({}) does not exist", names.join(", "));
+            Err(Error::new("42883", message)
+                .with_hint("it takes two or three integers, or two dates or timestamps and an interval, all constant")
+                .into())
+        }
+    }
+}
+
+fn is_zero(step: &Expr) -> bool {
+    match step {
+        Expr::Literal(ScalarValue::Int64(step), _) => *step == Some(0),
+        Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(step)), _) => {
+            (step.months, step.days, step.nanoseconds) == (0, 0, 0)
+        }
+        _ => false,
+    }
+}
