@@ -63,14 +63,19 @@ pub async fn run_router(config: RouterConfig, stop: CancellationToken) -> Result
     let mut servers: JoinSet<Result<()>> = JoinSet::new();
     servers.spawn(pg::serve(sql, engine.clone(), pg::PgLimits::default(), stop.clone()));
     servers.spawn(tessera_router::http::serve(web, engine.clone(), stop.clone()));
+    let (meta_server, waits) = MetaServer::new(meta.clone());
     let services = tonic::transport::Server::builder()
         .tcp_nodelay(true)
-        .add_service(MetaServer::new(meta.clone()).into_service())
+        .add_service(meta_server.into_service())
         .add_service(OracleServer::new(engine.oracle()).into_service());
-    let until = stop.clone();
+    let stopped = stop.clone();
+    let until = async move {
+        stopped.cancelled().await;
+        waits.end();
+    };
     servers.spawn(async move {
         let served = services
-            .serve_with_incoming_shutdown(TcpListenerStream::new(rpc), until.cancelled_owned())
+            .serve_with_incoming_shutdown(TcpListenerStream::new(rpc), until)
             .await;
         served.map_err(|e| Error::internal(format!("the gRPC server ended: {e}")))
     });

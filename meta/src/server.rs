@@ -13,7 +13,7 @@ use crate::wire::{self, REQUEST_BYTES_MAX};
 use std::sync::Arc;
 use std::time::Duration;
 use tessera_proto::{Error, v1};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Response, Status};
 
 /// Open waits: one per watching process, so this is far above any cluster; further ones are refused.
@@ -27,16 +27,31 @@ pub struct MetaServer {
     store: Arc<dyn MetaStore>,
     waits: Semaphore,
     calls: Semaphore,
+    ended: watch::Receiver<bool>,
+}
+
+/// Ends open waits, which else keep a server from stopping for as long as they may last.
+#[derive(Debug)]
+pub struct EndWaits(watch::Sender<bool>);
+
+impl EndWaits {
+    /// Every open and later wait is answered at once.
+    pub fn end(&self) {
+        self.0.send_replace(true);
+    }
 }
 
 impl MetaServer {
-    /// Serves `store`.
-    pub fn new(store: Arc<dyn MetaStore>) -> Self {
-        Self {
+    /// Serves `store`. Who stops the server ends its waits first.
+    pub fn new(store: Arc<dyn MetaStore>) -> (Self, EndWaits) {
+        let (end, ended) = watch::channel(false);
+        let server = Self {
             store,
             waits: Semaphore::new(WAITS_MAX),
             calls: Semaphore::new(CALLS_MAX),
-        }
+            ended,
+        };
+        (server, EndWaits(end))
     }
 
     /// The tonic service with its message limits, ready for `Server::add_service`.
@@ -85,7 +100,10 @@ impl v1::meta_server::Meta for MetaServer {
         let Ok(_permit) = self.waits.try_acquire() else {
             return Err(Error::new("53400", format!("more than {WAITS_MAX} waits at the meta store")).into());
         };
-        let revision = self.store.wait(request.after, limit).await?;
-        Ok(Response::new(v1::WaitReply { revision }))
+        let mut ended = self.ended.clone();
+        tokio::select! {
+            revision = self.store.wait(request.after, limit) => Ok(Response::new(v1::WaitReply { revision: revision? })),
+            Ok(_) = ended.wait_for(|e| *e) => Err(Error::unavailable("the meta store is stopping").into()),
+        }
     }
 }

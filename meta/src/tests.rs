@@ -36,10 +36,19 @@ fn delete(key: &str) -> Op {
 
 /// A store behind gRPC on a port of its own, until the handle is aborted.
 async fn serve(store: Arc<dyn MetaStore>) -> (SocketAddr, JoinHandle<()>) {
+    let (server, _) = MetaServer::new(store);
+    serve_with(server, std::future::pending()).await
+}
+
+/// The same until `stop`, with everything that is open then.
+async fn serve_with(
+    server: MetaServer,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> (SocketAddr, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let server = tonic::transport::Server::builder().add_service(MetaServer::new(store).into_service());
-    let task = tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() });
+    let server = tonic::transport::Server::builder().add_service(server.into_service());
+    let task = tokio::spawn(async move { server.serve_with_incoming_shutdown(incoming, stop).await.unwrap() });
     (address, task)
 }

@@ -82,8 +82,7 @@ pub struct NodeTuning {
     pub replication: Option<Timings>,
     /// Heartbeats.
     pub leases: Option<LeaseTimings>,
-    /// When a prepared transaction is resolved without its router: the design's 1 s needs router heartbeats, which do not
-    /// exist yet, so 3 s by default.
+    /// How long after the last sign of its router a prepared transaction is resolved without it.
     pub in_doubt_after: Option<Duration>,
 }
 

@@ -33,7 +33,7 @@ fn add(total: &mut Counts, counts: Counts) {
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_nine_of_the_whole_process() {
     let dir = tempfile::tempdir().expect("temporary folder");
-    let (cycles, seed) = (setting("TESSERA_KILL_CYCLES", 4), seed());
+    let (cycles, seed) = (setting("TESSERA_KILL_CYCLES", 3), seed());
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut total, mut while_starting) = (Counts::default(), 0);
     let mut workload = None;
@@ -82,7 +82,7 @@ async fn finish(client: &tokio_postgres::Client, workload: Option<std::sync::Arc
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_nine_of_single_nodes() {
     let dir = tempfile::tempdir().expect("temporary folder");
-    let (cycles, seed) = (setting("TESSERA_KILL_CYCLES", 3), seed());
+    let (cycles, seed) = (setting("TESSERA_KILL_CYCLES", 2), seed());
     let mut rng = StdRng::seed_from_u64(seed);
     let mut processes = Processes::start(dir.path(), 3).await;
     let (mut total, mut routers) = (Counts::default(), 0);

@@ -1,9 +1,10 @@
 //! The contract of [`MetaStore`], for every implementation.
 
-use super::{delete, expecting, put, serve};
+use super::{delete, expecting, put, serve, serve_with};
 use crate::limits::VALUE_BYTES_MAX;
 use crate::local::LocalMeta;
 use crate::remote::RemoteMeta;
+use crate::server::MetaServer;
 use crate::{Change, Expect, MetaStore, OPS_MAX, Op};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,22 @@ async fn remote() {
     let (address, server) = serve(LocalMeta::memory()).await;
     conforms(Arc::new(RemoteMeta::new(&address.to_string()).unwrap())).await;
     server.abort();
+}
+
+/// A server that stops is not held up by watchers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_waits_end_with_the_server() {
+    let (server, waits) = MetaServer::new(LocalMeta::memory());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (address, task) = serve_with(server, async { drop(stopped.await) }).await;
+    let client = RemoteMeta::new(&address.to_string()).unwrap();
+    let (_, revision) = client.range("/").await.unwrap();
+    let wait = tokio::spawn(async move { client.wait(revision, Duration::from_secs(30)).await });
+    waits.end();
+    // Nothing is written, so an answer could only be that of a wait that lasted its 30 s.
+    assert_eq!(wait.await.unwrap().unwrap_err().code, "08006");
+    drop(stop);
+    task.await.unwrap();
 }
 
 /// Runs everything below on one store, each under a prefix of its own.

@@ -314,6 +314,9 @@ impl ShardService for FakeNode {
 
     async fn prepare(&self, request: v1::PrepareRequest) -> Result<v1::PrepareReply> {
         let shard = self.cluster.check(self.id, request.shard.as_ref()).await?;
+        if request.still {
+            return Ok(v1::PrepareReply {});
+        }
         let tables = self.cluster.tables(&request.writes).await?;
         let mut state = self.cluster.state.lock();
         state.check_unique(shard, &request.writes, &tables)?;

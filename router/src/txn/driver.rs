@@ -5,6 +5,7 @@
 //!   prepare, commit   TS001 (stale epoch) or unreachable: nothing happened ──▶ newer view, same request at the new leader
 //!   commit            no answer ──▶ ask home with resolve until Committed or Aborted, else 40003
 //!   40P01             everything aborted ──▶ once more, votes one by one in ascending order
+//!   prepared          a sign of life to every prepared shard each 250 ms, else it would ask home, which would abort
 //!   finish            in the background, bounded in number and attempts; shards that miss it ask home
 //! ```
 
@@ -13,6 +14,7 @@ use crate::txn::coordinator::{Coordinator, Effect, Event, Order, Participant};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tessera_proto::service::ShardService;
@@ -31,6 +33,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Attempts to tell a shard the outcome: about 10 s, then it has asked home long since.
 const FINISH_ATTEMPTS: u32 = 20;
+/// Between two signs of life to shards that are prepared: they resolve a transaction 1 s after the last.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
+/// Longest single sign of life.
+const SIGN_MAX: Duration = Duration::from_secs(1);
 /// Shards told at the same time by one transaction.
 const FINISH_AT_ONCE: usize = 16;
 
@@ -103,6 +109,11 @@ async fn drive(
     let mut effects = machine.step(Event::Start);
     let mut running = FuturesUnordered::new();
     let (mut reply, mut told) = (Some(reply), vec![]);
+    let mut prepared = BTreeSet::new();
+    let mut signs = tokio::time::interval(SIGN_OF_LIFE);
+    signs.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    signs.reset();
+    let mut signing = FuturesUnordered::new();
     loop {
         for effect in effects.drain(..) {
             match effect {
@@ -112,10 +123,21 @@ async fn drive(
                 other => running.push(perform(engine.clone(), transaction.clone(), other)),
             }
         }
-        match running.next().await {
-            Some(event) => effects = machine.step(event),
-            None => break,
+        let event = loop {
+            tokio::select! {
+                event = running.next() => break event,
+                Some(()) = signing.next(), if !signing.is_empty() => {}
+                // One round at a time: a shard that does not answer gets no more of them meanwhile.
+                _ = signs.tick(), if signing.is_empty() && !machine.is_done() => {
+                    signing.extend(prepared.iter().map(|who| sign_of_life(&engine, &transaction, *who)));
+                }
+            }
+        };
+        let Some(event) = event else { break };
+        if let Event::Prepared(who) = &event {
+            prepared.insert(*who);
         }
+        effects = machine.step(event);
     }
     if !told.is_empty() {
         finish(&engine, transaction.id, told);
@@ -174,7 +196,6 @@ where
 }
 
 async fn prepare(engine: &Engine, transaction: &Transaction, who: Participant) -> Result<()> {
-    let home = transaction.shards[0].shard;
     let ShardWrites { shard, writes } = &transaction.shards[who];
     at_leader(
         engine,
@@ -182,18 +203,50 @@ async fn prepare(engine: &Engine, transaction: &Transaction, who: Participant) -
         transaction.deadline,
         |service, reference, deadline_ms| {
             let request = v1::PrepareRequest {
-                shard: Some(reference),
-                txn: transaction.id.to_wire(),
-                home: Some(reference_of(engine, home)),
-                meta_revision: transaction.meta_revision,
-                deadline_ms,
                 writes: writes.clone(),
-                router: 0,
+                ..prepare_request(engine, transaction, reference, deadline_ms)
             };
             Box::pin(async move { service.prepare(request).await.map(|_| ()) })
         },
     )
     .await
+}
+
+fn prepare_request(
+    engine: &Engine,
+    transaction: &Transaction,
+    shard: v1::ShardRef,
+    deadline_ms: u64,
+) -> v1::PrepareRequest {
+    v1::PrepareRequest {
+        shard: Some(shard),
+        txn: transaction.id.to_wire(),
+        home: Some(reference_of(engine, transaction.shards[0].shard)),
+        meta_revision: transaction.meta_revision,
+        deadline_ms,
+        writes: vec![],
+        router: 0,
+        still: false,
+    }
+}
+
+/// Tells a prepared shard that this router still works on the transaction. One that misses it asks home, which may abort.
+async fn sign_of_life(engine: &Engine, transaction: &Transaction, who: Participant) {
+    let shard = transaction.shards[who].shard;
+    let view = engine.view();
+    let Some(entry) = view.shards.get(&shard) else { return };
+    let reference = v1::ShardRef::new(shard, entry.config.epoch);
+    let request = v1::PrepareRequest {
+        still: true,
+        ..prepare_request(engine, transaction, reference, SIGN_MAX.as_millis() as u64)
+    };
+    let told = match engine.directory().node(entry.config.leader.node) {
+        Ok(service) => service.prepare(request).await.map(drop),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = told {
+        tracing::debug!(txn = %transaction.id, %shard, %error, "a prepared shard was not reached");
+    }
 }
 
 async fn commit_home(engine: &Engine, transaction: &Transaction) -> Result<Timestamp> {

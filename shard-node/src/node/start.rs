@@ -32,6 +32,8 @@ const CLUSTER_TIMEOUT: Duration = Duration::from_secs(60);
 const REGISTER_ATTEMPTS: usize = 10;
 /// Longest wait for tasks at shutdown; each of them has a shorter deadline itself.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Age at which a prepared transaction is resolved without its router, unless that says every 250 ms that it is alive.
+const IN_DOUBT_AFTER: Duration = Duration::from_secs(1);
 /// Parquet footers kept in memory.
 const FOOTER_BYTES: usize = 64 << 20;
 
@@ -103,7 +105,7 @@ impl ShardNode {
             leases: Mutex::new(Leases::new(lease_timings, Duration::ZERO, boot_number)),
             lease_timings,
             timings: tuning.replication.unwrap_or_default(),
-            in_doubt_after: tuning.in_doubt_after.unwrap_or(Duration::from_secs(3)),
+            in_doubt_after: tuning.in_doubt_after.unwrap_or(IN_DOUBT_AFTER),
             begun,
             boot: boot_number,
             myself: myself.clone(),

@@ -99,7 +99,11 @@ impl ShardNode {
             .id();
         let shard = self.leading(request.shard, until).await?;
         if shard.ledger.lock().prepared().contains_key(&txn) {
+            shard.participant.lock().still_alive(txn, self.begun.elapsed());
             return Ok(());
+        }
+        if request.still {
+            return Err(aborted(txn));
         }
         let (locked, writes) = self
             .lock_and_check(&shard, txn, Span::Many, request.writes, request.meta_revision, until)

@@ -130,6 +130,11 @@ impl Participant {
             .collect()
     }
 
+    /// Its router still works on it.
+    pub fn still_alive(&mut self, txn: TxnId, now: Duration) {
+        self.open_since.insert(txn, now);
+    }
+
     /// This replica leads no more, or not yet.
     pub fn clear(&mut self) {
         let next_group = self.next_group;

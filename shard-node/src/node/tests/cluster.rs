@@ -320,6 +320,7 @@ impl Cluster {
                 deadline_ms: 20_000,
                 writes: vec![self.write(keys)],
                 router: 1,
+                still: false,
             };
             prepared.push(shard);
             if let Err(error) = service.prepare(request).await {
