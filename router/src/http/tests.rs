@@ -70,7 +70,10 @@ async fn connections_are_counted_and_joined() {
     let mut held = vec![];
     for _ in 0..LIMITS.connections_max {
         let mut stream = TcpStream::connect(address).await.expect("connects");
-        stream.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
+        stream
+            .write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .expect("sent");
         held.push(stream);
     }
     // Accepted in order, so those are held by now or before this one.
