@@ -84,12 +84,16 @@ pub(crate) async fn bind(
         views::rewrite(&mut query);
         tessera_planner::bind(&state, &query, catalog, types).await?
     };
-    let plan = literals::read(plan, &zone(context))?;
+    let plan = read_literals(context, plan)?;
     Ok(Bound { state, options, plan })
 }
 
-fn zone(context: &StatementContext) -> String {
-    context.settings.get("timezone").unwrap_or_default()
+/// Reads quoted constants; part of [`bind`], for those who bind by themselves.
+///
+/// # Errors
+/// 22P02, 22007 and the like.
+pub(crate) fn read_literals(context: &StatementContext, plan: LogicalPlan) -> Result<LogicalPlan> {
+    literals::read(plan, &context.settings.get("timezone").unwrap_or_default())
 }
 
 /// Whether a name in FROM stands for a table or view of the user.
@@ -116,7 +120,7 @@ pub(crate) fn fill(context: &StatementContext, plan: LogicalPlan, params: Vec<Sc
         return Err(Error::new("42P02", format!("there is no parameter ${wanted}")));
     }
     // Values that came as text are constants in quotes by now.
-    literals::read(plan.with_param_values(params)?, &zone(context))
+    read_literals(context, plan.with_param_values(params)?)
 }
 
 /// Reference groups that a plan reads.

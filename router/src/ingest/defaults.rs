@@ -118,7 +118,7 @@ async fn physical(
         return Err(refuse("it is not an expression"));
     };
     let state = prepare::session_state(context, now)?;
-    let plan = tessera_planner::bind(&state, query, catalog, &[]).await?;
+    let plan = prepare::read_literals(context, tessera_planner::bind(&state, query, catalog, &[]).await?)?;
     let LogicalPlan::Projection(projection) = &plan else {
         return Err(refuse("it is not a plain expression"));
     };
