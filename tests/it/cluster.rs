@@ -262,7 +262,10 @@ impl Processes {
 pub async fn until(client: &Client, sql: &str, done: impl Fn(&[Vec<Option<String>>]) -> bool) {
     let start = Instant::now();
     loop {
-        let found = rows(client, sql).await;
+        // A statement that hangs is a failure, too.
+        let left = PATIENCE.saturating_sub(start.elapsed());
+        let found = tokio::time::timeout(left, rows(client, sql)).await;
+        let found = found.unwrap_or_else(|_| panic!("{sql}: no answer in {PATIENCE:?}"));
         if found.as_ref().is_ok_and(|rows| done(rows)) {
             return;
         }
