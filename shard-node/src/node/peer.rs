@@ -3,7 +3,7 @@
 use super::shard::Chore;
 use super::{ShardNode, checks};
 use crate::replication::message::Event;
-use crate::replication::transport::{CHUNK_BYTES, Chunks, PeerHandler};
+use crate::replication::transport::{CHUNK_BYTES, Chunks, FILE_GONE, PeerHandler};
 use crate::replication::wire;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -73,9 +73,12 @@ impl PeerHandler for ShardNode {
             .local(request.group, request.shard)?
             .store
             .segment_path(&request.file)?;
-        let file = tokio::fs::File::open(&path)
-            .await
-            .map_err(|e| Error::io(&format!("opening segment \"{}\"", request.file), &e))?;
+        let file = tokio::fs::File::open(&path).await.map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::new(FILE_GONE, format!("there is no segment \"{}\" any more", request.file))
+            }
+            _ => Error::io(&format!("opening segment \"{}\"", request.file), &e),
+        })?;
         Ok(ReaderStream::with_capacity(file, CHUNK_BYTES)
             .map(|c| c.map_err(|e| Error::io("reading a segment", &e)))
             .boxed())

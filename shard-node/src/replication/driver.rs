@@ -13,7 +13,7 @@ use super::catch_up::{self, INSTALLING, Snapshot};
 use super::log_shape::{LogShape, Position};
 use super::message::*;
 use super::state::{ReplicaState, Restored};
-use super::transport::PeerTransport;
+use super::transport::{FILE_GONE, PeerTransport};
 use super::wire;
 use crate::node::shard::{Accepted, Input, Leads, Shard};
 use crate::storage::durable;
@@ -112,7 +112,12 @@ enum Queued {
 
 enum Written {
     Durable(u64),
-    Failed { ticket: u64, error: Error },
+    /// Files that entries name did not come; `gone` when the source has them no more.
+    Failed {
+        ticket: u64,
+        gone: bool,
+        error: Error,
+    },
     Installed(Result<Position>),
 }
 
@@ -327,15 +332,20 @@ impl Driver {
                 tracing::error!(%error, shard = %self.ports.shard.id, "a snapshot could not be installed");
                 self.step(Event::SnapshotFailed);
             }
-            Written::Failed { ticket, error } => {
-                tracing::warn!(%error, shard = %self.ports.shard.id, "log entries wait for files that cannot be fetched");
+            Written::Failed { ticket, gone, error } => {
+                let shard = self.ports.shard.id;
+                if gone {
+                    tracing::info!(%error, %shard, "log entries name files that their sender removed since; a snapshot is needed");
+                } else {
+                    tracing::warn!(%error, %shard, "log entries wait for files that cannot be fetched");
+                }
                 // Everything behind it continues a log that does not exist; the machine repeats promises and asks again.
                 let dropped = std::mem::take(&mut self.queue);
                 self.queued_bytes = 0;
                 self.ports
                     .shard
                     .forget_after(self.ports.wal.last(self.ports.shard.id).1);
-                self.step(Event::WriteFailed { ticket });
+                self.step(Event::WriteFailed { ticket, gone });
                 if dropped.iter().any(|q| matches!(q, Queued::Install(_))) {
                     self.step(Event::SnapshotFailed);
                 }
@@ -491,6 +501,7 @@ async fn write(ports: Ports, batch: Batch) -> Written {
         {
             return Written::Failed {
                 ticket: batch.first,
+                gone: error.code == FILE_GONE,
                 error,
             };
         }

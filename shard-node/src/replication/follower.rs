@@ -67,7 +67,7 @@ impl ReplicaState {
         if follower.fetching {
             return;
         }
-        if wants_snapshot {
+        if wants_snapshot || follower.files_gone {
             follower.owes_shape = true;
             return;
         }
@@ -153,7 +153,7 @@ impl ReplicaState {
         self.wants_snapshot = false;
         self.install_base(LogShape::starting_after(at));
         if let Role::Follower(follower) = &mut self.role {
-            follower.fetching = false;
+            (follower.fetching, follower.files_gone) = (false, false);
             follower.matched = LogIndex(0);
             follower.owes_shape = follower.leader.is_some();
         }
@@ -208,7 +208,7 @@ impl ReplicaState {
         let Some(leader) = follower.leader else { return };
         if follower.owes_shape && all_durable && fenced {
             follower.owes_shape = false;
-            let (log, wants_snapshot) = (self.log.clone(), self.wants_snapshot);
+            let (log, wants_snapshot) = (self.log.clone(), self.wants_snapshot || follower.files_gone);
             return self.send(
                 leader,
                 Message::Shape {

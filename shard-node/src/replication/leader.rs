@@ -183,13 +183,15 @@ impl ReplicaState {
 
     pub(super) fn on_shape(&mut self, from: ReplicaId, epoch: Epoch, log: LogShape, wants_snapshot: bool) {
         self.on_recovery_shape(from, epoch, log.clone(), wants_snapshot);
-        let (now, common) = (self.now, self.log.common(&log));
+        let (now, retry, common) = (self.now, self.timings.retry, self.log.common(&log));
         let Some(peer) = self.peer(from, epoch) else { return };
         if !matches!(peer.flow, Flow::Probing { .. } | Flow::Snapshot { .. }) {
             return;
         }
         match common.filter(|_| !wants_snapshot) {
             Some(common) => peer.stream_from(common),
+            // What was offered failed at once, and would again: `tick_leader` asks later.
+            None if matches!(peer.flow, Flow::Snapshot { offered } if now.saturating_sub(offered) < retry) => {}
             None => {
                 peer.flow = Flow::Snapshot { offered: now };
                 self.send(from, Message::Offer { epoch });

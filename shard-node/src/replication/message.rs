@@ -148,6 +148,8 @@ pub enum Event {
     WriteFailed {
         /// From [`Effect::Write`].
         ticket: u64,
+        /// Its source has such a file no more, because it applied more of the log: the transaction that staged it was aborted.
+        gone: bool,
     },
     /// Append these (kind, payload) pairs, if this is a leader that takes proposals.
     Propose {

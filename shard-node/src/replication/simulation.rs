@@ -32,6 +32,11 @@ type Check = Result<(), String>;
 /// Enough for every planted bug (the slowest is found within a few hundred), in a few seconds unoptimised.
 const SEEDS: u64 = 1_500;
 
+/// Kinds of proposals: a plain one, one that names a file, and one whose application removes the files of all before it.
+const PLAIN: u8 = 2;
+const NAMES_FILE: u8 = 3;
+const DROPS_FILES: u8 = 4;
+
 const TIMINGS: Timings = Timings {
     retry: Duration::from_millis(80),
     silent: Duration::from_millis(300),
@@ -95,7 +100,7 @@ struct Node {
     boot: u64,
     state: Option<ReplicaState>,
     disk: Disk,
-    writes: VecDeque<(u64, Vec<LogWrite>)>,
+    writes: VecDeque<(u64, Vec<LogWrite>, Option<ReplicaId>)>,
     applied: Vec<Entry>,
     fetched: Vec<Entry>,
 }
@@ -189,7 +194,7 @@ impl Sim {
         node.state = None;
         // A prefix of what was under way may have reached the disk.
         let survives = self.rng.random_range(0..=node.writes.len());
-        for (_, writes) in node.writes.drain(..).take(survives) {
+        for (_, writes, _) in node.writes.drain(..).take(survives) {
             writes
                 .into_iter()
                 .for_each(|w| node.disk.write(w).expect("a promise never falls"));
@@ -247,7 +252,7 @@ impl Sim {
                     }
                 }
             }
-            Effect::Write { ticket, writes, .. } => self.nodes[n].writes.push_back((ticket, writes)),
+            Effect::Write { ticket, writes, source } => self.nodes[n].writes.push_back((ticket, writes, source)),
             Effect::ReadLog { peer, from, .. } => {
                 let disk = &self.nodes[n].disk;
                 let skip = from.0.checked_sub(disk.base.index.0 + 1);
@@ -396,7 +401,11 @@ impl Sim {
 
     fn flush(&mut self, n: usize, count: usize) -> Check {
         for _ in 0..count {
-            let Some((ticket, writes)) = self.nodes[n].writes.pop_front() else {
+            if self.front_lacks_files(n) {
+                self.drop_writes(n, true)?;
+                continue;
+            }
+            let Some((ticket, writes, _)) = self.nodes[n].writes.pop_front() else {
                 break;
             };
             for write in writes {
@@ -408,6 +417,37 @@ impl Sim {
             self.event(n, Event::Durable { ticket })?;
         }
         Ok(())
+    }
+
+    /// Whether the next write names a file that its source has removed: what it applied says that nobody needs it.
+    fn front_lacks_files(&self, n: usize) -> bool {
+        let Some((_, writes, Some(source))) = self.nodes[n].writes.front() else {
+            return false;
+        };
+        let number = |e: &Entry| std::str::from_utf8(&e.payload).ok().and_then(|t| t.parse::<u64>().ok());
+        let source = self.nodes.iter().find(|x| x.id == *source);
+        let dropped = source.and_then(|s| {
+            s.applied
+                .iter()
+                .filter(|e| e.kind == DROPS_FILES)
+                .filter_map(number)
+                .max()
+        });
+        let entries = writes.iter().flat_map(|w| match w {
+            LogWrite::Append(entries) => entries.as_slice(),
+            _ => &[],
+        });
+        entries.filter(|e| e.kind == NAMES_FILE).any(|e| number(e) < dropped)
+    }
+
+    /// This and all later writes come to nothing.
+    fn drop_writes(&mut self, n: usize, gone: bool) -> Check {
+        let Some((ticket, _, _)) = self.nodes[n].writes.front() else {
+            return Ok(());
+        };
+        let ticket = *ticket;
+        self.nodes[n].writes.clear();
+        self.event(n, Event::WriteFailed { ticket, gone })
     }
 
     /// Rows go to files and the log before them may go.
@@ -534,28 +574,28 @@ impl Sim {
         }
     }
 
-    /// Files that entries name could not be fetched: this and all later writes are dropped.
+    /// Files that entries name could not be fetched.
     fn fail_write(&mut self, n: usize) -> Check {
-        let follows = self.nodes[n]
-            .state
-            .as_ref()
-            .is_some_and(|s| matches!(s.role_name(), "follower" | "learner"));
-        let Some((ticket, _)) = self.nodes[n].writes.front().filter(|_| follows) else {
-            return Ok(());
-        };
-        let ticket = *ticket;
-        self.nodes[n].writes.clear();
-        self.event(n, Event::WriteFailed { ticket })
+        let role = self.nodes[n].state.as_ref().map(ReplicaState::role_name);
+        match role {
+            Some("follower" | "learner") => self.drop_writes(n, false),
+            _ => Ok(()),
+        }
     }
 
     fn propose(&mut self, n: usize) -> Check {
         self.proposals += 1;
         let payload = Bytes::from(format!("{}", self.proposals));
+        let kind = match self.rng.random_range(0..10) {
+            0 => DROPS_FILES,
+            1..4 => NAMES_FILE,
+            _ => PLAIN,
+        };
         self.event(
             n,
             Event::Propose {
                 token: self.proposals,
-                entries: vec![(2, payload)],
+                entries: vec![(kind, payload)],
             },
         )
     }
@@ -623,7 +663,7 @@ impl Sim {
         let complete = self
             .committed
             .last()
-            .is_some_and(|e| e.payload == format!("{}", self.proposals).as_bytes() || e.kind == 2);
+            .is_some_and(|e| e.payload == format!("{}", self.proposals).as_bytes() || e.kind != EPOCH_START);
         let equal = lengths.iter().all(|l| *l == self.committed.len());
         match complete && equal && self.meta.0.in_sync.len() == self.nodes.len() {
             true => Ok(()),

@@ -108,6 +108,8 @@ pub(super) struct Follower {
     pub acked: LogIndex,
     /// A snapshot is being fetched; appends wait.
     pub fetching: bool,
+    /// The next entries name files that the leader has no more: its snapshot is needed, though rows and log here are sound.
+    pub files_gone: bool,
 }
 
 impl ReplicaState {
@@ -146,7 +148,7 @@ impl ReplicaState {
         match event {
             Event::Message { from, message } => self.on_message(from, message),
             Event::Durable { ticket } => self.on_durable(ticket),
-            Event::WriteFailed { ticket } => self.on_write_failed(ticket),
+            Event::WriteFailed { ticket, gone } => self.on_write_failed(ticket, gone),
             Event::Propose { token, entries } => self.on_propose(token, entries),
             Event::ConfigChanged { config, revision } => self.on_config(config, revision),
             Event::CasResult(result) => self.on_cas(result),
@@ -308,7 +310,7 @@ impl ReplicaState {
     }
 
     /// The disk stays as the last durable write left it; what was to follow never came.
-    fn on_write_failed(&mut self, ticket: u64) {
+    fn on_write_failed(&mut self, ticket: u64, gone: bool) {
         if self.writes.front().is_none_or(|w| w.ticket > ticket) && self.writes.back().is_none_or(|w| w.ticket < ticket)
         {
             return;
@@ -318,6 +320,9 @@ impl ReplicaState {
         self.dirty_tail = true;
         if let Role::Follower(follower) = &mut self.role {
             follower.matched = follower.matched.min(self.durable);
+            // These entries can never be written here: only the leader's rows lead past them.
+            follower.files_gone |= gone;
+            follower.owes_shape |= gone && follower.leader.is_some();
         }
         if self.promised > self.promised_durable {
             self.write(vec![LogWrite::Promise(self.promised)], None);

@@ -25,6 +25,8 @@ pub type Chunks = BoxStream<'static, Result<Bytes>>;
 
 /// Largest message: the largest log entry (a commit group of 64 MiB and one more) and its envelope.
 pub const REPLICATION_BYTES_MAX: usize = 192 << 20;
+/// SQLSTATE of a file that the asked node has no more.
+pub const FILE_GONE: &str = "58P01";
 /// Largest chunk of a file.
 pub const CHUNK_BYTES: usize = 1 << 20;
 
@@ -37,7 +39,7 @@ pub trait PeerHandler: Send + Sync {
     fn deliver(&self, from: ReplicaId, message: v1::PeerMessage);
     /// The connection to a node broke: messages may be lost.
     fn lost(&self, node: NodeId);
-    /// A segment file of this node.
+    /// A segment file of this node; [`FILE_GONE`] when it was removed.
     async fn read_file(&self, request: v1::FetchFileRequest) -> Result<Chunks>;
     /// The state of a shard led here.
     async fn read_snapshot(&self, request: v1::FetchSnapshotRequest) -> Result<Chunks>;
