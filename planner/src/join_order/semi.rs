@@ -6,7 +6,8 @@
 //!
 //! Such a join keeps or drops a row by the columns of one relation alone, so it commutes with the inner joins above that
 //! relation, as any filter does. DataFusion leaves it on top, where the inner joins have to run first, and with them the
-//! rows on the way to the router. Moved only if the relation and the other side then are one local subtree.
+//! rows on the way to the router. Moved only if the relation and the other side then are one local subtree, and not where the
+//! whole is local already: there the inner joins before it leave it fewer rows.
 
 use crate::cluster::Cluster;
 use crate::shard_local::rule;
@@ -26,6 +27,9 @@ pub fn move_down(plan: LogicalPlan, cluster: &Cluster) -> Result<LogicalPlan> {
             return Ok(Transformed::no(node));
         };
         if !matches!(join.join_type, JoinType::LeftSemi | JoinType::LeftAnti) {
+            return Ok(Transformed::no(node));
+        }
+        if rule::locality(&node, cluster).is_some() {
             return Ok(Transformed::no(node));
         }
         match into(&join.left, join, Passed::Nothing, cluster) {
