@@ -27,6 +27,8 @@ const RESOLVE_PAUSE: Duration = Duration::from_millis(2);
 const LEASE_PAUSE: Duration = Duration::from_millis(20);
 /// How long a copy that is not in sync is waited for: it may be far behind.
 const LEARNER_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a copy may take to catch up with what it is compared at.
+const COPY_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl ShardNode {
     /// The stores of shards led here and of reference copies, each with everything up to `snapshot`.
@@ -232,7 +234,8 @@ impl ShardNode {
         let until = checks::until(request.deadline_ms)?;
         let reference = request.shard.ok_or_else(|| Error::protocol("digest names no shard"))?;
         let shard = self.shard_soon(reference.id(), until).await?;
-        shard.wait_applied(LogIndex(request.log_index), until).await?;
+        let caught_up = until.min(Instant::now() + COPY_TIMEOUT);
+        shard.wait_applied(LogIndex(request.log_index), caught_up).await?;
         let known = self.definition(TableId(request.table));
         // A copy's catalog may be older than the table.
         let revision = if known.is_some() {
