@@ -124,6 +124,10 @@ async fn kill_nine_of_single_nodes() {
     );
     let paths: Vec<PathBuf> = (1..=3).map(|n| processes.path(n)).collect();
     processes.stop();
+    // What a killed router had staged stays until its node starts again.
+    let processes = Processes::start(dir.path(), 3).await;
+    until_settled(&cluster::connect(processes.url()).await).await;
+    processes.stop();
     paths.iter().for_each(|p| no_staged_files_left(p));
 }
 

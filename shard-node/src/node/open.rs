@@ -120,13 +120,7 @@ fn open_files(dir: &Path, id: ShardId, identity: &Identity, cache: Arc<MetadataC
     } else {
         read_ledger(&shard_dir)?
     };
-    let mut keep: HashSet<String> = ledger
-        .prepared()
-        .values()
-        .flat_map(|p| segments(&p.writes))
-        .map(|s| s.file)
-        .collect();
-    keep_logged(wal, id, store.checkpoint().min(ledger.applied()), &mut keep)?;
+    let keep = named_files(&ledger, wal, id, store.checkpoint().min(ledger.applied()))?;
     store.sweep(&keep);
     Ok(Opened {
         store,
@@ -135,15 +129,22 @@ fn open_files(dir: &Path, id: ShardId, identity: &Identity, cache: Arc<MetadataC
     })
 }
 
-/// Files that entries not yet in the store name.
-fn keep_logged(wal: &Wal, id: ShardId, after: LogIndex, keep: &mut HashSet<String>) -> Result<()> {
+/// Files of prepared transactions, and those that log entries after `after` name. Blocking.
+///
+/// # Errors
+/// XX001 or 58030 when the log cannot be read.
+pub fn named_files(ledger: &Ledger, wal: &Wal, id: ShardId, after: LogIndex) -> Result<HashSet<String>> {
+    let prepared = ledger.prepared().values().flat_map(|p| segments(&p.writes));
+    let mut names: HashSet<String> = prepared.map(|s| s.file).collect();
     let mut next = LogIndex(after.0 + 1).max(wal.first(id));
     loop {
         let records = wal.read(id, next, READ_BYTES)?;
-        let Some(last) = records.last() else { return Ok(()) };
+        let Some(last) = records.last() else {
+            return Ok(names);
+        };
         next = LogIndex(last.index.0 + 1);
         for record in records {
-            keep.extend(
+            names.extend(
                 Logged::decode(record.kind as u8, record.payload)?
                     .segments()
                     .into_iter()

@@ -15,15 +15,16 @@ use super::message::*;
 use super::state::{ReplicaState, Restored};
 use super::transport::{FILE_GONE, PeerTransport};
 use super::wire;
+use crate::node::open;
 use crate::node::shard::{Accepted, Input, Leads, Shard};
 use crate::storage::durable;
 use crate::storage::wal::{EntryKind, LogRecord, Record, Wal};
-use crate::txn::entry::Logged;
+use crate::txn::entry::{Logged, segments};
 use crate::txn::ledger::Ledger;
 use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tessera_meta::view::ViewKeeper;
@@ -97,6 +98,8 @@ struct Driver {
     operations: BTreeMap<u64, oneshot::Sender<&'static str>>,
     tokens: u64,
     fetched: Option<Snapshot>,
+    /// Files that came for entries which could not be written: a snapshot may make them nobody's.
+    unplaced: BTreeSet<String>,
     refreshing: bool,
 }
 
@@ -116,6 +119,7 @@ enum Written {
     Failed {
         ticket: u64,
         gone: bool,
+        files: Vec<String>,
         error: Error,
     },
     Installed(Result<Position>),
@@ -141,6 +145,7 @@ pub async fn run(ports: Ports, restored: Restored, mut inbox: mpsc::Receiver<Inp
         operations: BTreeMap::new(),
         tokens: 0,
         fetched: None,
+        unplaced: BTreeSet::new(),
         refreshing: false,
     };
     let mut tick = tokio::time::interval(TICK);
@@ -320,7 +325,11 @@ impl Driver {
         if batch.ticket.is_some() {
             self.writing = Some(write(self.ports.clone(), batch).boxed());
         } else if let Some(Queued::Install(snapshot)) = self.queue.pop_front() {
-            self.writing = Some(install(self.ports.clone(), snapshot).map(Written::Installed).boxed());
+            self.writing = Some(
+                install(self.ports.clone(), snapshot, std::mem::take(&mut self.unplaced))
+                    .map(Written::Installed)
+                    .boxed(),
+            );
         }
     }
 
@@ -332,7 +341,13 @@ impl Driver {
                 tracing::error!(%error, shard = %self.ports.shard.id, "a snapshot could not be installed");
                 self.step(Event::SnapshotFailed);
             }
-            Written::Failed { ticket, gone, error } => {
+            Written::Failed {
+                ticket,
+                gone,
+                files,
+                error,
+            } => {
+                self.unplaced.extend(files);
                 let shard = self.ports.shard.id;
                 if gone {
                     tracing::info!(%error, %shard, "log entries name files that their sender removed since; a snapshot is needed");
@@ -479,6 +494,15 @@ impl Batch {
     }
 }
 
+impl Batch {
+    /// Names of the files that its entries need.
+    fn files(&self) -> Vec<String> {
+        let entries = self.fetched_from.iter().flat_map(|(_, entries)| entries);
+        let logged = entries.filter_map(|e| Logged::decode(e.kind, e.payload.clone()).ok());
+        logged.flat_map(|l| l.segments()).map(|s| s.file).collect()
+    }
+}
+
 fn record(shard: ShardId, entry: &Entry) -> Option<Record> {
     // Unknown kinds were refused on arrival.
     let kind = EntryKind::from_u8(entry.kind)?;
@@ -502,6 +526,7 @@ async fn write(ports: Ports, batch: Batch) -> Written {
             return Written::Failed {
                 ticket: batch.first,
                 gone: error.code == FILE_GONE,
+                files: batch.files(),
                 error,
             };
         }
@@ -531,14 +556,17 @@ async fn ensure_files(ports: &Ports, source: ReplicaId, entries: &[Entry]) -> Re
     Ok(())
 }
 
-/// Replaces rows, ledger and log; the mark tells a restart that it was not complete.
-async fn install(ports: Ports, snapshot: Snapshot) -> Result<Position> {
+/// Replaces rows, ledger and log; the mark tells a restart that it was not complete. Staged files that only the replaced
+/// ledger and log named, and those of `unplaced`, go unless the snapshot needs them.
+async fn install(ports: Ports, snapshot: Snapshot, unplaced: BTreeSet<String>) -> Result<Position> {
     let shard = ports.shard.clone();
     let ledger = Ledger::from_image(&snapshot.ledger)?;
     let at = snapshot.at();
     let _gate = shard.apply_gate.lock().await;
-    let here = shard.clone();
+    let (here, wal, before) = (shard.clone(), ports.wal.clone(), shard.ledger.lock().clone());
     let installed = tokio::task::spawn_blocking(move || {
+        // A log that cannot be read is about to be replaced; what it names is swept at the next start.
+        let named = open::named_files(&before, &wal, here.id, before.applied()).unwrap_or_default();
         durable::write_file(&here.dir.join(INSTALLING), b"")?;
         let index = here.store.install_snapshot(&snapshot.manifest)?;
         if index != at.index {
@@ -547,9 +575,10 @@ async fn install(ports: Ports, snapshot: Snapshot) -> Result<Position> {
                 at.index
             )));
         }
-        crate::node::open::write_ledger(&here.dir, &snapshot.ledger)
+        open::write_ledger(&here.dir, &snapshot.ledger)?;
+        Ok(named)
     });
-    installed
+    let named = installed
         .await
         .map_err(|e| Error::internal(format!("installing a snapshot: {e}")))??;
     let records = vec![
@@ -569,7 +598,22 @@ async fn install(ports: Ports, snapshot: Snapshot) -> Result<Position> {
     removed
         .map_err(|e| Error::internal(e.to_string()))?
         .map_err(|e| Error::io("removing the mark of an installation", &e))?;
+    let needed: HashSet<String> = ledger
+        .prepared()
+        .values()
+        .flat_map(|p| segments(&p.writes))
+        .map(|s| s.file)
+        .collect();
+    let left: Vec<String> = named
+        .into_iter()
+        .chain(unplaced)
+        .filter(|f| !needed.contains(f))
+        .collect();
     *shard.ledger.lock() = ledger;
+    let here = shard.clone();
+    if let Err(error) = tokio::task::spawn_blocking(move || here.store.discard(&left)).await {
+        tracing::error!(%error, shard = %shard.id, "removing files that a snapshot left behind failed");
+    }
     shard.forget_until(at.index);
     shard.committed.send_replace(at.index);
     shard.applied.send_replace(at.index);
