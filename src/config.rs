@@ -37,7 +37,7 @@ pub struct RouterConfig {
     pub http: SocketAddr,
     /// `COPY ... FROM 'file'` reads below this folder; without it such statements are refused.
     pub files_root: Option<PathBuf>,
-    /// Query memory, MiB; default half of the machine's.
+    /// Memory for queries and decoded columns, MiB; default half of the machine's.
     pub memory_mib: Option<usize>,
     /// Listen on addresses that are not loopback although there is neither TLS nor a password yet.
     #[serde(default)]
@@ -58,7 +58,7 @@ pub struct ShardNodeConfig {
     pub advertise: Option<String>,
     /// The router's gRPC address, `host:port`.
     pub router: String,
-    /// Query memory, MiB; default half of the machine's.
+    /// Memory for queries and decoded columns, MiB; default half of the machine's.
     pub memory_mib: Option<usize>,
     /// See [`RouterConfig::insecure`].
     #[serde(default)]
@@ -105,7 +105,13 @@ pub fn check_listen(address: SocketAddr, insecure: bool) -> Result<(), ConfigErr
     Ok(())
 }
 
-/// Query memory in bytes: what was asked for, else half of the machine's, at least 256 MiB.
+/// How a process with shard nodes divides its memory, bytes: first what running queries may use, then decoded columns.
+pub fn memory_shares(bytes: usize) -> (usize, usize) {
+    let columns = bytes / 5 * 2;
+    (bytes - columns, columns)
+}
+
+/// Memory for queries and decoded columns in bytes: what was asked for, else half of the machine's, at least 256 MiB.
 pub fn memory_bytes(asked_mib: Option<usize>) -> usize {
     asked_mib
         .map_or_else(|| machine_memory() / 2, |mib| mib << 20)

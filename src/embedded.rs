@@ -20,6 +20,7 @@ use tessera_proto::{Error, NodeId, Result};
 use tessera_router::engine::{Engine, RouterOptions};
 use tessera_router::pg;
 use tessera_shard_node::node::{NodeOptions, ShardNode};
+use tessera_shard_node::storage::ColumnCache;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +38,7 @@ pub struct EmbeddedOptions {
     pub http: Option<SocketAddr>,
     /// Folder below which `COPY ... FROM 'file'` may read.
     pub files_root: Option<PathBuf>,
-    /// Query memory of the process, bytes.
+    /// Memory of the process for queries and decoded columns, bytes.
     pub memory_bytes: usize,
     /// See [`config::check_listen`].
     pub insecure: bool,
@@ -83,7 +84,8 @@ impl Embedded {
         let meta = LocalMeta::open(&options.dir.join("meta"))?;
         let keeper = ViewKeeper::start(meta.clone()).await?;
         let directory = Arc::new(ClusterDirectory::new(keeper.clone()));
-        let memory = query_pool(options.memory_bytes);
+        let (queries, columns) = config::memory_shares(options.memory_bytes);
+        let (memory, columns) = (query_pool(queries), ColumnCache::new(columns));
         let engine = Engine::start(RouterOptions {
             meta: meta.clone(),
             directory: directory.clone(),
@@ -102,6 +104,7 @@ impl Embedded {
                 oracle: engine.oracle(),
                 directory: directory.clone(),
                 memory: memory.clone(),
+                columns: columns.clone(),
             })
             .await?;
             let service: Arc<dyn ShardService> = node.clone();

@@ -77,7 +77,7 @@ struct StartArgs {
     /// Folder below which COPY FROM 'file' may read
     #[arg(long)]
     files_root: Option<PathBuf>,
-    /// Query memory, MiB (default: half of the machine's)
+    /// Memory for queries and decoded columns, MiB (default: half of the machine's)
     #[arg(long)]
     memory_mib: Option<usize>,
     /// Listen beyond this machine without TLS or passwords

@@ -23,6 +23,7 @@ use tessera_router::engine::{Engine, RouterOptions};
 use tessera_router::pg;
 use tessera_router::txn::oracle::OracleServer;
 use tessera_shard_node::node::{NodeOptions, ShardNode};
+use tessera_shard_node::storage::ColumnCache;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -100,6 +101,7 @@ pub async fn run_shard_node(config: ShardNodeConfig, stop: CancellationToken) ->
     let keeper = find_router(&meta, &config.router, &stop).await?;
     let directory = Arc::new(ClusterDirectory::new(keeper.clone()));
     let id = NodeId(config.id);
+    let (queries, columns) = config::memory_shares(config::memory_bytes(config.memory_mib));
     let node = ShardNode::start(NodeOptions {
         id,
         dir: config.data.clone(),
@@ -107,7 +109,8 @@ pub async fn run_shard_node(config: ShardNodeConfig, stop: CancellationToken) ->
         meta,
         oracle: Arc::new(GrpcOracle::new(&config.router)?),
         directory: directory.clone(),
-        memory: query_pool(config::memory_bytes(config.memory_mib)),
+        memory: query_pool(queries),
+        columns: ColumnCache::new(columns),
     })
     .await?;
     let service: Arc<dyn ShardService> = node.clone();

@@ -32,7 +32,7 @@ use crate::replication::lease::{LeaseTimings, Leases};
 use crate::replication::message::Timings;
 use crate::replication::transport::PeerTransport;
 use crate::storage::wal::Wal;
-use crate::storage::{Identity, MetadataCache};
+use crate::storage::{ColumnCache, Identity, MetadataCache};
 use crate::txn::failpoint::Failpoints;
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -69,6 +69,8 @@ pub struct NodeOptions {
     pub directory: Arc<dyn NodeDirectory>,
     /// Memory of all queries in this process.
     pub memory: Arc<dyn MemoryPool>,
+    /// Decoded columns of all nodes in this process.
+    pub columns: ColumnCache,
 }
 
 /// What has a default.

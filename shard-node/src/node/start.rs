@@ -112,7 +112,7 @@ impl ShardNode {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             opened: watch::Sender::new(0),
-            cache: MetadataCache::new(FOOTER_BYTES),
+            cache: MetadataCache::new(FOOTER_BYTES, options.columns.clone()),
             opening: tokio::sync::RwLock::default(),
             suspects: Mutex::new(BTreeSet::new()),
             shards: RwLock::new(BTreeMap::new()),

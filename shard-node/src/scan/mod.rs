@@ -1,7 +1,7 @@
 //! From shards to a DataFusion table: [`shard_table`] is what a leaf's plan scans on a node.
 
-mod interval;
-mod segment_file;
+mod pruning;
+mod segment_scan;
 pub mod table_provider;
 #[cfg(test)]
 mod tests;

@@ -2,37 +2,28 @@
 //!
 //! ```text
 //!   UnionExec
-//!     DataSourceExec: ParquetSource            segments wholly visible at S: exactly a Parquet scan
-//!     FilterExec __cts <= S ─ DataSourceExec   segments visible in part (rare: sealed across S)
-//!     DataSourceExec: memory                   rows in memory
+//!     DataSourceExec: SegmentScan    rows in files that are visible at S
+//!     DataSourceExec: memory         rows in memory
 //! ```
 //!
-//! Parts that are empty are left out. Pruning by row group, page and bloom filter and dynamic filters are DataFusion's own.
-//! Filters are `Inexact`: they prune here and are evaluated above. Statistics are inexact, because other snapshots' rows are
-//! counted. No ordering is claimed: delta and segments overlap. Not yet: decoded column cache, late materialisation.
+//! Parts that are empty are left out. Filters are `Inexact`: they prune here and are evaluated above. Statistics are
+//! inexact, because other snapshots' rows are counted. No ordering is claimed: delta and segments overlap.
 
-use crate::scan::interval::with_intervals;
-use crate::scan::segment_file::SegmentFiles;
+use crate::scan::segment_scan::{RowGroup, SegmentScan, row_groups};
 use crate::storage::ShardStore;
-use crate::storage::segment::{CTS_COLUMN, stored_schema};
 use crate::storage::statistics::TableSummary;
 use crate::storage::version::{Segment, TableVersion};
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::config::TableParquetOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, DFSchema, Result, ScalarValue, Statistics};
-use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
-use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::expressions::{BinaryExpr, Column, lit};
-use datafusion::physical_plan::filter::FilterExecBuilder;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::union::UnionExec;
 use std::sync::{Arc, OnceLock};
 use tessera_proto::Timestamp;
@@ -106,54 +97,31 @@ impl ShardTable {
         }
     }
 
-    /// Scans segments; those visible in part with their commit timestamps.
-    fn parquet(
-        &self,
-        state: &dyn Session,
-        scan: &Scan<'_>,
-        segments: &[&Arc<Segment>],
-        in_part: bool,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let stored = stored_schema(&self.schema, in_part);
-        let options = TableParquetOptions {
-            global: state.config_options().execution.parquet.clone(),
-            ..Default::default()
-        };
-        let mut source = ParquetSource::new(&stored)
-            .with_table_parquet_options(options)
-            .with_parquet_file_reader_factory(Arc::new(SegmentFiles));
-        if let Some(predicate) = &scan.predicate {
-            source = source.with_predicate(predicate.clone());
+    /// Scans the segments that have visible rows; nothing when there are none. Blocking where a footer is not in memory.
+    fn files(&self, scan: &Scan<'_>, partitions: usize) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let visible = self.segments().filter(|s| s.meta.min_cts <= self.snapshot);
+        let segments: Arc<[Arc<Segment>]> = visible.cloned().collect();
+        let groups: Arc<[RowGroup]> = row_groups(&segments)?.into();
+        if groups.is_empty() {
+            return Ok(None);
         }
-        let mut statistics = self.estimates();
-        let mut columns: Vec<usize> = match scan.projection {
-            Some(columns) => columns.clone(),
-            None => (0..self.schema.fields().len()).collect(),
+        let source = SegmentScan {
+            partitions: partitions.clamp(1, groups.len()),
+            segments,
+            groups,
+            table: self.schema.clone(),
+            projection: match scan.projection {
+                Some(columns) => columns.clone(),
+                None => (0..self.schema.fields().len()).collect(),
+            },
+            schema: scan.schema.clone(),
+            snapshot: self.snapshot,
+            filters: scan.predicate.iter().cloned().collect(),
+            statistics: Arc::new(self.estimates()),
+            fetch: scan.limit,
+            metrics: ExecutionPlanMetricsSet::new(),
         };
-        if in_part {
-            statistics.column_statistics.push(ColumnStatistics::new_unknown());
-            columns.push(self.schema.fields().len());
-        }
-        let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
-            .with_file_groups(file_groups(segments, state.config().target_partitions()))
-            .with_statistics(statistics)
-            .with_projection_indices(Some(columns))?
-            .with_limit(scan.limit.filter(|_| !in_part))
-            .build();
-        let plan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(config);
-        let plan = if in_part { self.only_visible(plan)? } else { plan };
-        with_intervals(plan, &scan.schema)
-    }
-
-    /// Drops rows committed after the snapshot, and the commit timestamps, which stand last.
-    fn only_visible(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-        let last = plan.schema().fields().len() - 1;
-        let cts: Arc<dyn PhysicalExpr> = Arc::new(Column::new(CTS_COLUMN, last));
-        let visible = Arc::new(BinaryExpr::new(cts, Operator::LtEq, lit(self.snapshot.0)));
-        let filter = FilterExecBuilder::new(visible, plan)
-            .apply_projection(Some((0..last).collect()))?
-            .build()?;
-        Ok(Arc::new(filter))
+        Ok(Some(DataSourceExec::from_data_source(source)))
     }
 
     /// Rows in memory; nothing when there are none.
@@ -198,16 +166,9 @@ impl ShardTable {
         )?)
     }
 
-    /// The filters that can prune segments, over the visible columns.
+    /// The filters, over the visible columns.
     fn predicate(&self, state: &dyn Session, filters: &[Expr]) -> Result<Option<Arc<dyn PhysicalExpr>>> {
-        let stored_otherwise = |e: &&Expr| {
-            e.column_refs().iter().any(|c| {
-                self.schema
-                    .field_with_name(&c.name)
-                    .is_ok_and(|f| matches!(f.data_type(), DataType::Interval(_)))
-            })
-        };
-        let Some(filter) = conjunction(filters.iter().filter(|e| !stored_otherwise(e)).cloned()) else {
+        let Some(filter) = conjunction(filters.iter().cloned()) else {
             return Ok(None);
         };
         let schema = DFSchema::try_from(self.schema.as_ref().clone())?;
@@ -252,16 +213,9 @@ impl TableProvider for ShardTable {
             predicate: self.predicate(state, filters)?,
             limit,
         };
-        let visible = self.segments().filter(|s| s.meta.min_cts <= self.snapshot);
-        let (whole, in_part): (Vec<_>, Vec<_>) = visible.partition(|s| s.meta.max_cts <= self.snapshot);
-        let mut parts = Vec::new();
-        if !whole.is_empty() {
-            parts.push(self.parquet(state, &scan, &whole, false)?);
-        }
-        if !in_part.is_empty() {
-            parts.push(self.parquet(state, &scan, &in_part, true)?);
-        }
-        parts.extend(self.memory(&scan, state.config().target_partitions())?);
+        let partitions = state.config().target_partitions();
+        let mut parts: Vec<_> = self.files(&scan, partitions)?.into_iter().collect();
+        parts.extend(self.memory(&scan, partitions)?);
         match parts.len() {
             0 => Ok(DataSourceExec::from_data_source(MemorySourceConfig::try_new(
                 &[vec![]],
@@ -280,22 +234,6 @@ impl TableProvider for ShardTable {
     fn statistics(&self) -> Option<Statistics> {
         Some(self.estimates())
     }
-}
-
-/// Spreads files over at most `partitions` groups of about equal bytes: largest first, each to the smallest group.
-fn file_groups(segments: &[&Arc<Segment>], partitions: usize) -> Vec<FileGroup> {
-    let mut sorted = segments.to_vec();
-    sorted.sort_by_key(|s| std::cmp::Reverse(s.meta.bytes));
-    let mut groups = vec![(0u64, Vec::new()); partitions.clamp(1, segments.len().max(1))];
-    for segment in sorted {
-        let file = PartitionedFile::new(segment.path.to_string_lossy(), segment.meta.bytes)
-            .with_extension::<Arc<Segment>>((*segment).clone());
-        if let Some(smallest) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
-            smallest.0 += segment.meta.bytes;
-            smallest.1.push(file);
-        }
-    }
-    groups.into_iter().map(|(_, files)| FileGroup::new(files)).collect()
 }
 
 /// Rough memory of one row: texts count as 32 bytes.

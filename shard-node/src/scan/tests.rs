@@ -130,13 +130,63 @@ async fn filters_project_and_give_back_every_type() {
 }
 
 #[tokio::test]
-async fn prunes_row_groups_and_reads_footers_once() {
+async fn prunes_row_groups_and_decodes_once() {
     let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
-    let store = store(dir.path());
-    let mut writer = store.stage(&def);
+    let store = two_row_groups(dir.path(), &def);
+    for expected in [
+        "row_groups_cached=0,row_groups_decoded=1",
+        "row_groups_cached=1,row_groups_decoded=0",
+    ] {
+        let plan = query(&store, &def, 1, "explain analyze select name from t where id = 139999").await;
+        assert!(
+            plan.contains("row_groups_pruned=1") && plan.contains(expected),
+            "{plan}"
+        );
+    }
+    assert_eq!(
+        query(&store, &def, 1, "select count(*), min(id), max(id) from t").await,
+        "|140000|0|139999|"
+    );
+}
+
+/// What is above a scan tells it what it needs when it knows: keys of a join's other side, the last row of a TopK.
+#[tokio::test]
+async fn dynamic_filters_prune() {
+    let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
+    let store = two_row_groups(dir.path(), &def);
+    let joined = "explain analyze select count(t.name) from (values (139998), (139999)) v(k) join t on t.id = v.k";
+    let plan = query(&store, &def, 1, joined).await;
+    assert!(plan.contains("row_groups_pruned=1"), "{plan}");
+    let last = "explain analyze select name from t order by id limit 3";
+    let plan = query(&store, &def, 1, last).await;
+    assert!(plan.contains("predicate=DynamicFilter"), "{plan}");
+    assert_eq!(
+        query(&store, &def, 1, "select id from t order by id desc limit 2").await,
+        "|139999||139998|"
+    );
+}
+
+/// Nothing but the filter's column is decoded where the filter leaves no row.
+#[tokio::test]
+async fn decodes_only_what_a_filter_leaves() {
+    let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
+    let store = two_row_groups(dir.path(), &def);
+    assert_eq!(
+        query(&store, &def, 1, "select id, price, span from t where name like '%zzz'").await,
+        ""
+    );
+    let segment = store.version().tables[&def.id].segments[0].clone();
+    let decoded: std::collections::BTreeSet<_> = segment.kept.lock().iter().map(|k| k.column.to_string()).collect();
+    assert_eq!(decoded, ["name".to_string()].into());
+}
+
+/// A segment of 140,000 rows: one row group is full, the other is not.
+fn two_row_groups(dir: &std::path::Path, def: &Arc<TableDef>) -> ShardStore {
+    let store = store(dir);
+    let mut writer = store.stage(def);
     for start in (0..140_000).step_by(20_000) {
         writer
-            .write(&rows(&def, &(start..start + 20_000).collect::<Vec<_>>()))
+            .write(&rows(def, &(start..start + 20_000).collect::<Vec<_>>()))
             .unwrap();
     }
     let segments = writer.finish().unwrap();
@@ -150,13 +200,7 @@ async fn prunes_row_groups_and_reads_footers_once() {
             }],
         )
         .unwrap();
-    let plan = query(&store, &def, 1, "explain analyze select name from t where id = 139999").await;
-    assert!(plan.contains("row_groups_pruned_statistics=2total→1matched"), "{plan}");
-    assert!(store.version().tables[&def.id].segments[0].cached_footer().is_some());
-    assert_eq!(
-        query(&store, &def, 1, "select count(*), min(id), max(id) from t").await,
-        "|140000|0|139999|"
-    );
+    store
 }
 
 #[tokio::test]

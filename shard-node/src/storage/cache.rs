@@ -1,8 +1,10 @@
-//! Parquet footers of a node's segments in memory, so that a repeated query reads only data pages.
+//! Parquet footers of a node's segments in memory, so that a repeated query reads only data pages; and the way to the
+//! decoded columns.
 //!
 //! Bounded in bytes; the least recently used go first. A footer with page index is about 20 to 200 KB per million rows.
 
 use crate::storage::checked_file::CheckedFile;
+use crate::storage::columns::ColumnCache;
 use crate::storage::segment::parquet_error;
 use parking_lot::Mutex;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
@@ -15,6 +17,7 @@ use tessera_proto::{Error, Result};
 #[derive(Debug)]
 pub struct MetadataCache {
     bytes_max: usize,
+    columns: ColumnCache,
     entries: Mutex<Entries>,
 }
 
@@ -33,10 +36,11 @@ struct Slot {
 }
 
 impl MetadataCache {
-    /// An empty cache of at most so many bytes.
-    pub fn new(bytes_max: usize) -> Arc<Self> {
+    /// An empty cache of at most so many bytes of footers; decoded columns have their own bound.
+    pub fn new(bytes_max: usize, columns: ColumnCache) -> Arc<Self> {
         Arc::new(Self {
             bytes_max,
+            columns,
             entries: Mutex::default(),
         })
     }
@@ -55,6 +59,11 @@ impl MetadataCache {
             .parse_and_finish(&file);
         let metadata = read.map_err(|e| parquet_error("reading the footer of a segment", e, Error::corrupt))?;
         Ok(self.insert(path, Arc::new(metadata)))
+    }
+
+    /// Decoded columns.
+    pub fn columns(&self) -> &ColumnCache {
+        &self.columns
     }
 
     /// The footer if it is here.

@@ -15,6 +15,8 @@
 
 pub mod cache;
 pub(crate) mod checked_file;
+mod column_reader;
+mod columns;
 pub mod delta;
 mod digest;
 pub(crate) mod durable;
@@ -42,6 +44,8 @@ pub mod version;
 pub mod wal;
 
 pub use cache::MetadataCache;
+pub(crate) use column_reader::ZoneMap;
+pub use columns::ColumnCache;
 pub use identity::Identity;
 pub use shard_store::{ShardStore, Write};
 pub use snapshot::SnapshotManifest;

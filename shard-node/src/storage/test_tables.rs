@@ -1,6 +1,6 @@
 //! Tables, rows and stores for the tests of this crate.
 
-use crate::storage::{Identity, MetadataCache, ShardStore};
+use crate::storage::{ColumnCache, Identity, MetadataCache, ShardStore};
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
 use datafusion::arrow::array::{
     Decimal128Array, FixedSizeBinaryArray, Int64Array, IntervalMonthDayNanoArray, StringViewArray,
@@ -29,7 +29,13 @@ pub(crate) fn identity() -> Identity {
 
 /// The store of [`SHARD`] in `dir`.
 pub(crate) fn store(dir: &Path) -> ShardStore {
-    ShardStore::open(dir, SHARD, &identity(), MetadataCache::new(64 << 20)).unwrap()
+    ShardStore::open(
+        dir,
+        SHARD,
+        &identity(),
+        MetadataCache::new(64 << 20, ColumnCache::new(64 << 20)),
+    )
+    .unwrap()
 }
 
 fn column(name: &str, sql_type: SqlType, nullable: bool) -> ColumnDef {

@@ -389,7 +389,7 @@ fn missing_or_damaged_files_are_refused_at_open() {
     drop(opened);
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[1..]).unwrap();
-    let cache = crate::storage::MetadataCache::new(1 << 20);
+    let cache = crate::storage::MetadataCache::new(1 << 20, crate::storage::ColumnCache::new(0));
     assert_eq!(
         ShardStore::open(dir.path(), SHARD, &identity(), cache.clone())
             .unwrap_err()

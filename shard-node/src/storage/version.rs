@@ -7,12 +7,15 @@
 
 use crate::storage::cache::MetadataCache;
 use crate::storage::checked_file::CheckedFile;
+use crate::storage::column_reader::ZoneMap;
+use crate::storage::columns::{ChunkKey, ColumnCache, segment_number};
 use crate::storage::delta::Chunk;
 use crate::storage::sidecar::Sidecar;
 use crate::storage::statistics::SegmentStatistics;
+use parking_lot::Mutex;
 use parquet::file::metadata::ParquetMetaData;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -104,6 +107,13 @@ pub struct Segment {
     /// The Parquet file.
     pub path: PathBuf,
     cache: Arc<MetadataCache>,
+    /// Decoded columns of all segments; this one's under its `number`.
+    pub(crate) columns: ColumnCache,
+    pub(crate) number: u64,
+    /// What this segment put into `columns`, to take it out at its end.
+    pub(crate) kept: Mutex<BTreeSet<ChunkKey>>,
+    pub(crate) row_groups: OnceLock<Vec<usize>>,
+    pub(crate) zone_maps: Mutex<HashMap<String, Option<ZoneMap>>>,
     sidecar: OnceLock<Sidecar>,
     pub(crate) statistics: OnceLock<Arc<SegmentStatistics>>,
     doomed: AtomicBool,
@@ -128,6 +138,11 @@ impl Segment {
             meta,
             path,
             cache: cache.clone(),
+            columns: cache.columns().clone(),
+            number: segment_number(),
+            kept: Mutex::default(),
+            row_groups: OnceLock::new(),
+            zone_maps: Mutex::default(),
             sidecar: OnceLock::new(),
             statistics: OnceLock::new(),
             doomed: AtomicBool::new(false),
@@ -141,11 +156,6 @@ impl Segment {
     /// XX001 or 58030.
     pub(crate) fn open_file(&self) -> Result<CheckedFile> {
         CheckedFile::open(&self.path, self.meta.bytes, self.sidecar()?.sums())
-    }
-
-    /// The footer, if it is in memory.
-    pub(crate) fn cached_footer(&self) -> Option<Arc<ParquetMetaData>> {
-        self.cache.lookup(&self.path)
     }
 
     /// The footer. Blocking when it is not in memory.
@@ -201,6 +211,7 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
+        self.kept.get_mut().iter().for_each(|key| self.columns.remove(key));
         if self.doomed.load(Ordering::Relaxed) {
             self.cache.remove(&self.path);
             remove_segment_files(&self.path);

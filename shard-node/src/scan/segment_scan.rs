@@ -1,0 +1,388 @@
+//! The scan of a table's segments: whole row groups, decoded once and kept, left out where their zone map says so.
+//!
+//! ```text
+//!   row groups of all segments ─▶ prune by filters ─▶ queue ─▶ partition 0: columns from the cache, or decoded ─▶ batches
+//!                                   ▲                    └───▶ partition 1
+//!                                   └─ again when a join or TopK above has tightened its dynamic filter
+//! ```
+//!
+//! Partitions take row groups from one queue, so a slow one does not hold the others up. Filters prune row groups here and
+//! are evaluated row by row above. Where columns have to be decoded, those of the filters come first, and the others only if
+//! a row is left. Rows committed after the snapshot are dropped. Statistics are inexact, because other snapshots' rows are
+//! counted; no ordering is claimed: delta and segments overlap.
+
+use crate::scan::pruning::Pruning;
+use crate::storage::segment::CTS_COLUMN;
+use crate::storage::version::Segment;
+use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use datafusion::arrow::compute::filter_record_batch;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, SchemaRef, UInt64Type};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, Statistics, internal_err};
+use datafusion::config::ConfigOptions;
+use datafusion::datasource::source::{DataSource, OpenArgs};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_expr::utils::{collect_columns, conjunction, reassign_expr_columns};
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_plan::DisplayFormatType;
+use datafusion::physical_plan::filter_pushdown::{FilterPushdownPropagation, PushedDown};
+use datafusion::physical_plan::metrics::{BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use parking_lot::Mutex;
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use tessera_proto::{Error, Timestamp};
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(super) struct SegmentScan {
+    pub segments: Arc<[Arc<Segment>]>,
+    pub groups: Arc<[RowGroup]>,
+    /// The table's visible columns; filters are over these.
+    pub table: SchemaRef,
+    pub projection: Vec<usize>,
+    /// What comes out.
+    pub schema: SchemaRef,
+    pub snapshot: Timestamp,
+    pub filters: Vec<Arc<dyn PhysicalExpr>>,
+    /// Of the whole table.
+    pub statistics: Arc<Statistics>,
+    pub partitions: usize,
+    pub fetch: Option<usize>,
+    pub metrics: ExecutionPlanMetricsSet,
+}
+
+/// One row group of one of the segments.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowGroup {
+    /// Position among the segments.
+    pub segment: usize,
+    /// Position in the file.
+    pub number: usize,
+    pub rows: usize,
+}
+
+/// All row groups of these segments. Blocking where a footer is not in memory.
+///
+/// # Errors
+/// XX001 or 58030.
+pub(super) fn row_groups(segments: &[Arc<Segment>]) -> tessera_proto::Result<Vec<RowGroup>> {
+    let mut groups = Vec::new();
+    for (segment, file) in segments.iter().enumerate() {
+        let rows = file.row_groups()?.iter().enumerate();
+        groups.extend(rows.map(|(number, rows)| RowGroup {
+            segment,
+            number,
+            rows: *rows,
+        }));
+    }
+    Ok(groups)
+}
+
+impl SegmentScan {
+    /// Position in the table of each output column named by `columns`, if those are all the projection is.
+    fn narrowed(&self, columns: &ProjectionExprs) -> Option<Vec<usize>> {
+        let exprs = columns.iter().map(|p| {
+            let column = p.expr.downcast_ref::<Column>()?;
+            (column.name() == p.alias).then(|| self.projection.get(column.index()).copied())?
+        });
+        exprs.collect()
+    }
+
+    fn stream(&self, work: Arc<Work>, partition: usize, context: &TaskContext) -> Result<SendableRecordBatchStream> {
+        let reader = Reader::new(self, work, partition, context)?;
+        let rows = futures::stream::try_unfold(reader, |mut reader| async move {
+            let batch = reader.next().await?;
+            Ok(batch.map(|b| (b, reader)))
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), rows)))
+    }
+}
+
+impl DataSource for SegmentScan {
+    /// Without the other partitions' help: every n-th row group.
+    fn open(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let groups = (partition..self.groups.len()).step_by(self.partitions.max(1));
+        self.stream(Arc::new(Work::new(self, groups.collect())), partition, &context)
+    }
+
+    fn create_sibling_state(&self, _: &ConfigOptions) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::new(Work::new(self, (0..self.groups.len()).collect())))
+    }
+
+    fn open_with_args(&self, args: OpenArgs) -> Result<SendableRecordBatchStream> {
+        match args.sibling_state.and_then(|s| s.downcast::<Work>().ok()) {
+            Some(work) => self.stream(work, args.partition, &args.context),
+            None => self.open(args.partition, args.context),
+        }
+    }
+
+    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if format == DisplayFormatType::TreeRender {
+            return writeln!(f, "segments={}", self.segments.len());
+        }
+        let names: Vec<_> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
+        write!(
+            f,
+            "segments={}, row_groups={}, projection=[{}]",
+            self.segments.len(),
+            self.groups.len(),
+            names.join(", ")
+        )?;
+        if let Some(fetch) = self.fetch {
+            write!(f, ", fetch={fetch}")?;
+        }
+        if !self.filters.is_empty() {
+            write!(f, ", predicate={}", conjunction(self.filters.iter().cloned()))?;
+        }
+        Ok(())
+    }
+
+    fn output_partitioning(&self) -> Partitioning {
+        Partitioning::UnknownPartitioning(self.partitions)
+    }
+
+    fn eq_properties(&self) -> EquivalenceProperties {
+        EquivalenceProperties::new(self.schema.clone())
+    }
+
+    fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {
+        let all = self.statistics.as_ref().clone().project(Some(&self.projection));
+        let statistics = match partition {
+            None => all,
+            Some(_) => Statistics {
+                num_rows: all.num_rows.map(|rows| rows / self.partitions.max(1)).to_inexact(),
+                ..Statistics::new_unknown(&self.schema)
+            },
+        };
+        Ok(Arc::new(statistics))
+    }
+
+    fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn DataSource>> {
+        Some(Arc::new(Self {
+            fetch: limit,
+            ..self.clone()
+        }))
+    }
+
+    fn fetch(&self) -> Option<usize> {
+        self.fetch
+    }
+
+    fn metrics(&self) -> ExecutionPlanMetricsSet {
+        self.metrics.clone()
+    }
+
+    fn try_swapping_with_projection(&self, projection: &ProjectionExprs) -> Result<Option<Arc<dyn DataSource>>> {
+        let Some(projection) = self.narrowed(projection) else {
+            return Ok(None);
+        };
+        let schema = Arc::new(self.table.project(&projection)?);
+        Ok(Some(Arc::new(Self {
+            projection,
+            schema,
+            ..self.clone()
+        })))
+    }
+
+    /// They prune; whoever asked evaluates them as well.
+    fn try_pushdown_filters(
+        &self,
+        filters: Vec<Arc<dyn PhysicalExpr>>,
+        _: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn DataSource>>> {
+        let answers = vec![PushedDown::No; filters.len()];
+        let mut all = self.filters.clone();
+        for filter in filters {
+            all.push(reassign_expr_columns(filter, &self.table)?);
+        }
+        let source: Arc<dyn DataSource> = Arc::new(Self {
+            filters: all,
+            ..self.clone()
+        });
+        Ok(FilterPushdownPropagation::with_parent_pushdown_result(answers).with_updated_node(source))
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        for filter in &self.filters {
+            if f(filter)? == TreeNodeRecursion::Stop {
+                return Ok(TreeNodeRecursion::Stop);
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    }
+}
+
+/// Row groups still to be read, shared by the partitions of one execution.
+struct Work {
+    queue: Mutex<(VecDeque<usize>, Pruning)>,
+}
+
+impl Work {
+    fn new(scan: &SegmentScan, groups: VecDeque<usize>) -> Self {
+        let pruned = MetricBuilder::new(&scan.metrics).global_counter("row_groups_pruned");
+        let pruning = Pruning::new(scan, pruned);
+        Self {
+            queue: Mutex::new((groups, pruning)),
+        }
+    }
+
+    /// The next row group that may have rows for the filters as they are now. Blocking where a footer is not in memory.
+    fn next(&self) -> Option<usize> {
+        let (queue, pruning) = &mut *self.queue.lock();
+        pruning.retain(queue);
+        queue.pop_front()
+    }
+}
+
+/// One partition being read.
+struct Reader {
+    scan: SegmentScan,
+    work: Arc<Work>,
+    fields: Vec<FieldRef>,
+    filter: Option<RowFilter>,
+    left: usize,
+    memory: MemoryReservation,
+    metrics: BaselineMetrics,
+    cached: Count,
+    decoded: Count,
+}
+
+/// Filters, and the columns that they need.
+#[derive(Debug, Clone)]
+struct RowFilter {
+    fields: Vec<FieldRef>,
+    schema: SchemaRef,
+    predicate: Arc<dyn PhysicalExpr>,
+}
+
+impl RowFilter {
+    /// `None` without filters, or when they need every column anyway.
+    fn new(scan: &SegmentScan) -> Result<Option<Self>> {
+        if scan.filters.is_empty() {
+            return Ok(None);
+        }
+        let predicate = conjunction(scan.filters.iter().cloned());
+        let needed: std::collections::BTreeSet<usize> = collect_columns(&predicate).iter().map(Column::index).collect();
+        if needed.is_empty() || scan.projection.iter().all(|c| needed.contains(c)) {
+            return Ok(None);
+        }
+        let schema = Arc::new(scan.table.project(&needed.into_iter().collect::<Vec<_>>())?);
+        Ok(Some(Self {
+            fields: schema.fields().iter().cloned().collect(),
+            predicate: reassign_expr_columns(predicate, &schema)?,
+            schema,
+        }))
+    }
+
+    /// Whether a row of the row group may be wanted. Blocking.
+    fn may_match(&self, segment: &Segment, group: RowGroup) -> Result<bool> {
+        let columns = segment.read_columns(group.number, &self.fields)?;
+        let batch = batch(&self.schema, columns, group.rows)?;
+        let matches = self.predicate.evaluate(&batch)?.into_array(group.rows)?;
+        Ok(matches.as_boolean().true_count() > 0)
+    }
+}
+
+impl Reader {
+    fn new(scan: &SegmentScan, work: Arc<Work>, partition: usize, context: &TaskContext) -> Result<Self> {
+        let memory = MemoryConsumer::new(format!("SegmentScan[{partition}]")).register(context.memory_pool());
+        let counter = |name: &'static str| MetricBuilder::new(&scan.metrics).counter(name, partition);
+        Ok(Self {
+            fields: scan.schema.fields().iter().cloned().collect(),
+            filter: RowFilter::new(scan)?,
+            left: scan.fetch.unwrap_or(usize::MAX),
+            memory,
+            metrics: BaselineMetrics::new(&scan.metrics, partition),
+            cached: counter("row_groups_cached"),
+            decoded: counter("row_groups_decoded"),
+            scan: scan.clone(),
+            work,
+        })
+    }
+
+    /// The next rows, at least one; `None` at the end.
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        while self.left > 0 {
+            let Some(group) = self.work.next() else { break };
+            let Some(rows) = self.read(self.scan.groups[group]).await? else {
+                continue;
+            };
+            let rows = rows.slice(0, rows.num_rows().min(self.left));
+            if rows.num_rows() > 0 {
+                self.left -= rows.num_rows();
+                self.metrics.record_output(rows.num_rows());
+                return Ok(Some(rows));
+            }
+        }
+        self.memory.free();
+        self.metrics.done();
+        Ok(None)
+    }
+
+    /// The visible rows of a row group; `None` when no filter wants any.
+    async fn read(&mut self, group: RowGroup) -> Result<Option<RecordBatch>> {
+        let segment = self.scan.segments[group.segment].clone();
+        let mut fields = self.fields.clone();
+        let in_part = segment.meta.max_cts > self.scan.snapshot;
+        if in_part {
+            fields.push(Arc::new(Field::new(CTS_COLUMN, DataType::UInt64, false)));
+        }
+        let timer = self.metrics.elapsed_compute().timer();
+        let columns = match segment.cached_columns(group.number, &fields) {
+            Some(columns) => {
+                self.memory.free();
+                self.cached.add(1);
+                columns
+            }
+            None => {
+                let filter = self.filter.clone();
+                let reading = tokio::task::spawn_blocking(move || {
+                    if let Some(filter) = filter
+                        && !filter.may_match(&segment, group)?
+                    {
+                        return Ok(None);
+                    }
+                    Ok::<_, datafusion::error::DataFusionError>(Some(segment.read_columns(group.number, &fields)?))
+                });
+                self.decoded.add(1);
+                let read = reading
+                    .await
+                    .map_err(|e| Error::internal(format!("reading a segment: {e}")))?;
+                let Some(columns) = read? else { return Ok(None) };
+                // The cache may not keep them: they count as this query's until the next row group.
+                self.memory
+                    .resize(columns.iter().map(|c| c.get_array_memory_size()).sum());
+                columns
+            }
+        };
+        drop(timer);
+        self.visible(columns, group.rows, in_part).map(Some)
+    }
+
+    fn visible(&self, mut columns: Vec<ArrayRef>, rows: usize, in_part: bool) -> Result<RecordBatch> {
+        if !in_part {
+            return batch(&self.scan.schema, columns, rows);
+        }
+        let Some(times) = columns.pop() else {
+            return internal_err!("a row group was read without its commit timestamps");
+        };
+        let snapshot = self.scan.snapshot.0;
+        let times = times.as_primitive::<UInt64Type>().values();
+        let mask: BooleanArray = times.iter().map(|t| Some(*t <= snapshot)).collect();
+        Ok(filter_record_batch(&batch(&self.scan.schema, columns, rows)?, &mask)?)
+    }
+}
+
+fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
+}

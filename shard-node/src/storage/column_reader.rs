@@ -1,0 +1,162 @@
+//! Row groups of a segment as arrays, from the column cache or the file; and what their footer says to leave some out.
+//!
+//! ```text
+//!   row group 3, (l_orderkey, l_shipdate)   l_orderkey cached ─┐
+//!                                           l_shipdate decoded ┴▶ [array, array], the second now cached too
+//! ```
+//!
+//! Columns are matched by name; one that the file does not have (added to the table later) is NULL.
+
+use crate::storage::columns::ChunkKey;
+use crate::storage::segment::{from_stored, parquet_error};
+use crate::storage::version::Segment;
+use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt64Array, new_null_array};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::parquet_to_arrow_schema;
+use std::sync::Arc;
+use tessera_proto::{Error, Result};
+
+/// Least and greatest value and number of NULLs of a column, one per row group (a zone map). Bounds may be wider than the
+/// values, never narrower.
+#[derive(Debug, Clone)]
+pub(crate) struct ZoneMap {
+    pub min: ArrayRef,
+    pub max: ArrayRef,
+    pub nulls: UInt64Array,
+}
+
+impl Segment {
+    /// Rows of each row group. Blocking at first use.
+    ///
+    /// # Errors
+    /// XX001 or 58030.
+    pub(crate) fn row_groups(&self) -> Result<&[usize]> {
+        if let Some(known) = self.row_groups.get() {
+            return Ok(known);
+        }
+        let footer = self.footer()?;
+        let rows = footer.row_groups().iter().map(|g| g.num_rows().max(0) as usize);
+        Ok(self.row_groups.get_or_init(|| rows.collect()))
+    }
+
+    /// These columns of a row group, if all are in memory.
+    pub(crate) fn cached_columns(&self, row_group: usize, fields: &[FieldRef]) -> Option<Vec<ArrayRef>> {
+        fields.iter().map(|f| self.cached_column(row_group, f)).collect()
+    }
+
+    fn cached_column(&self, row_group: usize, field: &Field) -> Option<ArrayRef> {
+        let array = self.columns.get(&self.chunk_key(row_group, field))?;
+        (array.data_type() == field.data_type()).then_some(array)
+    }
+
+    fn chunk_key(&self, row_group: usize, field: &Field) -> ChunkKey {
+        ChunkKey {
+            segment: self.number,
+            row_group,
+            column: field.name().as_str().into(),
+        }
+    }
+
+    /// These columns of a row group; what is not in memory is read and decoded. Blocking.
+    ///
+    /// # Errors
+    /// XX001 or 58030.
+    pub(crate) fn read_columns(&self, row_group: usize, fields: &[FieldRef]) -> Result<Vec<ArrayRef>> {
+        let cached: Vec<_> = fields.iter().map(|f| self.cached_column(row_group, f)).collect();
+        let missing: Vec<_> = fields
+            .iter()
+            .zip(&cached)
+            .filter(|(_, c)| c.is_none())
+            .map(|(f, _)| f)
+            .collect();
+        let mut decoded = self.decode(row_group, &missing)?.into_iter();
+        let arrays = cached.into_iter().map(|c| c.or_else(|| decoded.next()));
+        let arrays: Option<Vec<_>> = arrays.collect();
+        arrays.ok_or_else(|| Error::internal("a column was not decoded"))
+    }
+
+    fn decode(&self, row_group: usize, fields: &[&FieldRef]) -> Result<Vec<ArrayRef>> {
+        if fields.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = *self
+            .row_groups()?
+            .get(row_group)
+            .ok_or_else(|| Error::internal("no such row group"))?;
+        let broken = |e| {
+            parquet_error(
+                &format!("reading segment \"{}\"", self.path.display()),
+                e,
+                Error::corrupt,
+            )
+        };
+        let metadata = ArrowReaderMetadata::try_new(self.footer()?, ArrowReaderOptions::new()).map_err(broken)?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.open_file()?, metadata);
+        let found = fields.iter().filter_map(|f| builder.schema().index_of(f.name()).ok());
+        let mask = ProjectionMask::roots(builder.parquet_schema(), found);
+        let reader = builder
+            .with_projection(mask)
+            .with_row_groups(vec![row_group])
+            .with_batch_size(rows.max(1));
+        let batches = reader
+            .build()
+            .map_err(broken)?
+            .collect::<std::result::Result<Vec<_>, _>>();
+        let batches = batches.map_err(|e| broken(e.into()))?;
+        let batch = match batches.as_slice() {
+            [one] => one.clone(),
+            // Nothing but columns that the file does not have.
+            [] => RecordBatch::new_empty(Arc::new(datafusion::arrow::datatypes::Schema::empty())),
+            _ => return Err(Error::internal("a row group came in pieces")),
+        };
+        let column = |field: &&FieldRef| -> Result<ArrayRef> {
+            let array = match batch.column_by_name(field.name()) {
+                Some(stored) => from_stored(stored.clone(), field.data_type())?,
+                None => new_null_array(field.data_type(), rows),
+            };
+            if array.len() != rows {
+                let path = self.path.display();
+                return Err(Error::corrupt(format!(
+                    "segment \"{path}\" has fewer rows than its footer says"
+                )));
+            }
+            self.keep(self.chunk_key(row_group, field), array.clone());
+            Ok(array)
+        };
+        fields.iter().map(column).collect()
+    }
+
+    fn keep(&self, key: ChunkKey, array: ArrayRef) {
+        self.kept.lock().insert(key.clone());
+        self.columns.insert(key, array);
+    }
+
+    /// What the footer says about a column, computed once; `None` when it says nothing. Blocking at first use.
+    pub(crate) fn zone_map(&self, field: &Field) -> Option<ZoneMap> {
+        if let Some(known) = self.zone_maps.lock().get(field.name()) {
+            return known.clone();
+        }
+        let found = self.read_zone_map(field);
+        self.zone_maps.lock().insert(field.name().clone(), found.clone());
+        found
+    }
+
+    fn read_zone_map(&self, field: &Field) -> Option<ZoneMap> {
+        if matches!(field.data_type(), DataType::Interval(_)) {
+            return None;
+        }
+        let footer = self.footer().ok()?;
+        let file = footer.file_metadata();
+        let schema = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata()).ok()?;
+        let groups = footer.row_groups();
+        let converter = StatisticsConverter::try_new(field.name(), &schema, file.schema_descr()).ok()?;
+        Some(ZoneMap {
+            min: from_stored(converter.row_group_mins(groups).ok()?, field.data_type()).ok()?,
+            max: from_stored(converter.row_group_maxes(groups).ok()?, field.data_type()).ok()?,
+            nulls: converter.row_group_null_counts(groups).ok()?,
+        })
+    }
+}
