@@ -104,6 +104,7 @@ impl Embedded {
                 oracle: engine.oracle(),
                 directory: directory.clone(),
                 memory: memory.clone(),
+                query_threads: cores().div_ceil(options.nodes.max(1) as usize),
                 columns: columns.clone(),
             })
             .await?;

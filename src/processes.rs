@@ -110,6 +110,7 @@ pub async fn run_shard_node(config: ShardNodeConfig, stop: CancellationToken) ->
         oracle: Arc::new(GrpcOracle::new(&config.router)?),
         directory: directory.clone(),
         memory: query_pool(queries),
+        query_threads: cores(),
         columns: ColumnCache::new(columns),
     })
     .await?;

@@ -69,6 +69,9 @@ pub struct NodeOptions {
     pub directory: Arc<dyn NodeDirectory>,
     /// Memory of all queries in this process.
     pub memory: Arc<dyn MemoryPool>,
+    /// Threads that run this node's part of queries, and partitions of each part: the cores, divided by the nodes of the
+    /// process.
+    pub query_threads: usize,
     /// Decoded columns of all nodes in this process.
     pub columns: ColumnCache,
 }
@@ -78,7 +81,7 @@ pub struct NodeOptions {
 pub struct NodeTuning {
     /// How peers are reached; by default as [`NodeOptions::address`] suggests.
     pub transport: Option<Arc<dyn PeerTransport>>,
-    /// Runs leaves; by default one of its own, on all cores.
+    /// Runs leaves; by default one of its own.
     pub executor: Option<Arc<Executor>>,
     /// Waits and windows of replication.
     pub replication: Option<Timings>,

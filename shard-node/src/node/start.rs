@@ -335,7 +335,7 @@ fn executor(options: &NodeOptions) -> Result<Execution> {
     let spill = options.dir.join("spill");
     std::fs::create_dir_all(&spill).map_err(|e| Error::io("creating the spill folder", &e))?;
     let memory = query_memory(options.memory.clone(), Some(&spill))?;
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let runtime = Arc::new(QueryRuntime::new(cores)?);
-    Ok((Arc::new(Executor::new(memory.clone(), runtime, cores)), Some(memory)))
+    let threads = options.query_threads.max(1);
+    let runtime = Arc::new(QueryRuntime::new(threads)?);
+    Ok((Arc::new(Executor::new(memory.clone(), runtime, threads)), Some(memory)))
 }

@@ -152,6 +152,7 @@ impl Cluster {
             oracle: self.oracle.clone(),
             directory: self.directory.clone(),
             memory: tessera_proto::memory::query_pool(64 << 20),
+            query_threads: 2,
             columns: crate::storage::ColumnCache::new(16 << 20),
         };
         let tuning = NodeTuning {
