@@ -283,12 +283,13 @@ impl RowFilter {
         }))
     }
 
-    /// Whether a row of the row group may be wanted. Blocking.
+    /// Whether a row of the row group may be wanted. A filter that fails (on a row that is not visible yet, or that a LIMIT
+    /// never comes to) does not decide: it is evaluated again above, on the rows that count. Blocking.
     fn may_match(&self, segment: &Segment, group: RowGroup) -> Result<bool> {
         let columns = segment.read_columns(group.number, &self.fields)?;
         let batch = batch(&self.schema, columns, group.rows)?;
-        let matches = self.predicate.evaluate(&batch)?.into_array(group.rows)?;
-        Ok(matches.as_boolean().true_count() > 0)
+        let matches = self.predicate.evaluate(&batch).and_then(|m| m.into_array(group.rows));
+        Ok(matches.map_or(true, |m| m.as_boolean().true_count() > 0))
     }
 }
 

@@ -3,9 +3,11 @@
 use crate::scan::shard_table;
 use crate::storage::test_tables::{rows, store, table};
 use crate::storage::{ShardStore, Write};
+use datafusion::arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use std::sync::Arc;
+use tessera_proto::sql_type::SqlType;
 use tessera_proto::table::TableDef;
 use tessera_proto::{LogIndex, TableId, Timestamp};
 
@@ -178,6 +180,53 @@ async fn decodes_only_what_a_filter_leaves() {
     let segment = store.version().tables[&def.id].segments[0].clone();
     let decoded: std::collections::BTreeSet<_> = segment.kept.lock().iter().map(|k| k.column.to_string()).collect();
     assert_eq!(decoded, ["name".to_string()].into());
+}
+
+/// A table (id, f float8) with these values of f in one segment.
+fn floats(dir: &std::path::Path, values: &[f64]) -> (ShardStore, Arc<TableDef>) {
+    let mut def = table(20_000).as_ref().clone();
+    def.columns.truncate(2);
+    (def.columns[1].name, def.columns[1].sql_type) = ("f".into(), SqlType::Float8);
+    let (store, def) = (store(dir), Arc::new(def));
+    let ids = Int64Array::from_iter_values(0..values.len() as i64);
+    let columns: Vec<ArrayRef> = vec![Arc::new(ids), Arc::new(Float64Array::from(values.to_vec()))];
+    let mut writer = store.stage(&def);
+    writer
+        .write(&RecordBatch::try_new(def.arrow_schema(), columns).unwrap())
+        .unwrap();
+    let (segments, table) = (writer.finish().unwrap(), def.clone());
+    store
+        .apply(LogIndex(1), Timestamp(1), &[Write::Staged { table, segments }])
+        .unwrap();
+    (store, def)
+}
+
+/// The statistics of a file leave NaN out, which is greater than every other number.
+#[tokio::test]
+async fn nan_is_not_pruned() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, def) = floats(dir.path(), &[1.0, f64::NAN, 2.0]);
+    assert_eq!(query(&store, &def, 1, "select id from t where f > 1e300").await, "|1|");
+    assert_eq!(query(&store, &def, 1, "select id from t where f < 1.5").await, "|0|");
+}
+
+/// A row that the snapshot does not show must not fail a filter.
+#[tokio::test]
+async fn a_filter_does_not_fail_on_invisible_rows() {
+    let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
+    let store = store(dir.path());
+    for (index, id) in [(1, 1), (2, 0)] {
+        let (table, batch) = (def.clone(), rows(&def, &[id]));
+        store
+            .apply(LogIndex(index), Timestamp(index), &[Write::Rows { table, batch }])
+            .unwrap();
+    }
+    let tables = |id: TableId| (id == def.id).then(|| def.clone());
+    store.seal(&tables).unwrap();
+    assert_eq!(
+        query(&store, &def, 1, "select name from t where 1 / id = 1").await,
+        "|nameofrownumber1|"
+    );
 }
 
 /// A segment of 140,000 rows: one row group is full, the other is not.

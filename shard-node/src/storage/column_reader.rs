@@ -153,9 +153,14 @@ impl Segment {
         let schema = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata()).ok()?;
         let groups = footer.row_groups();
         let converter = StatisticsConverter::try_new(field.name(), &schema, file.schema_descr()).ok()?;
+        let max = match field.data_type() {
+            // Parquet leaves NaN out of its statistics; PostgreSQL sorts it above everything.
+            DataType::Float32 | DataType::Float64 => new_null_array(field.data_type(), groups.len()),
+            _ => from_stored(converter.row_group_maxes(groups).ok()?, field.data_type()).ok()?,
+        };
         Some(ZoneMap {
             min: from_stored(converter.row_group_mins(groups).ok()?, field.data_type()).ok()?,
-            max: from_stored(converter.row_group_maxes(groups).ok()?, field.data_type()).ok()?,
+            max,
             nulls: converter.row_group_null_counts(groups).ok()?,
         })
     }
