@@ -167,7 +167,7 @@ fn columns_are_named_as_postgresql_names_them() {
 /// Prints what EXPLAIN prints; `TESSERA_REWRITE=1` writes the file anew.
 #[test]
 fn plans_match_the_golden_file() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/testscripts/plans.txt");
+    let path = "src/testscripts/plans.txt";
     let golden = std::fs::read_to_string(path).unwrap();
     let queries = golden
         .split("\n\n")

@@ -31,7 +31,7 @@ impl Disk {
     }
 
     fn power(&self, verb: &str) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/faults/power");
+        let script = Path::new("scripts/faults/power").canonicalize().expect("the script");
         run(script.to_str().expect("text"), &[verb, self.0.to_str().expect("text")]);
     }
 }

@@ -76,7 +76,7 @@ fn show(value: Option<&str>) -> String {
 }
 
 async fn run_all(nodes: u32, before: &'static str) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/slt");
+    let folder = PathBuf::from("tests/it/slt");
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .expect("slt folder")
         .map(|f| f.expect("entry").path())

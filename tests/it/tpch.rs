@@ -9,9 +9,7 @@ async fn answers_match(nodes: u32) {
     let cluster = cluster::embedded(dir.path(), nodes).await;
     let mut options = TpchOptions::new(cluster.url(), 0.01);
     options.load = Load::Stream;
-    options.verify = Some(Verify::Answers(
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/answers/sf0.01"),
-    ));
+    options.verify = Some(Verify::Answers(PathBuf::from("benches/answers/sf0.01")));
     let report = run::run_tpch(options.clone()).await.expect("the benchmark runs");
     assert!(report.ok(), "{report}");
     if nodes > 1 {

@@ -30,7 +30,7 @@ mod tests {
         data::write_parquet(dir.path(), 0.01).expect("files written");
         let in_memory = Oracle::in_memory(0.01).await.expect("oracle");
         let parquet = Oracle::parquet(dir.path()).await.expect("oracle");
-        let answers = Path::new(env!("CARGO_MANIFEST_DIR")).join("answers/sf0.01");
+        let answers = Path::new("answers/sf0.01");
         let mut wrong = Vec::new();
         for query in &QUERIES {
             let expected = csv::read_answer(&answers.join(format!("q{}.csv", query.number))).expect("answer file");
