@@ -5,11 +5,13 @@
 //!   FROM generate_series(1, 3) AS i   FROM generate_series(1, 3) AS i(i)
 //!   INTERVAL '1 day 02:03'            CAST('1 day 02:03' AS INTERVAL)       whoever binds reads it as PostgreSQL does
 //!   SELECT k, k, *                    SELECT k, k AS "k 2", *               names of a projection must be unique
+//!   f > 1e300                         f > CAST('1e300' AS double precision) more digits than numeric has here
 //! ```
 //!
 //! Clients see the names of the query as it was written ([`crate::names`]).
 
 use crate::types::Length;
+use datafusion::arrow::datatypes::DECIMAL128_MAX_PRECISION;
 use datafusion::execution::SessionState;
 use sqlparser::ast::{
     CastKind, DataType, Expr, Ident, Interval, ObjectName, Select, SelectItem, Statement, TableAlias,
@@ -76,6 +78,16 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Value(ValueWithSpan {
+            value: Value::Number(number, _),
+            span,
+        }) = expr
+            && is_beyond_numeric(number)
+        {
+            let text = Value::SingleQuotedString(number.clone()).with_span(*span);
+            *expr = cast(text, DataType::DoublePrecision);
+            return ControlFlow::Continue(());
+        }
         let Expr::Interval(Interval {
             value,
             leading_field: None,
@@ -85,24 +97,43 @@ impl VisitorMut for Rewriter<'_> {
         else {
             return ControlFlow::Continue(());
         };
-        if let Expr::Value(ValueWithSpan {
-            value: Value::SingleQuotedString(_),
-            ..
-        }) = value.as_ref()
+        if let Expr::Value(text) = value.as_ref()
+            && matches!(text.value, Value::SingleQuotedString(_))
         {
-            *expr = Expr::Cast {
-                kind: CastKind::Cast,
-                expr: value.clone(),
-                data_type: DataType::Interval {
-                    fields: None,
-                    precision: None,
-                },
-                array: false,
-                format: None,
+            let to = DataType::Interval {
+                fields: None,
+                precision: None,
             };
+            *expr = cast(text.clone(), to);
         }
         ControlFlow::Continue(())
     }
+}
+
+fn cast(constant: ValueWithSpan, data_type: DataType) -> Expr {
+    Expr::Cast {
+        kind: CastKind::Cast,
+        expr: Box::new(Expr::Value(constant)),
+        data_type,
+        array: false,
+        format: None,
+    }
+}
+
+/// Whether a constant with an exponent has more digits before and after its point than a numeric can have.
+fn is_beyond_numeric(number: &str) -> bool {
+    let Some((mantissa, exponent)) = number.split_once(['e', 'E']) else {
+        return false;
+    };
+    let Ok(exponent) = exponent.parse::<i64>() else {
+        // Not even a number's exponent fits; the cast says what is wrong.
+        return true;
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let whole = whole.trim_start_matches('0').len() as i64;
+    let before = whole.saturating_add(exponent).max(0);
+    let after = (fraction.len() as i64).saturating_sub(exponent).max(0);
+    before.saturating_add(after) > i64::from(DECIMAL128_MAX_PRECISION)
 }
 
 /// Names repeated items of a SELECT list.

@@ -3,6 +3,7 @@
 //! ```text
 //!   '\x00ff'::bytea    '1-2'::interval    date '0044-03-15 BC'    uuid '{A0EE...}'    cast of a quoted constant
 //!   ts < 'infinity'    b = '\x00'         k IN ('1', '2')         compared: read as the other side's type
+//!   n < f              n numeric, f floating point: both as double precision
 //!   'abcd'::varchar(2) ab                 'ab  '::char(3) ab      cut to length, as an explicit cast does
 //!   $1::date           the parameter is a date                   where the client does not say its type
 //! ```
@@ -17,6 +18,7 @@ use crate::pg::read_numeric;
 use datafusion::arrow::datatypes::{DataType, IntervalUnit, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result as DfResult};
+use datafusion::error::DataFusionError;
 use datafusion::functions::expr_fn::{left, rtrim};
 use datafusion::logical_expr::expr::{Between, InList, Placeholder};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
@@ -58,7 +60,13 @@ fn rewrite(expr: Expr, schema: &DFSchema, zone: &str) -> DfResult<Transformed<Ex
             let (Ok(left_type), Ok(right_type)) = types else {
                 return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })));
             };
-            let (new_left, new_right) = (operand(&left, &right_type, zone)?, operand(&right, &left_type, zone)?);
+            let (new_left, new_right) = match beside_float(&left_type, &right_type) {
+                Some(to) => {
+                    let same = |e: &Expr| Ok::<_, DataFusionError>(Some(e.clone().cast_to(&to, schema)?));
+                    (same(&left)?, same(&right)?)
+                }
+                None => (operand(&left, &right_type, zone)?, operand(&right, &left_type, zone)?),
+            };
             let changed = new_left.is_some() || new_right.is_some();
             let expr = Expr::BinaryExpr(BinaryExpr {
                 left: new_left.map_or(left, Box::new),
@@ -76,11 +84,18 @@ fn rewrite(expr: Expr, schema: &DFSchema, zone: &str) -> DfResult<Transformed<Ex
                 return Ok(Transformed::no(Expr::Between(between)));
             };
             let (low, high) = (operand(&between.low, &to, zone)?, operand(&between.high, &to, zone)?);
-            Ok(Transformed::yes(Expr::Between(Between {
+            let mut between = Between {
                 low: low.map_or(between.low, Box::new),
                 high: high.map_or(between.high, Box::new),
                 ..between
-            })))
+            };
+            let bounds = [between.low.get_type(schema), between.high.get_type(schema)];
+            if let Some(float) = bounds.iter().flatten().find_map(|bound| beside_float(&to, bound)) {
+                for part in [&mut between.expr, &mut between.low, &mut between.high] {
+                    **part = std::mem::take(part.as_mut()).cast_to(&float, schema)?;
+                }
+            }
+            Ok(Transformed::yes(Expr::Between(between)))
         }
         Expr::InList(list) => {
             let Ok(to) = list.expr.get_type(schema) else {
@@ -90,11 +105,17 @@ fn rewrite(expr: Expr, schema: &DFSchema, zone: &str) -> DfResult<Transformed<Ex
                 .list
                 .into_iter()
                 .map(|value| Ok(operand(&value, &to, zone)?.unwrap_or(value)));
-            Ok(Transformed::yes(Expr::InList(InList {
-                expr: list.expr,
+            let mut list = InList {
                 list: values.collect::<DfResult<_>>()?,
-                negated: list.negated,
-            })))
+                ..list
+            };
+            let types: Vec<_> = list.list.iter().flat_map(|value| value.get_type(schema)).collect();
+            if let Some(float) = types.iter().find_map(|value| beside_float(&to, value)) {
+                for part in list.list.iter_mut().chain([list.expr.as_mut()]) {
+                    *part = std::mem::take(part).cast_to(&float, schema)?;
+                }
+            }
+            Ok(Transformed::yes(Expr::InList(list)))
         }
         other => Ok(Transformed::no(other)),
     }
@@ -106,6 +127,15 @@ fn is_comparison(op: Operator) -> bool {
         op,
         Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom
     )
+}
+
+/// What a comparison of numeric with floating point is done in: DataFusion would take both as a numeric(30,15), which few
+/// floats fit.
+fn beside_float(a: &DataType, b: &DataType) -> Option<DataType> {
+    let mixed = |a: &DataType, b: &DataType| {
+        matches!(a, DataType::Decimal128(..) | DataType::Decimal256(..)) && b.is_floating()
+    };
+    (mixed(a, b) || mixed(b, a)).then_some(DataType::Float64)
 }
 
 /// A cast, and what its type's declared length does to the value.

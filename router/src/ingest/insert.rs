@@ -16,12 +16,15 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan};
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
-use sqlparser::ast::{Expr, Query, SetExpr, Value};
+use sqlparser::ast::{CastKind, Expr, Query, SetExpr, Value};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 use tessera_parser::{Insert, ObjectName, Statement, is_default};
 use tessera_planner::{Catalog, Relation};
+use tessera_proto::sql_type::SqlType;
 use tessera_proto::table::TableDef;
 use tessera_proto::{Error, Result};
 
@@ -48,6 +51,8 @@ async fn from_query(
     params: Vec<ScalarValue>,
     writer: &mut TableWriter,
 ) -> Result<()> {
+    let source = typed(table, targets, source)?;
+    let source = source.as_ref();
     let columns = placeholders(table, source, targets)
         .into_iter()
         .chain(std::iter::repeat(None));
@@ -141,16 +146,53 @@ pub(crate) fn source<'a>(
         return Ok((Cow::Borrowed(&insert.source), targets));
     }
     let mut query = insert.source.as_ref().clone();
+    each_cell(&mut query, &targets, |expr, target| {
+        if is_default(expr) {
+            *expr = default_of(table, target)?;
+        }
+        Ok(())
+    })?;
+    Ok((Cow::Owned(query), targets))
+}
+
+/// Every expression of VALUES with the table column it goes to.
+fn each_cell(query: &mut Query, targets: &[usize], mut f: impl FnMut(&mut Expr, usize) -> Result<()>) -> Result<()> {
     if let SetExpr::Values(values) = query.body.as_mut() {
         for row in &mut values.rows {
-            for (expr, target) in row.content.iter_mut().zip(&targets) {
-                if is_default(expr) {
-                    *expr = default_of(table, *target)?;
-                }
+            for (expr, target) in row.content.iter_mut().zip(targets) {
+                f(expr, *target)?;
             }
         }
     }
-    Ok((Cow::Owned(query), targets))
+    Ok(())
+}
+
+/// Quoted constants of several rows, cast to their columns: each is of the column's type by itself, whatever type the rows'
+/// other expressions have in common.
+fn typed<'a>(table: &TableDef, targets: &[usize], source: &'a Query) -> Result<Cow<'a, Query>> {
+    if !matches!(source.body.as_ref(), SetExpr::Values(values) if values.rows.len() > 1) {
+        return Ok(Cow::Borrowed(source));
+    }
+    let mut query = source.clone();
+    each_cell(&mut query, targets, |expr, target| {
+        let sql_type = table.columns[target].sql_type;
+        let quoted = matches!(expr, Expr::Value(v) if matches!(v.value, Value::SingleQuotedString(_)));
+        // Text stays text: a cast would cut what is too long for the column.
+        if quoted && !matches!(sql_type, SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_)) {
+            *expr = Expr::Cast {
+                kind: CastKind::Cast,
+                expr: Box::new(expr.clone()),
+                data_type: Parser::new(&PostgreSqlDialect {})
+                    .try_with_sql(&sql_type.to_string())
+                    .and_then(|mut parser| parser.parse_data_type())
+                    .map_err(|e| Error::internal(format!("type {sql_type}: {e}")))?,
+                array: false,
+                format: None,
+            };
+        }
+        Ok(())
+    })?;
+    Ok(Cow::Owned(query))
 }
 
 /// Without names, fewer values than columns are fine: the rest gets defaults.

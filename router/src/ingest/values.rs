@@ -97,17 +97,11 @@ fn array(column: &ColumnDef, cells: &[Cell]) -> Option<ArrayRef> {
     let first = cells.iter().find(|c| !matches!(c, Cell::Null));
     match first {
         None => Some(new_null_array(&column.sql_type.arrow(), cells.len())),
-        Some(Cell::Text(_)) => {
+        // Each constant becomes the column's type by itself: a quoted one may stand beside a number.
+        Some(Cell::Text(_) | Cell::Number(_)) => {
             let text = |c: &Cell| match c {
                 Cell::Null => Some(None),
                 Cell::Text(text) => Some(Some(text.to_string())),
-                _ => None,
-            };
-            Some(Arc::new(cells.iter().map(text).collect::<Option<StringViewArray>>()?))
-        }
-        Some(Cell::Number(_)) => {
-            let text = |c: &Cell| match c {
-                Cell::Null => Some(None),
                 Cell::Number(number) if fits(column.sql_type, number) => Some(Some(number.clone())),
                 _ => None,
             };
