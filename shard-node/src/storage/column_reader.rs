@@ -5,19 +5,26 @@
 //!                                           l_shipdate decoded ┴▶ [array, array], the second now cached too
 //! ```
 //!
+//! A block of 8,192 rows is read where a scan would read all of the row group: for rows by key.
+//!
 //! Columns are matched by name; one that the file does not have (added to the table later) is NULL.
 
 use crate::storage::columns::ChunkKey;
-use crate::storage::segment::{from_stored, parquet_error};
+use crate::storage::segment::{PAGE_ROWS, from_stored, parquet_error};
 use crate::storage::version::Segment;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt64Array, new_null_array};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+};
 use parquet::arrow::parquet_to_arrow_schema;
 use std::sync::Arc;
 use tessera_proto::{Error, Result};
+
+/// Rows that reading one row by its key decodes: a page of the file.
+pub(crate) const BLOCK_ROWS: usize = PAGE_ROWS;
 
 /// Least and greatest value and number of NULLs of a column, one per row group (a zone map). Bounds may be wider than the
 /// values, never narrower.
@@ -48,16 +55,41 @@ impl Segment {
     }
 
     fn cached_column(&self, row_group: usize, field: &Field) -> Option<ArrayRef> {
-        let array = self.columns.get(&self.chunk_key(row_group, field))?;
+        let array = self.columns.get(&self.chunk_key(row_group, None, field))?;
         (array.data_type() == field.data_type()).then_some(array)
     }
 
-    fn chunk_key(&self, row_group: usize, field: &Field) -> ChunkKey {
+    fn chunk_key(&self, row_group: usize, block: Option<usize>, field: &Field) -> ChunkKey {
         ChunkKey {
             segment: self.number,
             row_group,
+            block,
             column: field.name().as_str().into(),
         }
+    }
+
+    /// These columns of a block of [`BLOCK_ROWS`] rows of a row group, the last one shorter; what is not in memory is read
+    /// and decoded, the block and no more. Blocking.
+    ///
+    /// # Errors
+    /// XX001 or 58030.
+    pub(crate) fn read_block(&self, row_group: usize, block: usize, fields: &[FieldRef]) -> Result<Vec<ArrayRef>> {
+        let cached: Vec<_> = fields.iter().map(|f| self.cached_block(row_group, block, f)).collect();
+        let missing = fields.iter().zip(&cached).filter(|(_, c)| c.is_none());
+        let missing: Vec<_> = missing.map(|(f, _)| f).collect();
+        let mut decoded = self.decode(row_group, Some(block), &missing)?.into_iter();
+        let arrays = cached.into_iter().map(|c| c.or_else(|| decoded.next()));
+        let arrays: Option<Vec<_>> = arrays.collect();
+        arrays.ok_or_else(|| Error::internal("a column was not decoded"))
+    }
+
+    fn cached_block(&self, row_group: usize, block: usize, field: &Field) -> Option<ArrayRef> {
+        if let Some(whole) = self.cached_column(row_group, field) {
+            let skipped = (block * BLOCK_ROWS).min(whole.len());
+            return Some(whole.slice(skipped, BLOCK_ROWS.min(whole.len() - skipped)));
+        }
+        let array = self.columns.get(&self.chunk_key(row_group, Some(block), field))?;
+        (array.data_type() == field.data_type()).then_some(array)
     }
 
     /// These columns of a row group; what is not in memory is read and decoded. Blocking.
@@ -72,20 +104,27 @@ impl Segment {
             .filter(|(_, c)| c.is_none())
             .map(|(f, _)| f)
             .collect();
-        let mut decoded = self.decode(row_group, &missing)?.into_iter();
+        let mut decoded = self.decode(row_group, None, &missing)?.into_iter();
         let arrays = cached.into_iter().map(|c| c.or_else(|| decoded.next()));
         let arrays: Option<Vec<_>> = arrays.collect();
         arrays.ok_or_else(|| Error::internal("a column was not decoded"))
     }
 
-    fn decode(&self, row_group: usize, fields: &[&FieldRef]) -> Result<Vec<ArrayRef>> {
+    fn decode(&self, row_group: usize, block: Option<usize>, fields: &[&FieldRef]) -> Result<Vec<ArrayRef>> {
         if fields.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = *self
+        let all = *self
             .row_groups()?
             .get(row_group)
             .ok_or_else(|| Error::internal("no such row group"))?;
+        let (skipped, rows) = match block {
+            Some(block) => {
+                let skipped = (block * BLOCK_ROWS).min(all);
+                (skipped, BLOCK_ROWS.min(all - skipped))
+            }
+            None => (0, all),
+        };
         let broken = |e| {
             parquet_error(
                 &format!("reading segment \"{}\"", self.path.display()),
@@ -97,10 +136,14 @@ impl Segment {
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.open_file()?, metadata);
         let found = fields.iter().filter_map(|f| builder.schema().index_of(f.name()).ok());
         let mask = ProjectionMask::roots(builder.parquet_schema(), found);
-        let reader = builder
+        let mut reader = builder
             .with_projection(mask)
             .with_row_groups(vec![row_group])
             .with_batch_size(rows.max(1));
+        if block.is_some() {
+            let selectors = vec![RowSelector::skip(skipped), RowSelector::select(rows)];
+            reader = reader.with_row_selection(RowSelection::from(selectors));
+        }
         let batches = reader
             .build()
             .map_err(broken)?
@@ -123,7 +166,7 @@ impl Segment {
                     "segment \"{path}\" has fewer rows than its footer says"
                 )));
             }
-            self.keep(self.chunk_key(row_group, field), array.clone());
+            self.keep(self.chunk_key(row_group, block, field), array.clone());
             Ok(array)
         };
         fields.iter().map(column).collect()

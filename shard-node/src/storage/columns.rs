@@ -1,7 +1,8 @@
 //! Decoded columns of segments in memory: what a scan reads again and again is decompressed and decoded once.
 //!
 //! ```text
-//!   (segment 7, row group 3, "l_shipdate") ─▶ Arrow array of up to 128 Ki values, shared by all scans
+//!   (segment 7, row group 3, "l_shipdate")            ─▶ Arrow array of up to 128 Ki values, shared by all scans
+//!   (segment 7, row group 3, block 5, "l_shipdate")   ─▶ 8,192 of them: what reading one row by its key decodes
 //! ```
 //!
 //! Bounded in bytes. What is kept is decided by frequency and recency (TinyLFU, Einziger et al. 2017), so one pass over a
@@ -28,6 +29,8 @@ pub(crate) struct ChunkKey {
     pub segment: u64,
     /// Position of the row group in the file.
     pub row_group: usize,
+    /// Block of the row group, where only a block of it was read.
+    pub block: Option<usize>,
     /// Name in the file.
     pub column: Arc<str>,
 }
@@ -84,6 +87,7 @@ mod tests {
             let key = ChunkKey {
                 segment: segment_number(),
                 row_group,
+                block: None,
                 column: "a".into(),
             };
             cache.insert(key.clone(), array.clone());

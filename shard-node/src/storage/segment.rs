@@ -42,7 +42,7 @@ pub const ROW_GROUP_ROWS: usize = 128 * 1_024;
 /// Rows of a segment at most: eight row groups.
 pub const SEGMENT_ROWS_MAX: usize = 1_024 * 1_024;
 /// Rows of a page: what reading one row costs.
-const PAGE_ROWS: usize = 8_192;
+pub(crate) const PAGE_ROWS: usize = 8_192;
 /// Footer entry: positions of the row key columns.
 pub(crate) const KEY_ENTRY: &str = "tessera.key";
 /// Footer entry: least and greatest value of an integer first key column.

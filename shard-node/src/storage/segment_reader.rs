@@ -3,17 +3,19 @@
 //! Columns are matched by name; a column that the file does not have (added to the table later) is NULL. Blocking.
 
 use crate::storage::checked_file::CheckedFile;
+use crate::storage::column_reader::BLOCK_ROWS;
 use crate::storage::keys::{for_each_key, hash_key};
 use crate::storage::segment::{self, CTS_COLUMN, KEY_ENTRY};
 use crate::storage::sidecar;
 use crate::storage::version::Segment;
-use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array,
+};
 use datafusion::arrow::compute::{concat_batches, filter_record_batch};
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef, UInt64Type};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
-    RowSelector,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 use parquet::file::reader::ChunkReader;
 use std::fs::File;
@@ -41,7 +43,7 @@ impl Segment {
         }
         let wanted = self.wanted(def, columns, self.meta.max_cts > ts)?;
         let builder = self.builder()?;
-        let reader = build(builder, &wanted.names, None, &self.path)?;
+        let reader = build(builder, &wanted.names, &self.path)?;
         Ok(Box::new(reader.map(move |batch| {
             let batch = batch.map_err(|e| damaged(&self.path, &e.to_string()))?;
             wanted.assemble(&batch, ts)
@@ -54,28 +56,7 @@ impl Segment {
     /// XX001 or 58030.
     pub(crate) fn rows_at(&self, def: &TableDef, columns: &[usize], rows: &[u32]) -> Result<RecordBatch> {
         let wanted = self.wanted(def, columns, false)?;
-        let mut selectors = Vec::with_capacity(rows.len() * 2);
-        let mut next = 0usize;
-        for row in rows.iter().map(|r| *r as usize) {
-            let skipped = row.checked_sub(next).filter(|_| (row as u64) < self.meta.rows);
-            let skipped = skipped.ok_or_else(|| damaged(&self.path, "its key sidecar names rows it does not have"))?;
-            selectors.extend([RowSelector::skip(skipped), RowSelector::select(1)]);
-            next = row + 1;
-        }
-        let reader = build(
-            self.builder()?,
-            &wanted.names,
-            Some(RowSelection::from(selectors)),
-            &self.path,
-        )?;
-        let batches = reader
-            .map(|batch| wanted.assemble(&batch.map_err(|e| damaged(&self.path, &e.to_string()))?, Timestamp::MAX))
-            .collect::<Result<Vec<_>>>()?;
-        let batch = concat_batches(&wanted.schema, &batches).map_err(|e| damaged(&self.path, &e.to_string()))?;
-        if batch.num_rows() != rows.len() {
-            return Err(damaged(&self.path, "it has fewer rows than its footer says"));
-        }
-        Ok(batch)
+        self.gather(&wanted.schema, rows)
     }
 
     /// The commit timestamp of the rows at these positions (ascending, no doubles).
@@ -86,37 +67,42 @@ impl Segment {
         if self.meta.min_cts == self.meta.max_cts {
             return Ok(vec![self.meta.min_cts; rows.len()]);
         }
-        let mut selectors = Vec::with_capacity(rows.len() * 2);
-        let mut next = 0u32;
-        for row in rows {
-            selectors.extend([
-                RowSelector::skip(row.saturating_sub(next) as usize),
-                RowSelector::select(1),
-            ]);
-            next = row + 1;
+        let schema = Arc::new(Schema::new(vec![Field::new(CTS_COLUMN, DataType::UInt64, true)]));
+        let batch = self.gather(&schema, rows)?;
+        let times = batch.columns().first().and_then(|c| c.as_primitive_opt::<UInt64Type>());
+        let times = times.filter(|times| times.null_count() == 0);
+        let times = times.ok_or_else(|| damaged(&self.path, "no commit timestamps"))?;
+        Ok(times.values().iter().map(|t| Timestamp(*t)).collect())
+    }
+
+    /// These columns of single rows (ascending).
+    fn gather(&self, schema: &SchemaRef, rows: &[u32]) -> Result<RecordBatch> {
+        let none = || damaged(&self.path, "its key sidecar names rows it does not have");
+        let mut pieces = Vec::with_capacity(rows.len());
+        let mut groups = self.row_groups()?.iter().copied().enumerate();
+        let (mut group, mut first, mut end) = (0, 0, 0);
+        let mut read: Option<((usize, usize), Vec<ArrayRef>)> = None;
+        for row in rows.iter().map(|r| *r as usize) {
+            while row >= end {
+                let (number, size) = groups.next().ok_or_else(none)?;
+                (group, first, end) = (number, end, end + size);
+            }
+            let block = (row - first) / BLOCK_ROWS;
+            let arrays = match read.take() {
+                Some((at, arrays)) if at == (group, block) => arrays,
+                _ => self.read_block(group, block, schema.fields())?,
+            };
+            let place = (row - first) % BLOCK_ROWS;
+            if arrays.iter().any(|a| a.len() <= place) {
+                return Err(none());
+            }
+            let columns = arrays.iter().map(|a| alone(a.slice(place, 1))).collect();
+            let options = RecordBatchOptions::new().with_row_count(Some(1));
+            let piece = RecordBatch::try_new_with_options(schema.clone(), columns, &options);
+            pieces.push(piece.map_err(|e| damaged(&self.path, &e.to_string()))?);
+            read = Some(((group, block), arrays));
         }
-        let reader = build(
-            self.builder()?,
-            &[CTS_COLUMN.to_string()],
-            Some(RowSelection::from(selectors)),
-            &self.path,
-        )?;
-        let mut times = Vec::with_capacity(rows.len());
-        for batch in reader {
-            let batch = batch.map_err(|e| damaged(&self.path, &e.to_string()))?;
-            let column = batch.columns().first().and_then(|c| c.as_primitive_opt::<UInt64Type>());
-            times.extend(
-                column
-                    .ok_or_else(|| damaged(&self.path, "no commit timestamps"))?
-                    .values()
-                    .iter()
-                    .map(|t| Timestamp(*t)),
-            );
-        }
-        if times.len() != rows.len() {
-            return Err(damaged(&self.path, "it has fewer rows than its footer says"));
-        }
-        Ok(times)
+        concat_batches(schema, &pieces).map_err(|e| Error::internal(e.to_string()))
     }
 
     fn builder(&self) -> Result<ParquetRecordBatchReaderBuilder<CheckedFile>> {
@@ -145,6 +131,15 @@ impl Segment {
             schema: Arc::new(Schema::new(fields)),
             names,
         })
+    }
+}
+
+/// A value without the text of its neighbours, which a view still holds.
+fn alone(array: ArrayRef) -> ArrayRef {
+    match array.data_type() {
+        DataType::Utf8View => Arc::new(array.as_string_view().gc()),
+        DataType::BinaryView => Arc::new(array.as_binary_view().gc()),
+        _ => array,
     }
 }
 
@@ -183,15 +178,11 @@ impl Wanted {
 fn build<T: ChunkReader + 'static>(
     builder: ParquetRecordBatchReaderBuilder<T>,
     names: &[String],
-    selection: Option<RowSelection>,
     path: &Path,
 ) -> Result<ParquetRecordBatchReader> {
     let found = names.iter().filter_map(|name| builder.schema().index_of(name).ok());
     let mask = ProjectionMask::roots(builder.parquet_schema(), found);
-    let mut builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
-    if let Some(selection) = selection {
-        builder = builder.with_row_selection(selection);
-    }
+    let builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
     builder.build().map_err(|e| damaged(path, &e.to_string()))
 }
 
@@ -222,7 +213,7 @@ pub(crate) fn read_keys(path: &Path) -> Result<Vec<sidecar::Entry>> {
     let names = names.ok_or_else(|| damaged(path, "key columns do not exist"))?;
     let mut keys = Vec::with_capacity(builder.metadata().file_metadata().num_rows().clamp(0, 1 << 21) as usize);
     let mut base = 0;
-    for batch in build(builder, &names, None, path)? {
+    for batch in build(builder, &names, path)? {
         let batch = batch.map_err(|e| damaged(path, &e.to_string()))?;
         let columns: Option<Vec<ArrayRef>> = names.iter().map(|n| batch.column_by_name(n).cloned()).collect();
         let columns = columns.ok_or_else(|| damaged(path, "key columns do not exist"))?;
