@@ -4,12 +4,14 @@
 //!   Engine ── ViewKeeper ─── newest ClusterView          (tessera_meta)
 //!          ├─ Oracle ─────── timestamps                  (txn/oracle.rs)
 //!          ├─ template ───── session state, memory pool, spill files    (planner)
+//!          ├─ templates ──── reads by primary key, by their text        (execute/point.rs)
 //!          ├─ runtime ────── threads that run queries, apart from those that serve sockets
 //!          ├─ statistics ─── per table, polled from the nodes' leaders  (cluster/statistics.rs)
 //!          └─ tasks ──────── finishing transactions, polling; joined by shutdown
 //! ```
 
 use crate::cluster::{bootstrap, reassign, statistics};
+use crate::execute::point::Templates;
 use crate::session::{Session, SessionParams};
 use crate::txn::oracle::Oracle;
 use arc_swap::ArcSwap;
@@ -64,6 +66,7 @@ pub struct Engine {
     directory: Arc<dyn NodeDirectory>,
     oracle: Arc<Oracle>,
     template: SessionState,
+    templates: Templates,
     files_root: Option<PathBuf>,
     query_threads: usize,
     /// `None` after shutdown.
@@ -114,6 +117,7 @@ impl Engine {
             directory: options.directory,
             oracle,
             template,
+            templates: Templates::default(),
             files_root: options.files_root,
             query_threads: threads,
             handle: runtime.handle().clone(),
@@ -191,6 +195,11 @@ impl Engine {
     /// The state that every statement's own is cloned from.
     pub(crate) fn template(&self) -> &SessionState {
         &self.template
+    }
+
+    /// Reads by primary key that were recognised before.
+    pub(crate) fn templates(&self) -> &Templates {
+        &self.templates
     }
 
     /// Threads that run queries.

@@ -141,7 +141,7 @@ impl Session {
                 self.settings.reset_all();
                 Ok(Outcome::done("DISCARD ALL"))
             }
-            other => OnLargeStack::new(run(&context, other, params)).await,
+            _ => OnLargeStack::new(run(&context, statement, params)).await,
         };
         result.map_err(crate::error::give_up)
     }
@@ -181,9 +181,10 @@ impl Session {
 }
 
 /// Every statement that does not change the session itself.
-async fn run(context: &StatementContext, statement: &Statement, params: Vec<ScalarValue>) -> Result<Outcome> {
+async fn run(context: &StatementContext, parsed: &ParsedStatement, params: Vec<ScalarValue>) -> Result<Outcome> {
+    let statement = &parsed.statement;
     match statement {
-        Statement::Query(query) => execute::query::run(context, query, params, RowsTag::Select).await,
+        Statement::Query(query) => execute::query::run(context, query, &parsed.text, params, RowsTag::Select).await,
         Statement::Explain {
             analyze,
             verbose,

@@ -411,6 +411,58 @@ async fn reads_by_primary_key_are_one_call() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_with_parameters_are_bound_once_for_a_catalog() {
+    let mut c = Cluster::start(2).await;
+    let sql = "select v, k from t where k = $1";
+    let make = |order: &str| format!("create table t ({order}) shard by hash (k) shards 3");
+    c.check(&make("k int8 primary key, v text"), Ok(&["CREATE TABLE"]))
+        .await;
+    c.check("insert into t values (1, 'a'), (2, 'b')", Ok(&["INSERT 0 2"]))
+        .await;
+    let by = |k: i64| vec![ScalarValue::Int64(Some(k))];
+    let cases = [
+        (by(1), vec!["a|1"]),
+        (by(2), vec!["b|2"]),
+        (by(3), vec![]),
+        (vec![ScalarValue::Int32(Some(2))], vec!["b|2"]),
+        // A NULL and a fraction are no key: the planner answers.
+        (vec![ScalarValue::Int64(None)], vec![]),
+        (vec![ScalarValue::Float64(Some(1.5))], vec![]),
+        (vec![ScalarValue::Float64(Some(2.0))], vec!["b|2"]),
+    ];
+    for round in 0..2 {
+        for (params, rows) in &cases {
+            assert_eq!(
+                c.try_run(sql, params.clone()).await.unwrap(),
+                *rows,
+                "{params:?} {round}"
+            );
+        }
+    }
+    let before = c.nodes.point_reads();
+    c.try_run(sql, by(1)).await.unwrap();
+    assert_eq!(c.nodes.point_reads(), before + 1);
+    // The same text over another table of that name, and over another schema of the path.
+    c.check("drop table t", Ok(&["DROP TABLE"])).await;
+    c.check(&make("v int, x text, k int8 primary key"), Ok(&["CREATE TABLE"]))
+        .await;
+    c.check("insert into t values (7, 'x', 1)", Ok(&["INSERT 0 1"])).await;
+    assert_eq!(c.try_run(sql, by(1)).await.unwrap(), ["7|1"]);
+    c.check("create schema other", Ok(&["CREATE SCHEMA"])).await;
+    c.check(
+        "create table other.t (k int8 primary key, v int)",
+        Ok(&["CREATE TABLE"]),
+    )
+    .await;
+    c.check("insert into other.t values (1, 8)", Ok(&["INSERT 0 1"])).await;
+    c.check("set search_path = other, public", Ok(&["SET"])).await;
+    assert_eq!(c.try_run(sql, by(1)).await.unwrap(), ["8|1"]);
+    c.check("reset search_path", Ok(&["RESET"])).await;
+    assert_eq!(c.try_run(sql, by(1)).await.unwrap(), ["7|1"]);
+    c.engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_nodes_and_lost_answers() {
     let mut c = Cluster::start(2).await;
     c.check("create table t (id int8 primary key)", Ok(&["CREATE TABLE"]))

@@ -1,12 +1,14 @@
 //! SELECT of columns by the whole primary key: one RPC to the shard's leader, no planning.
 //!
 //! ```text
-//!   SELECT b, a FROM t WHERE a = 42     token(42) ──▶ shard 3 ──▶ PointRead { keys: [42], projection: [1, 0] }
+//!   SELECT b, a FROM t WHERE a = $1     Template { key: [$1], projection: [1, 0] }     kept with the text, for the next time
+//!                                         └─ [42] ─▶ PointRead ── token(42) ─▶ shard 3 ─▶ { keys: [42], projection: [1, 0] }
 //! ```
 //!
-//! Recognised on the bound plan: columns over a conjunction of `key column = constant` over one table. Anything more is the
-//! planner's. A constant of another type counts only if it has the column's value exactly.
+//! Recognised on the bound plan: columns over a conjunction of `key column = constant or parameter` over one table. Anything
+//! more is the planner's. A value of another type counts only if it has the column's value exactly.
 
+use super::declared::declared;
 use super::prepare;
 use crate::cluster::catalog::StatementCatalog;
 use crate::session::StatementContext;
@@ -15,11 +17,102 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, Operator};
 use datafusion::scalar::ScalarValue;
+use moka::sync::Cache;
+use sqlparser::ast::Query;
 use std::sync::Arc;
+use tessera_planner::names::result_schema;
 use tessera_proto::sql_type::SqlType;
 use tessera_proto::table::TableDef;
 use tessera_proto::token::tokens;
 use tessera_proto::{Error, Result, ShardId, Timestamp, ipc, v1};
+
+/// Texts whose template is kept, of all sessions.
+const TEMPLATES_MAX: u64 = 4_096;
+/// Longer texts are not kept.
+const TEXT_BYTES_MAX: usize = 4 << 10;
+
+/// What a text is bound to besides the catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    text: Box<str>,
+    types: Vec<Option<DataType>>,
+    search_path: Option<String>,
+    time_zone: Option<String>,
+}
+
+/// Templates of texts that ran before, of all sessions: what runs again with other parameters is not bound again until the
+/// catalog changes.
+#[derive(Debug, Clone)]
+pub(crate) struct Templates(Cache<Key, Arc<Template>>);
+
+impl Default for Templates {
+    fn default() -> Self {
+        Self(Cache::new(TEMPLATES_MAX))
+    }
+}
+
+impl Templates {
+    /// The read that `text` with these parameters is, if it was recognised before at this revision of the catalog.
+    pub(crate) fn get(
+        &self,
+        context: &StatementContext,
+        catalog: &StatementCatalog,
+        text: &str,
+        types: &[Option<DataType>],
+        params: &[ScalarValue],
+    ) -> Option<(Arc<Template>, PointRead)> {
+        let template = self.0.get(&key(context, text, types)?)?;
+        let read = (template.revision == catalog.view().revision).then(|| template.read(params))??;
+        Some((template, read))
+    }
+
+    /// Keeps a template.
+    pub(crate) fn put(
+        &self,
+        context: &StatementContext,
+        text: &str,
+        types: &[Option<DataType>],
+        template: Arc<Template>,
+    ) {
+        if let Some(key) = key(context, text, types) {
+            self.0.insert(key, template);
+        }
+    }
+}
+
+fn key(context: &StatementContext, text: &str, types: &[Option<DataType>]) -> Option<Key> {
+    (text.len() <= TEXT_BYTES_MAX).then(|| Key {
+        text: text.into(),
+        types: types.to_vec(),
+        search_path: context.settings.get("search_path"),
+        time_zone: context.settings.get("timezone"),
+    })
+}
+
+/// A read by primary key whose values may be parameters.
+#[derive(Debug, Clone)]
+pub(crate) struct Template {
+    /// Of the catalog that it was bound to.
+    revision: u64,
+    table: Arc<TableDef>,
+    /// In key order.
+    key: Vec<Operand>,
+    /// Columns of the table, in result order.
+    projection: Vec<u32>,
+    /// Columns of the result.
+    pub schema: SchemaRef,
+    /// Their declared types.
+    pub declared: Vec<Option<SqlType>>,
+}
+
+/// What a key column is compared with.
+#[derive(Debug, Clone)]
+enum Operand {
+    /// A constant, as the column's type.
+    Value(ScalarValue),
+    /// Position of a parameter.
+    Parameter(usize),
+}
 
 /// A read by primary key.
 #[derive(Debug, Clone)]
@@ -31,8 +124,8 @@ pub(crate) struct PointRead {
     projection: Vec<u32>,
 }
 
-/// The point read that a bound plan is, if it is one.
-pub(crate) fn recognise(plan: &LogicalPlan) -> Option<PointRead> {
+/// The read by primary key that a bound plan is, if it is one.
+pub(crate) fn recognise(query: &Query, plan: &LogicalPlan, revision: u64) -> Option<Template> {
     let LogicalPlan::Projection(projection) = plan else {
         return None;
     };
@@ -44,16 +137,12 @@ pub(crate) fn recognise(plan: &LogicalPlan) -> Option<PointRead> {
     if source.table.primary_key.is_empty() || source.table.is_reference() {
         return None;
     }
-    let mut found: Vec<Option<ScalarValue>> = vec![None; source.table.primary_key.len()];
+    let mut found: Vec<Option<Operand>> = vec![None; source.table.primary_key.len()];
     for predicate in split_conjunction(&filter.predicate) {
-        let (column, value) = equality(predicate, &source)?;
+        let (column, operand) = equality(predicate, &source)?;
         let position = source.table.primary_key.iter().position(|k| *k == column)?;
-        let slot = &mut found[position];
         // Twice the same column may contradict itself: the planner's.
-        if slot
-            .replace(exact(value, source.table.columns[column].sql_type)?)
-            .is_some()
-        {
+        if found[position].replace(operand).is_some() {
             return None;
         }
     }
@@ -65,11 +154,34 @@ pub(crate) fn recognise(plan: &LogicalPlan) -> Option<PointRead> {
     if columns.is_empty() {
         return None;
     }
-    Some(PointRead {
+    Some(Template {
+        revision,
         key: found.into_iter().collect::<Option<Vec<_>>>()?,
         projection: columns,
         table: source.table,
+        schema: result_schema(query, plan.schema().as_arrow()),
+        declared: declared(query, plan),
     })
+}
+
+impl Template {
+    /// The read with these parameters; `None` where a value is not exactly one of its column's type.
+    pub(crate) fn read(&self, params: &[ScalarValue]) -> Option<PointRead> {
+        let value = |(operand, column): (&Operand, &usize)| match operand {
+            Operand::Value(value) => Some(value.clone()),
+            Operand::Parameter(position) => exact(params.get(*position)?, self.table.columns.get(*column)?.sql_type),
+        };
+        Some(PointRead {
+            key: self
+                .key
+                .iter()
+                .zip(&self.table.primary_key)
+                .map(value)
+                .collect::<Option<Vec<_>>>()?,
+            table: self.table.clone(),
+            projection: self.projection.clone(),
+        })
+    }
 }
 
 /// A table without anything done to its rows.
@@ -111,17 +223,26 @@ impl<'a> Source<'a> {
     }
 }
 
-fn equality<'a>(predicate: &'a Expr, source: &Source) -> Option<(usize, &'a ScalarValue)> {
+fn equality(predicate: &Expr, source: &Source) -> Option<(usize, Operand)> {
     let Expr::BinaryExpr(binary) = predicate else {
         return None;
     };
     if binary.op != Operator::Eq {
         return None;
     }
-    match (binary.left.as_ref(), binary.right.as_ref()) {
-        (column, Expr::Literal(value, _)) | (Expr::Literal(value, _), column) => Some((source.column(column)?, value)),
-        _ => None,
-    }
+    let (column, other) = match source.column(&binary.left) {
+        Some(column) => (column, binary.right.as_ref()),
+        None => (source.column(&binary.right)?, binary.left.as_ref()),
+    };
+    let operand = match other {
+        Expr::Literal(value, _) => Operand::Value(exact(value, source.table.columns[column].sql_type)?),
+        Expr::Placeholder(placeholder) => {
+            let number: usize = placeholder.id.strip_prefix('$')?.parse().ok()?;
+            Operand::Parameter(number.checked_sub(1)?)
+        }
+        _ => return None,
+    };
+    Some((column, operand))
 }
 
 /// The constant as the column's type, if that is the very same value.

@@ -9,8 +9,9 @@
 //! After the first batch nothing is repeated: the client may have seen rows.
 
 use super::declared::declared;
+use super::point::{self, PointRead, Template};
 use super::prepare::{self, Bound};
-use super::{point, stream};
+use super::stream;
 use crate::cluster::catalog::StatementCatalog;
 use crate::outcome::{Outcome, RowsTag};
 use crate::session::StatementContext;
@@ -20,6 +21,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 use sqlparser::ast::Query;
+use std::sync::Arc;
 use std::time::Duration;
 use tessera_planner::Planned;
 use tessera_planner::names::result_schema;
@@ -52,6 +54,8 @@ pub(crate) struct Running {
 pub(crate) struct Request<'a> {
     /// The query.
     pub query: &'a Query,
+    /// As its client wrote it, where it may come again with other parameters.
+    pub text: Option<&'a str>,
     /// Values of its parameters.
     pub params: Vec<ScalarValue>,
     /// Types of its parameters, where known.
@@ -77,6 +81,7 @@ impl<'a> Request<'a> {
         let types = types_of(&params);
         Self {
             query,
+            text: None,
             params,
             types,
             check: &|_| Ok(()),
@@ -89,10 +94,15 @@ impl<'a> Request<'a> {
 pub(crate) async fn run(
     context: &StatementContext,
     query: &Query,
+    text: &str,
     params: Vec<ScalarValue>,
     tag: RowsTag,
 ) -> Result<Outcome> {
-    let running = open(context, Request::new(query, params)).await?;
+    let request = Request {
+        text: Some(text).filter(|_| !params.is_empty()),
+        ..Request::new(query, params)
+    };
+    let running = open(context, request).await?;
     Ok(Outcome::Rows {
         schema: running.schema,
         columns: running.declared,
@@ -134,38 +144,51 @@ pub(crate) async fn open(context: &StatementContext, request: Request<'_>) -> Re
 }
 
 async fn attempt(context: &StatementContext, catalog: &StatementCatalog, request: &Request<'_>) -> Result<Running> {
-    let bound = bind(context, catalog, request.query, request.params.clone(), &request.types).await?;
-    (request.check)(&bound.plan)?;
-    let declared = declared(request.query, &bound.plan);
-    if request.shortcut == Shortcut::Point
-        && let Some(point) = point::recognise(&bound.plan)
+    let Request { query, params, .. } = request;
+    let templates = context.engine.templates();
+    if let Some(text) = request.text
+        && let Some((template, read)) = templates.get(context, catalog, text, &request.types, params)
     {
-        let schema = result_schema(request.query, bound.plan.schema().as_arrow());
-        let snapshot = bound.options.snapshot;
-        let rows = point.run(context, catalog, snapshot, &schema).await?;
-        return Ok(Running {
-            stream: stream::ready(schema.clone(), rows),
-            schema,
-            declared,
-            planned: None,
-            snapshot,
-        });
+        let snapshot = context.engine.oracle().draw().await?;
+        return point(context, catalog, &template, &read, snapshot).await;
     }
+    let snapshot = context.engine.oracle().draw().await?;
+    let mut bound = prepare::bind(context, catalog, query, &request.types, snapshot).await?;
+    if request.shortcut == Shortcut::Point
+        && let Some(template) = point::recognise(query, &bound.plan, catalog.view().revision)
+    {
+        let read = template.read(params);
+        let template = Arc::new(template);
+        if let Some(text) = request.text {
+            templates.put(context, text, &request.types, template.clone());
+        }
+        if let Some(read) = read {
+            return point(context, catalog, &template, &read, snapshot).await;
+        }
+    }
+    bound.plan = prepare::fill(context, bound.plan, params.clone())?;
+    (request.check)(&bound.plan)?;
+    let declared = declared(query, &bound.plan);
     let ready = plan(context, catalog, bound).await?;
-    first(context, request.query, ready, declared).await
+    first(context, query, ready, declared).await
 }
 
-async fn bind(
+async fn point(
     context: &StatementContext,
     catalog: &StatementCatalog,
-    query: &Query,
-    params: Vec<ScalarValue>,
-    types: &[Option<DataType>],
-) -> Result<Bound> {
-    let snapshot = context.engine.oracle().draw().await?;
-    let mut bound = prepare::bind(context, catalog, query, types, snapshot).await?;
-    bound.plan = prepare::fill(context, bound.plan, params)?;
-    Ok(bound)
+    template: &Template,
+    read: &PointRead,
+    snapshot: Timestamp,
+) -> Result<Running> {
+    let schema = template.schema.clone();
+    let rows = read.run(context, catalog, snapshot, &schema).await?;
+    Ok(Running {
+        stream: stream::ready(schema.clone(), rows),
+        schema,
+        declared: template.declared.clone(),
+        planned: None,
+        snapshot,
+    })
 }
 
 /// A plan and what it reads.
@@ -204,8 +227,11 @@ pub(crate) async fn plan_only(
     let catalog = StatementCatalog::new(context);
     let types = types_of(&params);
     let planned = async {
-        let bound = bind(context, &catalog, query, params, &types).await?;
-        let point = point::recognise(&bound.plan).is_some();
+        let snapshot = context.engine.oracle().draw().await?;
+        let mut bound = prepare::bind(context, &catalog, query, &types, snapshot).await?;
+        let template = point::recognise(query, &bound.plan, catalog.view().revision);
+        let point = template.is_some_and(|template| template.read(&params).is_some());
+        bound.plan = prepare::fill(context, bound.plan, params)?;
         Ok((plan(context, &catalog, bound).await?.planned, point))
     };
     context.bounded(planned).await

@@ -11,7 +11,7 @@ use tessera_proto::{Error, Result};
 /// Runs it.
 pub(crate) async fn run(context: &StatementContext, name: &str) -> Result<Outcome> {
     if is_query(name) {
-        return query::run(context, &query(name)?, vec![], RowsTag::Show).await;
+        return query::run(context, &query(name)?, "", vec![], RowsTag::Show).await;
     }
     let schema = schema(name);
     let rows: Vec<Vec<Option<String>>> = match name {
