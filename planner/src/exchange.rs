@@ -15,6 +15,7 @@
 //! Not here: workers and their channels (`tessera_proto::exchange`), the choice between gathering and exchanging
 //! (`crate::plan`).
 
+use crate::PlanOptions;
 use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -62,6 +63,7 @@ pub(crate) async fn distribute(
     plan: Arc<dyn ExecutionPlan>,
     state: &SessionState,
     nodes: Vec<NodeId>,
+    options: &PlanOptions,
 ) -> Result<Outcome> {
     if nodes.len() < 2 {
         return Ok(Outcome::Gather("one node owns all of it".into()));
@@ -69,7 +71,7 @@ pub(crate) async fn distribute(
     if is_too_deep(&plan) {
         return Ok(Outcome::Gather("it is nested too deeply".into()));
     }
-    let session = session(plan, state, nodes)?;
+    let session = session(plan, state, nodes, options)?;
     // The planner wraps ours, which has the plan already: what is asked for is ignored.
     let nothing = LogicalPlan::EmptyRelation(EmptyRelation {
         produce_one_row: false,
@@ -88,12 +90,20 @@ pub(crate) async fn distribute(
     Ok(Outcome::Exchanged(Exchanged { physical, task }))
 }
 
-fn session(plan: Arc<dyn ExecutionPlan>, state: &SessionState, nodes: Vec<NodeId>) -> Result<SessionState> {
+fn session(
+    plan: Arc<dyn ExecutionPlan>,
+    state: &SessionState,
+    nodes: Vec<NodeId>,
+    options: &PlanOptions,
+) -> Result<SessionState> {
     let Some(leaves) = state.config().get_extension::<LeafRuntime>() else {
         return internal_err!("session has no LeafRuntime");
     };
     let mut settings = StageSettings::default();
     settings.time_zone = state.config_options().execution.time_zone.clone().unwrap_or_default();
+    if options.profile {
+        settings.profile = uuid::Uuid::from_bytes(options.query_id).simple().to_string();
+    }
     let urls = nodes.iter().map(|node| worker_url(*node)).collect::<Result<Vec<_>>>()?;
     let config = configure(state.config().clone(), &leaves)?
         .with_extension(Arc::new(Nodes(nodes)))

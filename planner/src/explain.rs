@@ -54,6 +54,7 @@ pub fn fragment(leaf: &ShardLocalNode) -> FragmentInfo {
         shards: leaf.shards(),
         shards_total: leaf.shards_total,
         plan: leaf.plan.display_indent().to_string(),
+        rows: None,
     }
 }
 

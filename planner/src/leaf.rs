@@ -154,6 +154,7 @@ impl<'a> LeafBuilder<'a> {
             meta_revision: self.catalog.revision(),
             deadline_ms: self.options.deadline_ms,
             plan: bytes,
+            profile: if self.options.profile { self.built as u32 + 1 } else { 0 },
             settings: self.options.settings.clone().into_iter().collect(),
             ..ExecuteRequest::default()
         };

@@ -62,6 +62,8 @@ pub struct PlanOptions {
     pub query_id: [u8; 16],
     /// Time left for the statement; every leaf carries it.
     pub deadline_ms: u64,
+    /// Nodes and sessions keep what the query does, for EXPLAIN ANALYZE.
+    pub profile: bool,
     /// `tessera.shard_local`: off makes every leaf a single table scan.
     pub shard_local: bool,
     /// `tessera.join_order`.
@@ -122,6 +124,8 @@ pub struct FragmentInfo {
     pub shards_total: usize,
     /// The subplan, indented.
     pub plan: String,
+    /// Rows that it is believed to stream in all; known only with [`PlanOptions::profile`].
+    pub rows: Option<usize>,
 }
 
 /// A query ready to run.
@@ -215,9 +219,12 @@ pub async fn plan(
         gather_bytes,
         explain: vec![],
     };
+    if options.profile {
+        estimate_leaves(&planned.physical, &mut planned.fragments)?;
+    }
     let mut notes = vec![];
     if planned.strategy == Strategy::Exchange {
-        let outcome = exchange::distribute(planned.physical.clone(), state, planned.nodes()).await?;
+        let outcome = exchange::distribute(planned.physical.clone(), state, planned.nodes(), options).await?;
         match outcome {
             Outcome::Exchanged(exchanged) => {
                 notes = explain::stages(&exchanged.physical);
@@ -249,6 +256,22 @@ fn strategy(cut: &LogicalPlan, gather_bytes: Option<usize>, mode: DistributedMod
             DistributedMode::Auto => Strategy::Gather,
         },
     }
+}
+
+/// Gives each fragment the estimated rows of its leaf.
+fn estimate_leaves(physical: &Arc<dyn ExecutionPlan>, fragments: &mut [FragmentInfo]) -> Result<()> {
+    physical.apply(|node| {
+        if let Some(leaf) = node.downcast_ref::<ShardLocalExec>()
+            && let Some(owner) = leaf.owners().first()
+            && let Some(number) = owner.request.profile.checked_sub(1)
+            && let Some(fragment) = fragments.get_mut(number as usize)
+        {
+            let statistics = StatisticsContext::new().compute(node.as_ref(), &StatisticsArgs::new())?;
+            fragment.rows = statistics.num_rows.get_value().copied();
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(())
 }
 
 /// Estimated bytes of all leaves' output.

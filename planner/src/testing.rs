@@ -32,6 +32,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use tessera_proto::exchange::{LocalChannel, worker};
 use tessera_proto::fragment::{LeafPlanCodec, LeafRuntime, TableSource};
 use tessera_proto::ipc::relabel;
+use tessera_proto::profile::Profiles;
 use tessera_proto::service::{NodeDirectory, ShardService};
 use tessera_proto::sql_type::SqlType;
 use tessera_proto::table::{ColocationGroup, ColumnDef, Distribution, TableDef, ViewDef};
@@ -325,6 +326,9 @@ impl ShardService for FakeNode {
     async fn point_read(&self, _: v1::PointReadRequest) -> Result<v1::PointReadReply> {
         Err(unsupported())
     }
+    async fn profile(&self, _: v1::ProfileRequest) -> Result<v1::ProfileReply> {
+        Err(unsupported())
+    }
     async fn commit(&self, _: v1::CommitRequest) -> Result<v1::CommitReply> {
         Err(unsupported())
     }
@@ -380,6 +384,8 @@ impl Bench {
         let cluster = Arc::new(cluster);
         let leaves = LeafRuntime {
             directory: Arc::new(Directory(cluster.clone())),
+            node: None,
+            profiles: Profiles::default(),
             carry_errors: false,
         };
         let template = template(Arc::new(RuntimeEnv::default()), Arc::new(leaves));
@@ -387,6 +393,7 @@ impl Bench {
             snapshot: Timestamp::from_millis(1_600_000_000_000),
             query_id: [7; 16],
             deadline_ms: 60_000,
+            profile: false,
             shard_local: true,
             join_order: true,
             distributed: DistributedMode::Off,

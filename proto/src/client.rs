@@ -198,6 +198,11 @@ impl ShardService for GrpcShard {
             .await
     }
 
+    async fn profile(&self, request: v1::ProfileRequest) -> Result<v1::ProfileReply> {
+        self.unary(request.deadline_ms, self.client.clone().profile(request))
+            .await
+    }
+
     /// Calls have no deadline of their own: the coordinator's statement has, and dropping it ends them; keepalive finds a
     /// peer that is gone.
     fn worker(&self) -> Result<Box<dyn WorkerChannel>> {

@@ -6,8 +6,7 @@
 //!                                                                      └─▶ another:     its gRPC client on the node's channel
 //! ```
 //!
-//! A worker runs one task of a stage, in a session of its own with the memory of the process; its leaves read the node's own shards, and find others through the directory. Used
-//! by
+//! A worker runs one task of a stage, in a session of its own with the memory of the process; its leaves read the node's own shards, and find others through the directory. Used by
 //! routers (which coordinate) and nodes (which work). Not here: cutting a plan into stages (planner), the worker's threads
 //! (shard-node).
 
@@ -15,7 +14,9 @@ use crate::error::Error;
 use crate::fragment::{LeafCodec, LeafRuntime};
 use crate::functions;
 use crate::ids::NodeId;
+use crate::profile::Profiles;
 use crate::service::NodeDirectory;
+use crate::v1::transfer::Source;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::common::extensions_options;
@@ -54,6 +55,8 @@ extensions_options! {
     pub struct StageSettings {
         /// Time zone of the session; empty for UTC.
         pub time_zone: String, default = String::new()
+        /// Hexadecimal id of a query whose transfers are counted; empty for others.
+        pub profile: String, default = String::new()
     }
 }
 
@@ -85,20 +88,23 @@ pub fn node_of(url: &Url) -> Result<NodeId> {
 /// # Errors
 /// None is expected.
 pub fn configure(config: SessionConfig, leaves: &Arc<LeafRuntime>) -> Result<SessionConfig> {
-    let channels = NodeChannels {
-        directory: leaves.directory.clone(),
-    };
+    let channels = NodeChannels { leaves: leaves.clone() };
     Ok(config
         .with_extension(leaves.clone())
         .with_distributed_user_codec(LeafCodec)
         .with_distributed_channel_resolver(channels))
 }
 
-/// A worker whose sessions are copies of `template`: its functions, with ours, memory and spill space.
+/// The worker of `node`, whose sessions are copies of `template`: its functions, with ours, memory and spill space.
 ///
 /// # Errors
 /// None is expected.
-pub fn worker(template: &SessionState, directory: Arc<dyn NodeDirectory>) -> Result<Worker> {
+pub fn worker(
+    template: &SessionState,
+    directory: Arc<dyn NodeDirectory>,
+    node: NodeId,
+    profiles: Profiles,
+) -> Result<Worker> {
     let mut template = template.clone();
     for function in functions::public().into_iter().chain(functions::internal()) {
         template.register_udf(Arc::new(function))?;
@@ -107,6 +113,8 @@ pub fn worker(template: &SessionState, directory: Arc<dyn NodeDirectory>) -> Res
     let runtime = template.runtime_env().clone();
     let leaves = Arc::new(LeafRuntime {
         directory,
+        node: Some(node),
+        profiles,
         carry_errors: true,
     });
     let sessions = move |context: WorkerQueryContext| {
@@ -137,22 +145,53 @@ fn session(
 
 /// Finds a worker's channel through the node directory.
 struct NodeChannels {
-    directory: Arc<dyn NodeDirectory>,
+    leaves: Arc<LeafRuntime>,
 }
 
 #[async_trait]
 impl ChannelResolver for NodeChannels {
     async fn get_worker_client_for_url(&self, url: &Url) -> Result<Box<dyn WorkerChannel>> {
         let node = node_of(url)?;
-        let channel = self.directory.node(node)?.worker()?;
-        Ok(Box::new(CarryingChannel { node, channel }))
+        let channel = self.leaves.directory.node(node)?.worker()?;
+        let profiles = self.leaves.profiles.clone();
+        Ok(Box::new(CarryingChannel {
+            node,
+            channel,
+            profiles,
+        }))
     }
 }
 
-/// Any channel, whose errors name the node and cross further workers whole.
+/// Any channel, whose errors name the node and cross further workers whole, and whose rows are counted where that is wanted.
 struct CarryingChannel {
     node: NodeId,
     channel: Box<dyn WorkerChannel>,
+    profiles: Profiles,
+}
+
+impl CarryingChannel {
+    fn counted(
+        &self,
+        query: Option<Vec<u8>>,
+        stage: usize,
+        rows: BoxStream<'static, Result<RecordBatch>>,
+    ) -> BoxStream<'static, Result<RecordBatch>> {
+        let rows = carried(self.node, rows);
+        match query {
+            Some(query) => {
+                let source = Source::Stage(u32::try_from(stage).unwrap_or(u32::MAX));
+                self.profiles.count(query, source, self.node.0, rows).boxed()
+            }
+            None => rows,
+        }
+    }
+}
+
+/// The query whose transfers a session counts.
+fn profiled(context: &TaskContext) -> Option<Vec<u8>> {
+    let settings = context.session_config().options().extensions.get::<StageSettings>()?;
+    let id = uuid::Uuid::parse_str(&settings.profile).ok()?;
+    Some(id.as_bytes().to_vec())
 }
 
 fn carried<T: 'static>(node: NodeId, items: BoxStream<'static, Result<T>>) -> BoxStream<'static, Result<T>> {
@@ -188,10 +227,13 @@ impl WorkerChannel for CarryingChannel {
         metrics: ExecutionPlanMetricsSet,
         context: &Arc<TaskContext>,
     ) -> Result<Vec<BoxStream<'static, Result<RecordBatch>>>> {
-        let node = self.node;
+        let (query, stage) = (profiled(context), request.task_key.stage_id);
         match self.channel.execute_task(headers, request, metrics, context).await {
-            Ok(streams) => Ok(streams.into_iter().map(|rows| carried(node, rows)).collect()),
-            Err(error) => Err(Carried::wrap_from(node, error)),
+            Ok(streams) => Ok(streams
+                .into_iter()
+                .map(|rows| self.counted(query.clone(), stage, rows))
+                .collect()),
+            Err(error) => Err(Carried::wrap_from(self.node, error)),
         }
     }
 

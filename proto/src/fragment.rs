@@ -14,9 +14,11 @@
 use crate::error::Error;
 use crate::exchange::Carried;
 use crate::ids::NodeId;
+use crate::profile::Profiles;
 use crate::service::NodeDirectory;
 use crate::table::TableDef;
 use crate::v1::ExecuteRequest;
+use crate::v1::transfer::Source;
 use crate::yielding::YieldExec;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
@@ -49,6 +51,10 @@ const OWNERS_AT_ONCE: usize = 16;
 pub struct LeafRuntime {
     /// Finds a node's service.
     pub directory: Arc<dyn NodeDirectory>,
+    /// The node that this is; none on a router.
+    pub node: Option<NodeId>,
+    /// Where what is read is counted, for queries that ask for it.
+    pub profiles: Profiles,
     /// On workers: errors of leaves are wrapped so that they cross to the coordinator whole.
     pub carry_errors: bool,
 }
@@ -170,7 +176,13 @@ impl ExecutionPlan for ShardLocalExec {
                 let (runtime, schema) = (runtime.clone(), schema.clone());
                 async move {
                     let service = runtime.directory.node(owner.node)?;
-                    Ok::<_, datafusion::error::DataFusionError>(service.execute(owner.request, schema).await?)
+                    let (query, profile) = (owner.request.query_id.to_vec(), owner.request.profile);
+                    let rows = service.execute(owner.request, schema.clone()).await?;
+                    let Some(leaf) = profile.checked_sub(1) else {
+                        return Ok::<SendableRecordBatchStream, datafusion::error::DataFusionError>(rows);
+                    };
+                    let rows = runtime.profiles.count(query, Source::Leaf(leaf), owner.node.0, rows);
+                    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)) as SendableRecordBatchStream)
                 }
             })
             .buffer_unordered(OWNERS_AT_ONCE)

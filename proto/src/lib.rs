@@ -18,6 +18,7 @@ pub mod ids;
 pub mod ipc;
 pub mod keys;
 pub mod memory;
+pub mod profile;
 pub mod service;
 pub mod shard_map;
 pub mod sql_type;

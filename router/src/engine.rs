@@ -28,6 +28,7 @@ use tessera_meta::MetaStore;
 use tessera_meta::view::{ClusterView, ViewKeeper};
 use tessera_proto::fragment::LeafRuntime;
 use tessera_proto::functions;
+use tessera_proto::profile::Profiles;
 use tessera_proto::service::{NodeDirectory, TimestampOracle};
 use tessera_proto::{Error, Result};
 use tokio::sync::Semaphore;
@@ -67,6 +68,7 @@ pub struct Engine {
     oracle: Arc<Oracle>,
     template: SessionState,
     templates: Templates,
+    profiles: Profiles,
     files_root: Option<PathBuf>,
     query_threads: usize,
     /// `None` after shutdown.
@@ -96,8 +98,11 @@ impl Engine {
         bootstrap::ensure_cluster(options.meta.as_ref()).await?;
         let views = ViewKeeper::start(options.meta.clone()).await?;
         let oracle = Arc::new(Oracle::start(options.meta.clone()).await?);
+        let profiles = Profiles::default();
         let leaves = Arc::new(LeafRuntime {
             directory: options.directory.clone(),
+            node: None,
+            profiles: profiles.clone(),
             carry_errors: false,
         });
         let mut template = tessera_planner::template(runtime_env(options.memory)?, leaves);
@@ -118,6 +123,7 @@ impl Engine {
             oracle,
             template,
             templates: Templates::default(),
+            profiles,
             files_root: options.files_root,
             query_threads: threads,
             handle: runtime.handle().clone(),
@@ -195,6 +201,11 @@ impl Engine {
     /// The state that every statement's own is cloned from.
     pub(crate) fn template(&self) -> &SessionState {
         &self.template
+    }
+
+    /// What this router read for queries that count it.
+    pub(crate) fn profiles(&self) -> &Profiles {
+        &self.profiles
     }
 
     /// Reads by primary key that were recognised before.

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!   EXPLAIN           what the planner prints: strategy, operators, leaves with nodes and shards
-//!   EXPLAIN ANALYZE   the query runs; the operators' own counters, rows, times and the snapshot are added
+//!   EXPLAIN ANALYZE   the query runs; then every node tells what its leaves did and what it read from others:
+//!                       router's operators · leaves by node · rows and bytes from whom to whom · times · snapshot
 //! ```
 //!
-//! Counters of operators inside a leaf stay on its node: the leaf shows what it delivered.
+//! Nodes are asked after the last row, each for [`TELL_TIMEOUT`] at most: a node that does not answer leaves a gap that is
+//! named, and nothing hangs. Operators of stages between leaves and router have no counters of their own here.
 
 use crate::execute::{query, stream};
 use crate::outcome::{Outcome, RowsTag};
@@ -13,12 +15,20 @@ use crate::session::StatementContext;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::scalar::ScalarValue;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use sqlparser::ast::Query;
 use std::time::{Duration, Instant};
 use tessera_parser::ExplainFormat;
 use tessera_planner::Planned;
-use tessera_proto::{Error, Result};
+use tessera_proto::profile::spilled_bytes;
+use tessera_proto::v1::transfer::Source;
+use tessera_proto::v1::{LeafProfile, ProfileReply, ProfileRequest, Transfer};
+use tessera_proto::{Error, NodeId, Result};
+
+/// How long a node may take to tell what it did.
+const TELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Nodes asked at the same time.
+const ASKED_AT_ONCE: usize = 16;
 
 /// What kind of EXPLAIN.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +44,59 @@ struct Measured {
     planning: Duration,
     running: Duration,
     snapshot: u64,
+    /// What each node told; `None` for one that did not.
+    nodes: Vec<(NodeId, Option<ProfileReply>)>,
+    /// What the router read.
+    router: ProfileReply,
+}
+
+impl Measured {
+    /// What the nodes did for a leaf.
+    fn leaf(&self, number: usize) -> Vec<(NodeId, &LeafProfile)> {
+        let told = self.nodes.iter().flat_map(|(node, p)| p.iter().map(|p| (*node, p)));
+        told.flat_map(|(node, p)| p.leaves.iter().map(move |leaf| (node, leaf)))
+            .filter(|(_, leaf)| leaf.leaf as usize == number)
+            .collect()
+    }
+
+    /// All transfers, with who read; `None` is the router.
+    fn transfers(&self) -> Vec<(Option<NodeId>, &Transfer)> {
+        let told = self
+            .nodes
+            .iter()
+            .flat_map(|(node, p)| p.iter().map(|p| (Some(*node), p)));
+        let all = told.chain([(None, &self.router)]);
+        let mut transfers: Vec<_> = all
+            .flat_map(|(to, p)| p.transfers.iter().map(move |t| (to, t)))
+            .collect();
+        transfers.sort_by_key(|(to, t)| (name(t), t.from, *to));
+        transfers
+    }
+
+    /// Bytes that left the node where they were made.
+    fn moved(&self) -> u64 {
+        let moved = |(to, t): &(Option<NodeId>, &Transfer)| to.is_none_or(|to| to.0 != t.from);
+        self.transfers().iter().filter(|t| moved(t)).map(|(_, t)| t.bytes).sum()
+    }
+}
+
+fn name(transfer: &Transfer) -> String {
+    match transfer.source {
+        Some(Source::Leaf(leaf)) => format!("leaf {leaf}"),
+        Some(Source::Stage(stage)) => format!("stage {stage}"),
+        None => "unknown".into(),
+    }
+}
+
+/// The largest node's share of the rows against an even one: 1 is even, the number of nodes the worst.
+fn skew(nodes: &[(NodeId, &LeafProfile)]) -> Option<f64> {
+    let rows: u64 = nodes.iter().map(|(_, l)| l.rows).sum();
+    let most = nodes.iter().map(|(_, l)| l.rows).max()?;
+    (rows > 0).then(|| most as f64 * nodes.len() as f64 / rows as f64)
+}
+
+fn milliseconds(micros: u64) -> f64 {
+    micros as f64 / 1e3
 }
 
 /// The only column.
@@ -48,6 +111,10 @@ pub(crate) async fn run(
     query: &Query,
     params: Vec<ScalarValue>,
 ) -> Result<Outcome> {
+    let context = &StatementContext {
+        profile: true,
+        ..context.clone()
+    };
     let (planned, measured) = if explain.analyze {
         let (planned, measured) = measure(context, query, params).await?;
         (planned, Some(measured))
@@ -88,16 +155,46 @@ async fn measure(context: &StatementContext, query: &Query, params: Vec<ScalarVa
     while let Some(batch) = running.stream.try_next().await? {
         rows += batch.num_rows();
     }
-    let measured = Measured {
-        rows,
-        planning,
-        running: begin.elapsed(),
-        snapshot: running.snapshot.0,
-    };
+    let running_time = begin.elapsed();
     let planned = running
         .planned
         .ok_or_else(|| Error::internal("a planned query has no plan"))?;
+    // Ends what still runs of it, which then is told as incomplete.
+    drop(running.stream);
+    let measured = Measured {
+        rows,
+        planning,
+        running: running_time,
+        snapshot: running.snapshot.0,
+        nodes: told(context, &planned, running.query_id).await,
+        router: context.engine.profiles().take(&running.query_id),
+    };
     Ok((planned, measured))
+}
+
+/// What each node did for the query.
+async fn told(
+    context: &StatementContext,
+    planned: &Planned,
+    query_id: [u8; 16],
+) -> Vec<(NodeId, Option<ProfileReply>)> {
+    let ask = |node: NodeId| async move {
+        let request = ProfileRequest {
+            query_id: query_id.to_vec().into(),
+            deadline_ms: TELL_TIMEOUT.as_millis() as u64,
+        };
+        let asked = async { context.engine.directory().node(node)?.profile(request).await };
+        match tokio::time::timeout(TELL_TIMEOUT, asked).await {
+            Ok(Ok(profile)) => (node, Some(profile)),
+            Ok(Err(error)) => {
+                tracing::debug!(%node, %error, "a node did not tell what it did");
+                (node, None)
+            }
+            Err(_) => (node, None),
+        }
+    };
+    let answers = futures::stream::iter(planned.nodes()).map(ask).buffered(ASKED_AT_ONCE);
+    answers.collect().await
 }
 
 fn operators(planned: &Planned, verbose: bool) -> Vec<String> {
@@ -115,10 +212,14 @@ fn text(planned: &Planned, measured: Option<&Measured>, verbose: bool) -> Vec<St
             .indent(true)
             .to_string();
         lines.extend(shown.lines().map(|l| format!("  {l}")));
+        let estimates = planned.fragments.iter().enumerate();
+        lines.extend(estimates.map(|(leaf, f)| format!("Leaf {leaf}: estimated rows {}", estimated(f.rows))));
     }
     if let Some(measured) = measured {
         lines.push("Measured:".into());
         lines.extend(operators(planned, verbose).into_iter().map(|l| format!("  {l}")));
+        lines.extend(leaves(planned, measured, verbose));
+        lines.extend(transfers(measured));
         lines.push(format!("Rows: {}", measured.rows));
         lines.push(format!("Snapshot: {}", measured.snapshot));
         lines.push(format!(
@@ -131,6 +232,94 @@ fn text(planned: &Planned, measured: Option<&Measured>, verbose: bool) -> Vec<St
         ));
     }
     lines
+}
+
+fn estimated(rows: Option<usize>) -> String {
+    rows.map_or("unknown".into(), |rows| rows.to_string())
+}
+
+fn leaves(planned: &Planned, measured: &Measured, verbose: bool) -> Vec<String> {
+    let mut lines = vec![];
+    for (number, fragment) in planned.fragments.iter().enumerate() {
+        let nodes = measured.leaf(number);
+        let rows: u64 = nodes.iter().map(|(_, l)| l.rows).sum();
+        lines.push(format!(
+            "Leaf {number}: shards={}/{} estimated rows={} actual rows={rows}{}",
+            fragment.shards,
+            fragment.shards_total,
+            estimated(fragment.rows),
+            skew(&nodes).map_or(String::new(), |skew| format!(" skew={skew:.2}")),
+        ));
+        for (node, leaf) in nodes {
+            lines.push(format!(
+                "  node {node}: rows={} bytes={} time={:.3} ms spilled={}{}",
+                leaf.rows,
+                leaf.bytes,
+                milliseconds(leaf.micros),
+                leaf.spilled_bytes,
+                if leaf.complete { "" } else { " (its reader had enough)" },
+            ));
+            if verbose {
+                lines.extend(leaf.plan.iter().map(|line| format!("    {line}")));
+            }
+        }
+    }
+    let silent = measured.nodes.iter().filter(|(_, told)| told.is_none());
+    lines.extend(silent.map(|(node, _)| format!("Node {node} did not tell what it did")));
+    lines
+}
+
+fn transfers(measured: &Measured) -> Vec<String> {
+    let mut lines = vec!["Transfers:".to_owned()];
+    for (to, transfer) in measured.transfers() {
+        lines.push(format!(
+            "  {} of node {} to {}: rows={} bytes={} time={:.3} ms",
+            name(transfer),
+            transfer.from,
+            to.map_or("the router".into(), |node| format!("node {node}")),
+            transfer.rows,
+            transfer.bytes,
+            milliseconds(transfer.micros),
+        ));
+    }
+    lines.push(format!("Moved: {} bytes", measured.moved()));
+    lines
+}
+
+fn json_leaves(planned: &Planned, measured: &Measured) -> serde_json::Value {
+    let leaf = |(number, fragment): (usize, &tessera_planner::FragmentInfo)| {
+        let nodes = measured.leaf(number);
+        serde_json::json!({
+            "Leaf": number,
+            "Estimated Rows": fragment.rows,
+            "Rows": nodes.iter().map(|(_, l)| l.rows).sum::<u64>(),
+            "Skew": skew(&nodes),
+            "Nodes": nodes.iter().map(|(node, l)| serde_json::json!({
+                "Node": node.0,
+                "Rows": l.rows,
+                "Bytes": l.bytes,
+                "Time": milliseconds(l.micros),
+                "Spilled Bytes": l.spilled_bytes,
+                "Complete": l.complete,
+                "Operators": l.plan,
+            })).collect::<Vec<_>>(),
+        })
+    };
+    planned.fragments.iter().enumerate().map(leaf).collect()
+}
+
+fn json_transfers(measured: &Measured) -> serde_json::Value {
+    let transfer = |(to, t): (Option<NodeId>, &Transfer)| {
+        serde_json::json!({
+            "Source": name(t),
+            "From Node": t.from,
+            "To Node": to.map(|node| node.0),
+            "Rows": t.rows,
+            "Bytes": t.bytes,
+            "Time": milliseconds(t.micros),
+        })
+    };
+    measured.transfers().into_iter().map(transfer).collect()
 }
 
 fn json(planned: &Planned, measured: Option<&Measured>, verbose: bool) -> Result<Vec<String>> {
@@ -149,6 +338,16 @@ fn json(planned: &Planned, measured: Option<&Measured>, verbose: bool) -> Result
     });
     if let Some(measured) = measured {
         document["Operators"] = operators(planned, verbose).into();
+        document["Leaves"] = json_leaves(planned, measured);
+        document["Transfers"] = json_transfers(measured);
+        document["Moved Bytes"] = measured.moved().into();
+        document["Spilled Bytes"] = spilled_bytes(planned.physical.as_ref()).into();
+        document["Silent Nodes"] = measured
+            .nodes
+            .iter()
+            .filter(|(_, told)| told.is_none())
+            .map(|(node, _)| node.0)
+            .collect();
         document["Rows"] = measured.rows.into();
         document["Snapshot"] = measured.snapshot.into();
         document["First Row Time"] = (measured.planning.as_secs_f64() * 1e3).into();

@@ -53,6 +53,8 @@ pub(crate) struct StatementContext {
     pub cancel: CancellationToken,
     /// When the statement must have ended.
     pub deadline: Instant,
+    /// Nodes keep what they do for it.
+    pub profile: bool,
 }
 
 impl StatementContext {
@@ -154,6 +156,7 @@ impl Session {
             params: self.params.clone(),
             cancel,
             deadline,
+            profile: false,
         }
     }
 

@@ -21,6 +21,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
@@ -33,9 +34,10 @@ use std::path::Path;
 use std::sync::Arc;
 use tessera_proto::fragment::{LeafPlanCodec, TableSource};
 use tessera_proto::ipc::relabel;
+use tessera_proto::profile::{Profiles, spilled_bytes};
 use tessera_proto::service::{NodeDirectory, deadline};
 use tessera_proto::yielding::YieldInJoins;
-use tessera_proto::{Error, Result, v1};
+use tessera_proto::{Error, NodeId, Result, v1};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -112,6 +114,7 @@ impl Drop for QueryRuntime {
 pub struct Executor {
     template: Arc<SessionState>,
     runtime: Arc<QueryRuntime>,
+    profiles: Profiles,
 }
 
 impl Executor {
@@ -129,6 +132,7 @@ impl Executor {
         Self {
             template: Arc::new(template),
             runtime,
+            profiles: Profiles::default(),
         }
     }
 
@@ -137,12 +141,22 @@ impl Executor {
         &self.runtime
     }
 
+    /// What queries that asked for it did here.
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
     /// A worker for the tasks between leaves and router, with the same memory.
     ///
     /// # Errors
     /// None is expected.
-    pub fn worker(&self, directory: Arc<dyn NodeDirectory>) -> Result<Worker> {
-        Ok(tessera_proto::exchange::worker(&self.template, directory)?)
+    pub fn worker(&self, directory: Arc<dyn NodeDirectory>, node: NodeId) -> Result<Worker> {
+        Ok(tessera_proto::exchange::worker(
+            &self.template,
+            directory,
+            node,
+            self.profiles.clone(),
+        )?)
     }
 
     /// Runs the leaf over what `tables` gives it and streams rows with the columns of `schema`, in that order.
@@ -167,13 +181,21 @@ impl Executor {
             ));
         }
         let state = self.session(&request.settings)?;
+        let profile = request.profile.checked_sub(1).map(|leaf| Measured {
+            leaf,
+            query: request.query_id.to_vec(),
+            profiles: self.profiles.clone(),
+            started: Instant::now(),
+        });
         let planning = self.runtime.spawn(plan(state, tables, request))?;
         let (state, plan) = tokio::time::timeout_at(until, planning)
             .await
             .map_err(|_| late())?
             .map_err(crashed)??;
         let (sender, receiver) = mpsc::channel(BATCHES_IN_FLIGHT);
-        let running = self.runtime.spawn(run(state, plan, schema.clone(), until, sender))?;
+        let running = self
+            .runtime
+            .spawn(run(state, plan, schema.clone(), until, sender, profile))?;
         let rows = futures::stream::unfold((receiver, Some(running)), next_batch);
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
@@ -238,27 +260,63 @@ async fn run(
     schema: SchemaRef,
     until: Instant,
     sender: mpsc::Sender<Result<RecordBatch>>,
+    profile: Option<Measured>,
 ) {
+    let (mut sent, mut bytes) = (0, 0);
     let sending = async {
-        let mut rows = match execute_stream(plan, state.task_ctx()) {
+        let mut rows = match execute_stream(plan.clone(), state.task_ctx()) {
             Ok(rows) => rows,
             Err(error) => return Some(Error::from(error)),
         };
         while let Some(batch) = rows.next().await {
             match batch.and_then(|batch| relabel(&schema, batch)) {
-                Ok(batch) => sender.send(Ok(batch)).await.ok()?,
+                Ok(batch) => {
+                    if profile.is_some() {
+                        sent += batch.num_rows() as u64;
+                        bytes += tessera_proto::profile::bytes(&batch);
+                    }
+                    sender.send(Ok(batch)).await.ok()?;
+                }
                 Err(error) => return Some(Error::from(error)),
             }
         }
         None
     };
-    let error = tokio::select! {
-        ended = tokio::time::timeout_at(until, sending) => ended.unwrap_or_else(|_| Some(late())),
-        () = sender.closed() => None,
+    let (error, complete) = tokio::select! {
+        ended = tokio::time::timeout_at(until, sending) => (ended.unwrap_or_else(|_| Some(late())), !sender.is_closed()),
+        () = sender.closed() => (None, false),
     };
+    if let Some(profile) = profile {
+        // Before the reader sees the end, so that whoever asks after it is told.
+        profile.tell(plan.as_ref(), sent, bytes, complete && error.is_none());
+    }
     if let Some(error) = error {
         // A reader that is gone does not want it.
         let _ = sender.send(Err(error)).await;
+    }
+}
+
+/// A leaf that is to be told of.
+struct Measured {
+    leaf: u32,
+    query: Vec<u8>,
+    profiles: Profiles,
+    started: Instant,
+}
+
+impl Measured {
+    fn tell(&self, plan: &dyn ExecutionPlan, rows: u64, bytes: u64, complete: bool) {
+        let shown = DisplayableExecutionPlan::with_metrics(plan).indent(false).to_string();
+        let leaf = v1::LeafProfile {
+            leaf: self.leaf,
+            rows,
+            bytes,
+            micros: self.started.elapsed().as_micros() as u64,
+            spilled_bytes: spilled_bytes(plan),
+            plan: shown.lines().map(str::to_owned).collect(),
+            complete,
+        };
+        self.profiles.leaf(&self.query, leaf);
     }
 }
 

@@ -141,6 +141,10 @@ impl Shard for ShardServer {
         Ok(Response::new(self.node.status(request.into_inner()).await?))
     }
 
+    async fn profile(&self, request: Request<v1::ProfileRequest>) -> Result<Response<v1::ProfileReply>, Status> {
+        Ok(Response::new(self.node.profile(request.into_inner()).await?))
+    }
+
     async fn change_leader(
         &self,
         request: Request<v1::ChangeLeaderRequest>,

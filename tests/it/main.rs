@@ -14,9 +14,11 @@
 //!   power.rs     power loss and full disks, when asked for
 //!   damage.rs    damaged files of one node are fetched again; of the only copy, refused
 //!   kills.rs     kill -9 of the whole process and of single nodes, at random moments
+//!   analyze.rs   EXPLAIN ANALYZE: what every node did and what moved
 //!   bad_input.rs errors a user can make, and their SQLSTATEs
 //! ```
 
+mod analyze;
 mod bad_input;
 mod clients;
 mod cluster;

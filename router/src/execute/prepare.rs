@@ -41,6 +41,7 @@ pub(crate) fn options(context: &StatementContext, snapshot: Timestamp) -> PlanOp
         snapshot,
         query_id: *Uuid::now_v7().as_bytes(),
         deadline_ms: context.deadline_ms(),
+        profile: context.profile,
         shard_local: settings.is_on("tessera.shard_local"),
         join_order: settings.is_on("tessera.join_order"),
         distributed: match settings.get("tessera.distributed").as_deref() {

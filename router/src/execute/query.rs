@@ -48,6 +48,8 @@ pub(crate) struct Running {
     pub planned: Option<Planned>,
     /// What they are read at.
     pub snapshot: Timestamp,
+    /// Names the query on the nodes.
+    pub query_id: [u8; 16],
 }
 
 /// What is asked of [`open`].
@@ -188,6 +190,7 @@ async fn point(
         declared: template.declared.clone(),
         planned: None,
         snapshot,
+        query_id: [0; 16],
     })
 }
 
@@ -195,6 +198,7 @@ async fn point(
 struct Ready {
     planned: Planned,
     snapshot: Timestamp,
+    query_id: [u8; 16],
 }
 
 async fn plan(context: &StatementContext, catalog: &StatementCatalog, bound: Bound) -> Result<Ready> {
@@ -212,6 +216,7 @@ async fn plan(context: &StatementContext, catalog: &StatementCatalog, bound: Bou
     Ok(Ready {
         planned,
         snapshot: options.snapshot,
+        query_id: options.query_id,
     })
 }
 
@@ -243,7 +248,11 @@ async fn first(
     ready: Ready,
     declared: Vec<Option<SqlType>>,
 ) -> Result<Running> {
-    let Ready { planned, snapshot } = ready;
+    let Ready {
+        planned,
+        snapshot,
+        query_id,
+    } = ready;
     let schema = result_schema(query, &planned.schema);
     let mut rows = stream::start(context, planned.physical.clone(), planned.task.clone(), schema.clone());
     let first = rows.try_next().await?;
@@ -253,5 +262,6 @@ async fn first(
         stream: stream::with_first(first, rows),
         planned: Some(planned),
         snapshot,
+        query_id,
     })
 }

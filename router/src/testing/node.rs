@@ -423,6 +423,9 @@ impl ShardService for FakeNode {
     async fn change_leader(&self, _: v1::ChangeLeaderRequest) -> Result<v1::ChangeLeaderReply> {
         Err(Error::unsupported("moving shards", "none"))
     }
+    async fn profile(&self, _: v1::ProfileRequest) -> Result<v1::ProfileReply> {
+        Err(Error::unsupported("profiles", "none"))
+    }
     fn worker(&self) -> Result<Box<dyn datafusion_distributed::WorkerChannel>> {
         Err(Error::unsupported("exchanges", "none"))
     }

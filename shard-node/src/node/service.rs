@@ -170,6 +170,11 @@ impl ShardService for ShardNode {
         })
     }
 
+    async fn profile(&self, request: v1::ProfileRequest) -> Result<v1::ProfileReply> {
+        checks::until(request.deadline_ms)?;
+        Ok(self.executor.profiles().take(&request.query_id))
+    }
+
     fn worker(&self) -> Result<Box<dyn WorkerChannel>> {
         Ok(Box::new(LocalChannel(self.worker.clone())))
     }

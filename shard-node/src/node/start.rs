@@ -84,7 +84,7 @@ impl ShardNode {
             Some(executor) => (executor, None),
             None => executor(&options)?,
         };
-        let worker = executor.worker(options.directory.clone())?;
+        let worker = executor.worker(options.directory.clone(), id)?;
         let lease_timings = tuning.leases.unwrap_or_default();
         let (begun, boot) = (Instant::now(), Uuid::new_v4());
         let boot_number = boot.as_u64_pair().0;
