@@ -1,4 +1,4 @@
-//! COPY ... FROM, with PostgreSQL 15's options, defaults and rules, and Parquet.
+//! COPY ... FROM and COPY ... TO, with PostgreSQL 15's options, defaults and rules, and Parquet.
 //!
 //! ```text
 //!   COPY t (a, b) FROM STDIN WITH (FORMAT csv, HEADER, NULL 'x')      the list, since PostgreSQL 9.0
@@ -11,29 +11,31 @@
 //!
 //! Both forms become one [`CopyOptions`]; what contradicts itself is an error here, before any data is asked for.
 //!
-//! Not here: COPY TO and the binary format, which are not there yet. Source: `ProcessCopyOptions` in PostgreSQL's
+//! Not here: the binary format, which is not there yet. Source: `ProcessCopyOptions` in PostgreSQL's
 //! `commands/copy.c`, described in its manual under COPY.
 
+use sqlparser::ast::Query;
 use sqlparser::tokenizer::Token;
 
 use crate::cursor::Cursor;
 use crate::error::{ParseError, Stop, unsupported};
-use crate::statement::{CopyFormat, CopyFrom, CopyOptions, CopySource, Statement};
+use crate::query::parse_query_of;
+use crate::statement::{
+    CopyFormat, CopyFrom, CopyOptions, CopyRows, CopySource, CopyTarget, CopyTo, ForceQuote, Statement,
+};
 
 /// Delimiters that mean something else in the text format.
 const NOT_A_TEXT_DELIMITER: &str = "\\.abcdefghijklmnopqrstuvwxyz0123456789";
 
 /// Reads what follows `COPY`.
 pub(crate) fn parse_copy(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
-    const TO: (&str, &str) = (
-        "COPY ... TO",
-        "run the query and write its rows on the client's side, as \\g or --csv do",
-    );
-    if cursor.sees_symbol(&Token::LParen) {
-        return unsupported(TO.0, TO.1);
-    }
     if cursor.sees(&["BINARY"]) {
         return unsupported("COPY BINARY", "use the text or the csv format");
+    }
+    if cursor.take_symbol(&Token::LParen) {
+        let source = CopyRows::Query(parenthesised(cursor)?);
+        cursor.expect(&["TO"])?;
+        return parse_to(cursor, source);
     }
     let table = cursor.object_name()?;
     let columns = if cursor.sees_symbol(&Token::LParen) {
@@ -42,7 +44,7 @@ pub(crate) fn parse_copy(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
         Vec::new()
     };
     if cursor.take(&["TO"]) {
-        return unsupported(TO.0, TO.1);
+        return parse_to(cursor, CopyRows::Table { name: table, columns });
     }
     cursor.expect(&["FROM"])?;
     if cursor.sees(&["PROGRAM"]) {
@@ -52,13 +54,7 @@ pub(crate) fn parse_copy(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
         true => CopySource::Stdin,
         false => CopySource::File(cursor.string()?),
     };
-    let mut given = Given::default();
-    let with = cursor.take(&["WITH"]);
-    if cursor.take_symbol(&Token::LParen) {
-        read_list(cursor, &mut given)?;
-    } else {
-        read_legacy(cursor, &mut given, with)?;
-    }
+    let given = read_options(cursor)?;
     if cursor.sees(&["WHERE"]) {
         return unsupported(
             "COPY ... WHERE",
@@ -66,6 +62,7 @@ pub(crate) fn parse_copy(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
         );
     }
     cursor.finish()?;
+    given.check_reading()?;
     let options = given.check(&columns)?;
     Ok(Statement::CopyFrom(CopyFrom {
         table,
@@ -73,6 +70,66 @@ pub(crate) fn parse_copy(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
         source,
         options,
     }))
+}
+
+/// The query up to the parenthesis that closes it, and past that.
+fn parenthesised(cursor: &mut Cursor<'_>) -> Result<Box<Query>, Stop> {
+    let mut depth = 0usize;
+    let closing = cursor.rest().iter().position(|tok| {
+        match tok.token.token {
+            Token::LParen => depth += 1,
+            Token::RParen if depth == 0 => return true,
+            Token::RParen => depth -= 1,
+            _ => {}
+        }
+        false
+    });
+    let Some(count) = closing else {
+        return Err(cursor.syntax_error().with_hint("a parenthesis is not closed").into());
+    };
+    let query = parse_query_of(cursor, count)?;
+    cursor.expect_symbol(&Token::RParen)?;
+    Ok(query)
+}
+
+/// Reads what follows `TO`.
+fn parse_to(cursor: &mut Cursor<'_>, source: CopyRows) -> Result<Statement, Stop> {
+    if cursor.sees(&["PROGRAM"]) {
+        return unsupported("COPY TO PROGRAM", "write COPY TO STDOUT into the program's input");
+    }
+    let target = match cursor.take(&["STDOUT"]) {
+        true => CopyTarget::Stdout,
+        false => CopyTarget::File(cursor.string()?),
+    };
+    let mut given = read_options(cursor)?;
+    cursor.finish()?;
+    given.check_writing()?;
+    let force_quote = given.force_quote.take().unwrap_or_default();
+    let columns: &[String] = match &source {
+        CopyRows::Table { columns, .. } => columns,
+        CopyRows::Query(_) => &[],
+    };
+    if let ForceQuote::Columns(names) = &force_quote {
+        referenced(Some(names.clone()), columns, "FORCE_QUOTE")?;
+    }
+    let options = given.check(columns)?;
+    Ok(Statement::CopyTo(CopyTo {
+        source,
+        target,
+        options,
+        force_quote,
+    }))
+}
+
+fn read_options(cursor: &mut Cursor<'_>) -> Result<Given, Stop> {
+    let mut given = Given::default();
+    let with = cursor.take(&["WITH"]);
+    if cursor.take_symbol(&Token::LParen) {
+        read_list(cursor, &mut given)?;
+    } else {
+        read_legacy(cursor, &mut given, with)?;
+    }
+    Ok(given)
 }
 
 /// The options as given, before defaults.
@@ -86,6 +143,7 @@ struct Given {
     escape: Option<String>,
     force_not_null: Option<Vec<String>>,
     force_null: Option<Vec<String>>,
+    force_quote: Option<ForceQuote>,
     encoding: Option<String>,
     freeze: Option<bool>,
 }
@@ -126,10 +184,10 @@ fn read_list(cursor: &mut Cursor<'_>, given: &mut Given) -> Result<(), Stop> {
             "freeze" => set(&before, &mut given.freeze, read_bool(cursor, "freeze")?)?,
             "force_not_null" => set(&before, &mut given.force_not_null, cursor.names_in_parentheses()?)?,
             "force_null" => set(&before, &mut given.force_null, cursor.names_in_parentheses()?)?,
+            "force_quote" if cursor.take_symbol(&Token::Mul) => set(&before, &mut given.force_quote, ForceQuote::All)?,
             "force_quote" => {
-                return Err(before
-                    .error("0A000", "COPY force quote only available using COPY TO")
-                    .into());
+                let names = ForceQuote::Columns(cursor.names_in_parentheses()?);
+                set(&before, &mut given.force_quote, names)?;
             }
             _ => {
                 return Err(before
@@ -173,9 +231,11 @@ fn read_legacy(cursor: &mut Cursor<'_>, given: &mut Given, with: bool) -> Result
         } else if cursor.take(&["FORCE", "NULL"]) {
             set(&before, &mut given.force_null, bare_names(cursor)?)?;
         } else if cursor.take(&["FORCE", "QUOTE"]) {
-            return Err(before
-                .error("0A000", "COPY force quote only available using COPY TO")
-                .into());
+            let names = match cursor.take_symbol(&Token::Mul) {
+                true => ForceQuote::All,
+                false => ForceQuote::Columns(bare_names(cursor)?),
+            };
+            set(&before, &mut given.force_quote, names)?;
         } else {
             return Ok(());
         }
@@ -269,6 +329,45 @@ fn read_header(cursor: &mut Cursor<'_>) -> Result<Header, Stop> {
 }
 
 impl Given {
+    /// Refuses what only COPY TO has.
+    fn check_reading(&self) -> Result<(), ParseError> {
+        match self.force_quote {
+            Some(_) => Err(ParseError::whole(
+                "0A000",
+                "COPY force quote only available using COPY TO",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what only COPY FROM has.
+    fn check_writing(&self) -> Result<(), ParseError> {
+        let reading = [
+            (self.force_not_null.is_some(), "COPY force not null"),
+            (self.force_null.is_some(), "COPY force null"),
+            (self.freeze.is_some(), "COPY freeze"),
+        ];
+        if let Some((_, what)) = reading.iter().find(|(given, _)| *given) {
+            return Err(ParseError::whole(
+                "0A000",
+                format!("{what} only available using COPY FROM"),
+            ));
+        }
+        if self.header == Some(Header::Match) {
+            return Err(ParseError::whole(
+                "0A000",
+                "cannot use \"match\" with HEADER in COPY TO",
+            ));
+        }
+        if self.force_quote.is_some() && self.format != Some(CopyFormat::Csv) {
+            return Err(ParseError::whole(
+                "0A000",
+                "COPY force quote available only in CSV mode",
+            ));
+        }
+        Ok(())
+    }
+
     /// Fills in the defaults and checks the options against each other, in PostgreSQL's order.
     fn check(self, columns: &[String]) -> Result<CopyOptions, ParseError> {
         let format = self.format.unwrap_or(CopyFormat::Text);

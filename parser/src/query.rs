@@ -104,6 +104,18 @@ pub(crate) fn parse_query(cursor: &mut Cursor<'_>) -> Result<Box<Query>, Stop> {
     Ok(query)
 }
 
+/// Reads the next `count` tokens, which must be one query.
+pub(crate) fn parse_query_of(cursor: &mut Cursor<'_>, count: usize) -> Result<Box<Query>, Stop> {
+    let start = *cursor;
+    let (toks, _) = cursor.take_slice(count);
+    if toks.is_empty() {
+        return Err(start.syntax_error().with_hint("expected a query").into());
+    }
+    let query = read(&start, toks, cursor.offset(), |parser| parser.parse_query())?;
+    refuse_leniency(cursor.sql(), toks, &*query)?;
+    Ok(query)
+}
+
 /// Reads the next `count` tokens, which must be one expression; returns it and its text.
 pub(crate) fn parse_expression(cursor: &mut Cursor<'_>, count: usize) -> Result<(Expr, String), Stop> {
     let start = *cursor;

@@ -91,6 +91,8 @@ pub enum Statement {
     },
     /// INSERT ... VALUES and INSERT ... SELECT.
     Insert(Insert),
+    /// COPY ... TO
+    CopyTo(CopyTo),
     /// COPY ... FROM.
     CopyFrom(CopyFrom),
     /// SET, also in its spelled-out forms (`SET TIME ZONE`, `SET NAMES`, `SET TRANSACTION ...`).
@@ -296,6 +298,54 @@ pub struct CopyFrom {
     pub source: CopySource,
     /// Checked against each other as PostgreSQL 15 does.
     pub options: CopyOptions,
+}
+
+/// COPY table [(columns)] TO target, COPY (query) TO target.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CopyTo {
+    /// What is written.
+    pub source: CopyRows,
+    /// Where it goes.
+    pub target: CopyTarget,
+    /// Checked against each other as PostgreSQL 15 does; what concerns reading only is not set.
+    pub options: CopyOptions,
+    /// Columns whose values are always quoted; CSV only.
+    pub force_quote: ForceQuote,
+}
+
+/// What COPY TO writes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CopyRows {
+    /// A table's rows.
+    Table {
+        /// The table.
+        name: ObjectName,
+        /// Empty where the text names none.
+        columns: Vec<String>,
+    },
+    /// A query's rows.
+    Query(Box<Query>),
+}
+
+/// Where COPY writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyTarget {
+    /// The client gets it.
+    Stdout,
+    /// A file of the server, as written; whether it may be written is the router's to decide.
+    File(String),
+}
+
+/// FORCE_QUOTE.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ForceQuote {
+    /// Quotes only where they are needed.
+    #[default]
+    None,
+    /// All values but NULL.
+    All,
+    /// Those of these columns.
+    Columns(Vec<String>),
 }
 
 /// Where COPY reads.

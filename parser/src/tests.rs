@@ -48,6 +48,18 @@ fn print(statement: &Statement) -> String {
         }
         Statement::Insert(insert) => format!("insert {} {:?} {}", insert.table, insert.columns, insert.source),
         Statement::CopyFrom(copy) => print_copy(copy),
+        Statement::CopyTo(copy) => {
+            let (rows, options) = (&copy.source, &copy.options);
+            let rows = match rows {
+                CopyRows::Table { name, columns } => format!("{name} {columns:?}"),
+                CopyRows::Query(query) => format!("({query})"),
+            };
+            let force = &copy.force_quote;
+            format!(
+                "copy {rows} to {:?} {:?} header={} {force:?}",
+                copy.target, options.format, options.header
+            )
+        }
         Statement::Set { local, name, value } => format!("set local={local} {name} = {value:?}"),
         Statement::Show { name } => format!("show {name}"),
         Statement::Reset { name } => format!("reset {name:?}"),
@@ -477,8 +489,32 @@ fn copy_refuses_options_that_contradict() {
     for (options, expected) in cases {
         check(&format!("COPY t (a) FROM STDIN ({options})"), expected);
     }
-    check("COPY t TO STDOUT", "unsupported COPY ... TO");
-    check("COPY (SELECT 1) TO STDOUT", "unsupported COPY ... TO");
+    check("COPY t TO STDOUT", "copy t [] to Stdout Text header=false None");
+    check(
+        "COPY s.t (a, b) TO '/f' (FORMAT csv, HEADER, FORCE_QUOTE (b))",
+        "copy s.t [\"a\", \"b\"] to File(\"/f\") Csv header=true Columns([\"b\"])",
+    );
+    check(
+        "COPY (SELECT (1) AS x) TO STDOUT CSV FORCE QUOTE *",
+        "copy (SELECT (1) AS x) to Stdout Csv header=false All",
+    );
+    check(
+        "COPY (SELECT 1 TO STDOUT",
+        "42601 syntax error at or near \"SELECT\" @7",
+    );
+    check("COPY t TO PROGRAM 'ls'", "unsupported COPY TO PROGRAM");
+    check(
+        "COPY t TO STDOUT (FORCE_QUOTE *)",
+        "0A000 COPY force quote available only in CSV mode @0",
+    );
+    check(
+        "COPY t TO STDOUT CSV FORCE NOT NULL a",
+        "0A000 COPY force not null only available using COPY FROM @0",
+    );
+    check(
+        "COPY t FROM STDIN (FORMAT csv, FORCE_QUOTE *)",
+        "0A000 COPY force quote only available using COPY TO @0",
+    );
     check("COPY t FROM PROGRAM 'ls'", "unsupported COPY FROM PROGRAM");
     check("COPY t FROM STDIN WHERE a > 1", "unsupported COPY ... WHERE");
     check(

@@ -4,9 +4,11 @@
 //!   execute ─┬─ Rows { schema, columns, stream, tag }    SELECT, EXPLAIN, SHOW, VERIFY TABLE
 //!            ├─ Done { tag: "INSERT 0 5", notices }      everything that returns no rows
 //!            ├─ CopyIn(..)                               COPY ... FROM STDIN: the client now sends data
+//!            ├─ CopyOut(..)                              COPY ... TO STDOUT: the client now gets data
 //!            └─ Empty                                    an empty statement
 //! ```
 
+use crate::copy::encoder::CopyEncoder;
 use crate::ingest::CopyIn;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
@@ -33,6 +35,16 @@ pub enum RowsTag {
     Explain,
     /// `SHOW`
     Show,
+    /// `COPY n`
+    Copy,
+}
+
+/// A COPY ... TO STDOUT under way.
+pub struct CopyOut {
+    /// Makes lines of the rows.
+    pub(crate) encoder: Box<CopyEncoder>,
+    /// The rows.
+    pub(crate) stream: SendableRecordBatchStream,
 }
 
 /// Result of a statement.
@@ -57,6 +69,8 @@ pub enum Outcome {
     },
     /// The client sends rows next.
     CopyIn(Box<CopyIn>),
+    /// The client gets lines. Dropping it ends the work behind it.
+    CopyOut(CopyOut),
     /// Nothing was asked.
     Empty,
 }

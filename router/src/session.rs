@@ -206,6 +206,7 @@ async fn run(context: &StatementContext, parsed: &ParsedStatement, params: Vec<S
             CopySource::Stdin => ingest::copy_in::start(context, copy).await,
             CopySource::File(path) => ingest::copy_in::from_file(context, copy, path).await,
         },
+        Statement::CopyTo(copy) => execute::copy_to::run(context, copy).await,
         Statement::Show { name } => execute::show::run(context, name).await,
         Statement::VerifyTable { name } => execute::verify::run(context, name).await,
         Statement::AlterShard { shard, table, action } => ddl::alter_shard::run(context, *shard, table, *action).await,

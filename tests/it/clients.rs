@@ -187,8 +187,6 @@ async fn prepared_statements_cancel_and_copy() {
     let lines: String = (0..3000).map(|k| format!("{k},v{k}\n")).collect();
     sink.send(lines.into()).await.expect("sent");
     assert_eq!(sink.finish().await.expect("copied"), 3000);
-    assert_eq!(code(&client, "COPY many TO STDOUT").await, "0A000");
-    assert_eq!(code(&client, "COPY (SELECT 1) TO STDOUT").await, "0A000");
 
     // Types come from use, from casts, and from the table; one statement, many values.
     let by_key = client

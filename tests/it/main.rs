@@ -10,6 +10,7 @@
 //!   processes.rs router and shard nodes as processes of their own; one is killed
 //!   restart.rs   what was acknowledged is there after a clean stop
 //!   workload.rs  writers and the book they keep: acknowledged, refused, unknown
+//!   copy_to.rs   COPY TO: lines as PostgreSQL writes them, files that come back
 //!   copies.rs    copies are equal after load, restart, silence, a wiped disk, SWITCH LEADER and PROMOTE
 //!   power.rs     power loss and full disks, when asked for
 //!   damage.rs    damaged files of one node are fetched again; of the only copy, refused
@@ -23,6 +24,7 @@ mod bad_input;
 mod clients;
 mod cluster;
 mod copies;
+mod copy_to;
 mod damage;
 mod explain;
 mod kills;

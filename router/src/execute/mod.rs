@@ -5,10 +5,11 @@
 //!   point.rs     SELECT by primary key: one RPC
 //!   prepare.rs   session state, parameters, what a plan reads
 //!   stream.rs    from the query threads to the session, with cancel and deadline
-//!   functions.rs what DataFusion lacks
+//!   copy_to.rs   COPY ... TO
 //!   describe.rs  types without running        show.rs  SHOW        verify.rs  VERIFY TABLE
 //! ```
 
+pub(crate) mod copy_to;
 pub(crate) mod declared;
 pub(crate) mod describe;
 mod literals;

@@ -15,7 +15,7 @@ use super::connection::{Connection, Stop, attend, parse};
 use super::encode::RowEncoder;
 use super::message::{Bind, Target};
 use super::params;
-use super::rows::{RowSource, Sent};
+use super::rows::{Encoder, RowSource, Sent};
 use super::session::{Reply, SqlSession};
 use super::types::{self, Column, check_formats, format_of, hint_of};
 use crate::outcome::Described;
@@ -266,8 +266,12 @@ impl<S: SqlSession> Connection<S> {
                 let columns = types::columns(&schema, &declared)?;
                 check_unchanged(prepared.columns.as_deref(), &columns)?;
                 let encoder = RowEncoder::new(columns, portal.formats.clone(), self.style());
-                self.send_rows(portal, Box::new(RowSource::new(stream, encoder, token, tag)), rows_max)
-                    .await
+                self.send_rows(
+                    portal,
+                    Box::new(RowSource::new(stream, Encoder::Rows(encoder), token, tag)),
+                    rows_max,
+                )
+                .await
             }
             Reply::Done { tag, notices } => {
                 self.notices(&notices)?;
@@ -277,6 +281,7 @@ impl<S: SqlSession> Connection<S> {
                 let rows = self.copy_in(sink, &token).await?;
                 self.complete(format!("COPY {rows}"))
             }
+            Reply::CopyOut(copy) => self.copy_out(copy, &token).await,
             Reply::Empty => self.put(&Message::EmptyQueryResponse(EmptyQueryResponse::new())),
         }
     }

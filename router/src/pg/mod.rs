@@ -19,6 +19,7 @@ mod cancel;
 mod channel;
 mod connection;
 mod copy_in;
+mod copy_out;
 mod encode;
 mod extended;
 mod message;
@@ -33,7 +34,7 @@ mod startup;
 mod tests;
 mod types;
 
-pub(crate) use encode::read_numeric;
+pub(crate) use encode::{TextRows, read_numeric};
 
 use crate::Engine;
 use std::sync::Arc;

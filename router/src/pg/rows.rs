@@ -10,17 +10,64 @@
 use super::channel::{Channel, FLUSH_BYTES};
 use super::connection::{Stop, attend, shutting_down};
 use super::encode::RowEncoder;
+use crate::copy::encoder::CopyEncoder;
 use crate::outcome::RowsTag;
-use datafusion::arrow::array::ArrayRef;
+use bytes::{BufMut, BytesMut};
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use tessera_proto::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
+/// What rows are made into.
+pub(super) enum Encoder {
+    /// DataRow messages.
+    Rows(RowEncoder),
+    /// CopyData messages, one a line.
+    Lines(Box<CopyEncoder>),
+}
+
+impl Encoder {
+    fn prepare(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        match self {
+            Self::Rows(rows) => rows.prepare(batch),
+            Self::Lines(lines) => lines.prepare(batch),
+        }
+    }
+
+    fn encode(&mut self, columns: &[ArrayRef], row: usize, out: &mut BytesMut) -> Result<()> {
+        match self {
+            Self::Rows(rows) => rows.encode(columns, row, out),
+            Self::Lines(lines) => copy_data(out, |out| lines.line(columns, row, out)),
+        }
+    }
+}
+
+/// One CopyData message of what `write` writes; nothing if it fails.
+pub(super) fn copy_data(out: &mut BytesMut, write: impl FnOnce(&mut BytesMut) -> Result<()>) -> Result<()> {
+    let start = out.len();
+    out.put_u8(b'd');
+    out.put_i32(0);
+    let written = write(out).and_then(|()| {
+        let length = i32::try_from(out.len() - start - 1);
+        length.map_err(|_| Error::new("54000", "row is too long for a message"))
+    });
+    match written {
+        Ok(length) => {
+            out[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
+            Ok(())
+        }
+        Err(error) => {
+            out.truncate(start);
+            Err(error)
+        }
+    }
+}
+
 /// A result that is being sent.
 pub(super) struct RowSource {
     stream: SendableRecordBatchStream,
-    encoder: RowEncoder,
+    encoder: Encoder,
     /// What cancels the statement.
     pub(super) token: CancellationToken,
     tag: RowsTag,
@@ -42,7 +89,7 @@ impl RowSource {
     /// A result of which nothing is sent yet.
     pub(super) fn new(
         stream: SendableRecordBatchStream,
-        encoder: RowEncoder,
+        encoder: Encoder,
         token: CancellationToken,
         tag: RowsTag,
     ) -> Self {
@@ -63,6 +110,7 @@ impl RowSource {
             RowsTag::Select => format!("SELECT {rows}"),
             RowsTag::Explain => "EXPLAIN".to_owned(),
             RowsTag::Show => "SHOW".to_owned(),
+            RowsTag::Copy => format!("COPY {rows}"),
         }
     }
 

@@ -8,7 +8,7 @@
 //! The wire needs little of a session and nothing else of the engine: describe, execute, and settings. A COPY is
 //! a [`CopySink`] because the engine's `CopyIn` cannot exist without a cluster.
 
-use crate::outcome::{Described, Outcome, RowsTag};
+use crate::outcome::{CopyOut, Described, Outcome, RowsTag};
 use crate::{CopyIn, Engine, Session, SessionParams};
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
@@ -70,6 +70,8 @@ pub(crate) enum Reply {
     },
     /// The client sends rows next.
     CopyIn(Box<dyn CopySink>),
+    /// The client gets lines.
+    CopyOut(CopyOut),
     /// Nothing was asked.
     Empty,
 }
@@ -141,6 +143,7 @@ impl From<Outcome> for Reply {
             },
             Outcome::Done { tag, notices } => Self::Done { tag, notices },
             Outcome::CopyIn(copy) => Self::CopyIn(copy),
+            Outcome::CopyOut(copy) => Self::CopyOut(copy),
             Outcome::Empty => Self::Empty,
         }
     }

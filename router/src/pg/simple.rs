@@ -11,7 +11,7 @@
 
 use super::connection::{Connection, Stop, attend, parse};
 use super::encode::{RowEncoder, Style};
-use super::rows::{RowSource, Sent};
+use super::rows::{Encoder, RowSource, Sent};
 use super::session::{Reply, SqlSession};
 use super::types;
 use pgwire::messages::PgWireBackendMessage as Message;
@@ -51,7 +51,7 @@ impl<S: SqlSession> Connection<S> {
             } => {
                 let encoder = RowEncoder::new(types::columns(&schema, &declared)?, vec![], self.style());
                 self.put(&Message::RowDescription(types::row_description(encoder.columns(), &[])))?;
-                let mut source = RowSource::new(stream, encoder, token.clone(), tag);
+                let mut source = RowSource::new(stream, Encoder::Rows(encoder), token.clone(), tag);
                 let sent = source.send(&mut self.channel, &self.shutdown, 0).await?;
                 let rows = if let Sent::All(rows) = sent { rows } else { 0 };
                 self.complete(source.tag(rows))
@@ -64,6 +64,7 @@ impl<S: SqlSession> Connection<S> {
                 let rows = self.copy_in(sink, token).await?;
                 self.complete(format!("COPY {rows}"))
             }
+            Reply::CopyOut(copy) => self.copy_out(copy, token).await,
             Reply::Empty => self.put(&Message::EmptyQueryResponse(EmptyQueryResponse::new())),
         }
     }

@@ -22,6 +22,8 @@ use bytes::{BufMut, BytesMut};
 use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
+use datafusion::arrow::datatypes::SchemaRef;
+use tessera_proto::sql_type::SqlType;
 use tessera_proto::{Error, Result};
 
 /// How values look that have several text forms.
@@ -137,6 +139,59 @@ impl RowEncoder {
             pad(out, at + 4, width);
         }
         patch_length(out, at, 4)
+    }
+}
+
+/// Rows of one result, field by field in the text format: for COPY.
+#[derive(Debug)]
+pub(crate) struct TextRows(RowEncoder);
+
+impl TextRows {
+    /// For a result of `schema` with `declared` types, in a session with these settings.
+    ///
+    /// # Errors
+    /// 0A000 for a column type that PostgreSQL has no text for.
+    pub(crate) fn new(
+        schema: &SchemaRef,
+        declared: &[Option<SqlType>],
+        time_zone: Option<&str>,
+        float_digits: Option<&str>,
+    ) -> Result<Self> {
+        let columns = super::types::columns(schema, declared)?;
+        Ok(Self(RowEncoder::new(
+            columns,
+            vec![],
+            Style::new(time_zone, float_digits),
+        )))
+    }
+
+    /// Names of the columns.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.0.columns.iter().map(|c| c.name.as_str()).collect()
+    }
+
+    /// See [`RowEncoder::prepare`].
+    ///
+    /// # Errors
+    /// XX000 if the batch has other columns than announced.
+    pub(crate) fn prepare(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        self.0.prepare(batch)
+    }
+
+    /// Writes a value of column `column`; false for NULL.
+    ///
+    /// # Errors
+    /// 22003 and 22008 for values PostgreSQL has no room for.
+    pub(crate) fn field(&self, array: &ArrayRef, row: usize, column: usize, out: &mut BytesMut) -> Result<bool> {
+        if array.is_null(row) || array.data_type().is_null() {
+            return Ok(false);
+        }
+        let start = out.len();
+        text::write(array.as_ref(), row, &self.0.style, out)?;
+        if let Some(width) = self.0.columns.get(column).and_then(|c| c.pad_to) {
+            pad(out, start, width);
+        }
+        Ok(true)
     }
 }
 
