@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use tessera::config::{self, HTTP_ADDRESS_DEFAULT, NODES_DEFAULT, PG_ADDRESS_DEFAULT};
 use tessera::embedded::{Embedded, EmbeddedOptions};
 use tessera::processes;
-use tessera_benches::tpch::run::SHARDS_DEFAULT;
-use tessera_benches::{Ddl, Load, TpchOptions, Verify};
+use tessera_benches::run::SHARDS_DEFAULT;
+use tessera_benches::workload::Workload;
+use tessera_benches::{BenchOptions, Ddl, Load, Verify, tpch};
 use tessera_proto::Error;
 use tessera_shell::{Action, Format, ShellOptions};
 use tokio_util::sync::CancellationToken;
@@ -95,7 +96,7 @@ struct ConfigArg {
 #[derive(Debug, Subcommand)]
 enum Bench {
     /// The 22 queries derived from TPC-H
-    Tpch(TpchArgs),
+    Tpch(BenchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -141,7 +142,7 @@ impl SqlArgs {
 }
 
 #[derive(Debug, Args)]
-struct TpchArgs {
+struct BenchArgs {
     /// Server to measure
     #[arg(long, default_value = "postgres://tessera@127.0.0.1:5433/tessera")]
     url: String,
@@ -177,9 +178,9 @@ struct TpchArgs {
     json: Option<PathBuf>,
 }
 
-impl TpchArgs {
-    fn options(self) -> TpchOptions {
-        let mut options = TpchOptions::new(self.url, self.scale);
+impl BenchArgs {
+    fn options(self) -> BenchOptions {
+        let mut options = BenchOptions::new(self.url, self.scale);
         options.load = match (self.load, self.files) {
             (false, _) => Load::Skip,
             (true, None) => Load::Stream,
@@ -235,17 +236,19 @@ async fn run(command: Command) -> Result<ExitCode, Error> {
                 .map(|()| ExitCode::SUCCESS)
         }
         Command::Sql(args) => Ok(exit_code(tessera_shell::run(args.options()).await)),
-        Command::Bench(Bench::Tpch(args)) => {
-            let report = tessera_benches::run_tpch(args.options())
-                .await
-                .map_err(|e| Error::new("58000", e.to_string()))?;
-            Ok(if report.ok() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            })
-        }
+        Command::Bench(Bench::Tpch(args)) => bench(&tpch::workload(), args).await,
     }
+}
+
+async fn bench(workload: &Workload, args: BenchArgs) -> Result<ExitCode, Error> {
+    let report = tessera_benches::run(workload, args.options())
+        .await
+        .map_err(|e| Error::new("58000", e.to_string()))?;
+    Ok(if report.ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 async fn demo(args: DemoArgs) -> Result<ExitCode, Error> {

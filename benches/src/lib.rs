@@ -1,17 +1,24 @@
 //! Workloads with fixed seeds that measure and check a running server over the PostgreSQL wire.
 //!
 //! ```text
-//! tessera bench tpch --url ... --scale 1 --load --runs 5 --verify   -->  tpch::run::run_tpch
-//! tessera demo                                                      -->  tpch::run::demo
+//! tessera bench tpch  --url ... --scale 1 --load --runs 5 --verify   -->  run::run(tpch::workload(), ...)
+//! tessera demo                                                       -->  run::demo
 //! ```
 //!
 //! The server is spoken to as any client would, so the figures include the protocol. Nothing here depends on the
 //! server's crates, which is why the same program can measure a plain PostgreSQL.
 
+pub mod csv;
 pub mod error;
+pub mod load;
+pub mod oracle;
+pub mod report;
+pub mod run;
 pub mod tpch;
+pub mod verify;
+pub mod workload;
 
 pub use error::{Error, Result};
-pub use tpch::load::Ddl;
-pub use tpch::report::{DemoReport, Report};
-pub use tpch::run::{Load, TpchOptions, Verify, baseline_parquet, demo, run_tpch};
+pub use load::Ddl;
+pub use report::Report;
+pub use run::{BenchOptions, Load, Verify, demo, run};

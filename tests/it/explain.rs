@@ -10,7 +10,7 @@
 use crate::cluster;
 use std::path::PathBuf;
 use tessera_benches::tpch::queries::query;
-use tessera_benches::tpch::run::{self, Load, TpchOptions};
+use tessera_benches::{BenchOptions, Load, run, tpch};
 use tokio_postgres::Client;
 
 /// Queries that join lineitem and orders, by the statement of what must be shown; Q1 reads lineitem alone.
@@ -81,10 +81,10 @@ fn joins_orders(leaf: &[String]) -> bool {
 /// A server on three nodes with the rows loaded and counted.
 async fn loaded(dir: &std::path::Path) -> (tessera::embedded::Embedded, Client) {
     let cluster = cluster::embedded(dir, 3).await;
-    let mut options = TpchOptions::new(cluster.url(), 0.01);
+    let mut options = BenchOptions::new(cluster.url(), 0.01);
     options.load = Load::Stream;
     options.queries = Some(vec![6]);
-    run::run_tpch(options).await.expect("loaded");
+    run(&tpch::workload(), options).await.expect("loaded");
     cluster.engine().refresh_statistics().await;
     let client = cluster::connect(&cluster.url()).await;
     client.simple_query("SET tessera.distributed = off").await.expect("set");

@@ -2,21 +2,23 @@
 
 use crate::cluster;
 use std::path::PathBuf;
-use tessera_benches::tpch::run::{self, Load, TpchOptions, Verify};
+use tessera_benches::{BenchOptions, Load, Verify, run, tpch};
 
 async fn answers_match(nodes: u32) {
     let dir = tempfile::tempdir().expect("temporary folder");
     let cluster = cluster::embedded(dir.path(), nodes).await;
-    let mut options = TpchOptions::new(cluster.url(), 0.01);
+    let mut options = BenchOptions::new(cluster.url(), 0.01);
     options.load = Load::Stream;
     options.verify = Some(Verify::Answers(PathBuf::from("benches/answers/sf0.01")));
-    let report = run::run_tpch(options.clone()).await.expect("the benchmark runs");
+    let report = run(&tpch::workload(), options.clone())
+        .await
+        .expect("the benchmark runs");
     assert!(report.ok(), "{report}");
     if nodes > 1 {
         // At this scale nothing is worth an exchange by itself.
         options.load = Load::Skip;
         options.url += "?options=-c%20tessera.distributed%3Don";
-        let report = run::run_tpch(options).await.expect("the benchmark runs");
+        let report = run(&tpch::workload(), options).await.expect("the benchmark runs");
         assert!(report.ok(), "{report}");
         let exchanged = report
             .queries

@@ -34,7 +34,7 @@ pub enum Table {
 }
 
 /// Every table, in an order in which `COLOCATE WITH` finds what it names.
-pub const TABLES: [Table; 8] = [
+pub static TABLES: [Table; 8] = [
     Table::Region,
     Table::Nation,
     Table::Supplier,
@@ -46,7 +46,7 @@ pub const TABLES: [Table; 8] = [
 ];
 
 impl Table {
-    /// The SQL name.
+    /// The SQL name, lower case.
     pub fn name(self) -> &'static str {
         match self {
             Table::Region => "region",

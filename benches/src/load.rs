@@ -21,9 +21,9 @@ use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
-use super::schema::{TABLES, Table};
-use super::{csv, data};
+use crate::csv;
 use crate::error::{Error, Result};
+use crate::workload::{Table, Workload};
 
 /// Tables loading at once: one generator and one server core each on the smallest machine we support.
 const LOADS_MAX: usize = 2;
@@ -69,12 +69,12 @@ pub enum Ddl {
     Plain,
 }
 
-/// Creates the eight tables, never replacing any.
+/// Creates the workload's tables, never replacing any.
 ///
 /// # Errors
 /// `Usage` when one exists already; `Server` when the server refuses one.
-pub async fn create_tables(client: &Client, ddl: Ddl) -> Result<()> {
-    for table in TABLES {
+pub async fn create_tables(client: &Client, workload: &Workload, ddl: Ddl) -> Result<()> {
+    for table in &workload.tables {
         let statement = match ddl {
             Ddl::Sharded(shards) => table.ddl(shards),
             Ddl::Plain => table.plain_ddl(),
@@ -83,10 +83,13 @@ pub async fn create_tables(client: &Client, ddl: Ddl) -> Result<()> {
             continue;
         };
         if error.code() == Some(&SqlState::DUPLICATE_TABLE) {
-            let message = format!("table \"{table}\" exists already: drop it, or run without loading");
+            let message = format!(
+                "table \"{}\" exists already: drop it, or run without loading",
+                table.name()
+            );
             return Err(Error::Usage(message));
         }
-        return Err(Error::server(format!("creation of table \"{table}\""))(error));
+        return Err(Error::server(format!("creation of table \"{}\"", table.name()))(error));
     }
     Ok(())
 }
@@ -95,30 +98,32 @@ pub async fn create_tables(client: &Client, ddl: Ddl) -> Result<()> {
 ///
 /// # Errors
 /// The first failure; tables that were complete by then stay.
-pub async fn load(url: &str, scale: f64) -> Result<Vec<LoadReport>> {
-    data::check_scale(scale)?;
-    // The generator builds its pool of words once: not the server's time, so not in the reports.
-    tokio::task::spawn_blocking(move || drop(data::batches(Table::Supplier, scale).next()))
+pub async fn load(url: &str, workload: &Workload, scale: f64) -> Result<Vec<LoadReport>> {
+    workload.check_scale(scale)?;
+    // Generators build their pools of words once: not the server's time, so not in the reports.
+    let tables = workload.tables.clone();
+    tokio::task::spawn_blocking(move || tables.iter().for_each(|table| drop(table.batches(scale).next())))
         .await
         .map_err(|e| Error::Task(e.to_string()))?;
     let progress = progress();
     // Largest first, so that the smaller ones fill the other connection meanwhile.
-    let tables = TABLES.into_iter().rev();
+    let tables = workload.tables.iter().copied().rev();
     let mut reports: Vec<_> = futures::stream::iter(tables)
         .map(|table| load_table(url, table, scale, progress.clone()))
         .buffer_unordered(LOADS_MAX)
         .try_collect()
         .await?;
-    reports.sort_by_key(|report: &LoadReport| TABLES.iter().position(|table| table.name() == report.table));
+    let position = |report: &LoadReport| workload.tables.iter().position(|table| table.name() == report.table);
+    reports.sort_by_key(position);
     Ok(reports)
 }
 
-async fn load_table(url: &str, table: Table, scale: f64, progress: MultiProgress) -> Result<LoadReport> {
-    let doing = format!("load of table \"{table}\"");
+async fn load_table(url: &str, table: &'static dyn Table, scale: f64, progress: MultiProgress) -> Result<LoadReport> {
+    let doing = format!("load of table \"{}\"", table.name());
     let client = connect(url).await?;
     let bar = progress.add(table_bar(table, scale));
     let start = Instant::now();
-    let copy = format!("COPY {table} FROM STDIN (FORMAT csv)");
+    let copy = format!("COPY {} FROM STDIN (FORMAT csv)", table.name());
     let sink = client
         .copy_in::<_, Bytes>(&copy)
         .await
@@ -155,10 +160,10 @@ struct Chunk {
 }
 
 /// Runs on its own thread and stops early, without error, when nobody receives any more.
-fn generate(table: Table, scale: f64, sender: &mpsc::Sender<Chunk>) -> Result<()> {
+fn generate(table: &dyn Table, scale: f64, sender: &mpsc::Sender<Chunk>) -> Result<()> {
     let mut text = String::with_capacity(CHUNK_BYTES * 2);
     let mut rows = 0;
-    for batch in data::batches(table, scale) {
+    for batch in table.batches(scale) {
         let batch = batch?;
         // A batch of 8,000 lines is 1 MB: smaller slices keep chunks near their size.
         for offset in (0..batch.num_rows()).step_by(1024) {
@@ -189,27 +194,28 @@ fn generate(table: Table, scale: f64, sender: &mpsc::Sender<Chunk>) -> Result<()
 ///
 /// # Errors
 /// The first failure; tables that were complete by then stay.
-pub async fn load_files(url: &str, dir: &Path) -> Result<Vec<LoadReport>> {
+pub async fn load_files(url: &str, workload: &Workload, dir: &Path) -> Result<Vec<LoadReport>> {
     let client = connect(url).await?;
     let mut reports = Vec::new();
-    for table in TABLES {
-        let path = data::parquet_path(dir, table);
+    for table in &workload.tables {
+        let path = table.parquet_path(dir);
         // The server may be another machine: then the size is unknown here, and reported as 0.
         let bytes = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
         let path = path.to_string_lossy().replace('\'', "''");
         let start = Instant::now();
-        let copy = format!("COPY {table} FROM '{path}' (FORMAT parquet)");
+        let name = table.name();
+        let copy = format!("COPY {name} FROM '{path}' (FORMAT parquet)");
         let messages = client
             .simple_query(&copy)
             .await
-            .map_err(Error::server(format!("load of table \"{table}\"")))?;
+            .map_err(Error::server(format!("load of table \"{name}\"")))?;
         let rows = messages.iter().find_map(|message| match message {
             tokio_postgres::SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
             _ => None,
         });
         let seconds = start.elapsed().as_secs_f64();
         reports.push(LoadReport {
-            table: table.name(),
+            table: name,
             rows: rows.unwrap_or(0),
             seconds,
             bytes,
@@ -230,14 +236,14 @@ fn progress() -> MultiProgress {
     }
 }
 
-fn table_bar(table: Table, scale: f64) -> ProgressBar {
-    let template = "{prefix:<9} {bar:30} {human_pos:>11} rows {rate:>9} rows/s {msg:>8}  eta {eta}";
+fn table_bar(table: &dyn Table, scale: f64) -> ProgressBar {
+    let template = "{prefix:<22} {bar:30} {human_pos:>11} rows {rate:>9} rows/s {msg:>8}  eta {eta}";
     // The template is a constant; should it ever not parse, a plain bar is better than no load.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         let _ = write!(out, "{:.0}", state.per_sec());
     };
-    let bar = ProgressBar::new(data::expected_rows(table, scale));
+    let bar = ProgressBar::new(table.expected_rows(scale));
     bar.set_style(style.with_key("rate", rate));
     bar.set_prefix(table.name());
     bar

@@ -16,8 +16,8 @@ use datafusion::arrow::array::{
 use datafusion::arrow::datatypes::{DataType, Date32Type, Decimal128Type, Int32Type, Int64Type};
 use datafusion::arrow::error::ArrowError;
 
-use super::oracle::Answer;
 use crate::error::{Error, Result};
+use crate::oracle::Answer;
 
 /// Appends every row of `batch` to `out`; NULL is an empty field, and an empty string is `""`.
 ///

@@ -12,14 +12,15 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::load::{self, Ddl, LoadReport, connect};
-use super::oracle::{Answer, Oracle};
-use super::queries::{QUERIES, Query, query};
-use super::report::{DemoReport, QueryReport, Report, Spread};
-use super::{csv, data, verify};
 use crate::error::{Error, Result};
+use crate::load::{self, Ddl, LoadReport, connect};
+use crate::oracle::{Answer, Oracle};
+use crate::report::{QueryReport, Report, Spread};
+use crate::workload::{Query, Workload};
+use crate::{csv, tpch, verify};
 
 /// Largest number of timed runs per query: keeps a slip of the finger from running for days.
 pub const RUNS_MAX: usize = 1000;
@@ -47,13 +48,13 @@ pub enum Load {
 pub enum Verify {
     /// Single-process DataFusion over the same generated rows.
     Oracle,
-    /// A folder with `q1.csv` to `q22.csv`, each with a header line.
+    /// A folder with `q1.csv`, `q2.csv` and so on, each with a header line.
     Answers(PathBuf),
 }
 
 /// What to run.
 #[derive(Debug, Clone)]
-pub struct TpchOptions {
+pub struct BenchOptions {
     /// Address of the server, `postgres://user@host:port/database`.
     pub url: String,
     /// Scale factor: 1 is about 1 GB of text.
@@ -62,7 +63,7 @@ pub struct TpchOptions {
     pub load: Load,
     /// Statements that create the tables.
     pub ddl: Ddl,
-    /// Queries by number; all when `None`.
+    /// Queries by number, with all their parts; all when `None`.
     pub queries: Option<Vec<u8>>,
     /// Timed runs per query, 1 to [`RUNS_MAX`]; one more, untimed, comes first unless it is 1.
     pub runs: usize,
@@ -76,7 +77,7 @@ pub struct TpchOptions {
     pub json: Option<PathBuf>,
 }
 
-impl TpchOptions {
+impl BenchOptions {
     /// One run of all queries at this scale, with nothing loaded or checked.
     pub fn new(url: impl Into<String>, scale: f64) -> Self {
         Self {
@@ -99,16 +100,16 @@ impl TpchOptions {
 /// # Errors
 /// `Usage` for options that make no sense, `Connect`, or a failure of load or oracle. Wrong answers and failed queries
 /// are in the report: ask [`Report::ok`].
-pub async fn run_tpch(options: TpchOptions) -> Result<Report> {
-    data::check_scale(options.scale)?;
-    let queries = select(options.queries.as_deref())?;
+pub async fn run(workload: &Workload, options: BenchOptions) -> Result<Report> {
+    workload.check_scale(options.scale)?;
+    let queries = workload.select(options.queries.as_deref())?;
     if !(1..=RUNS_MAX).contains(&options.runs) {
         return Err(Error::Usage(format!("{} runs are not 1 to {RUNS_MAX}", options.runs)));
     }
     let mut client = connect(&options.url).await?;
-    let loaded = fill(&client, &options).await?;
-    let bench = Bench::prepare(&options).await?;
-    let mut report = Report::new(options.scale, options.runs, loaded);
+    let loaded = fill(&client, workload, &options).await?;
+    let bench = Bench::prepare(workload, &options).await?;
+    let mut report = Report::new(workload.title, options.scale, options.runs, loaded);
     for query in queries {
         if client.is_closed() {
             client = connect(&options.url).await?;
@@ -122,66 +123,39 @@ pub async fn run_tpch(options: TpchOptions) -> Result<Report> {
     Ok(report)
 }
 
-/// Loads the tables at `scale` into the empty server at `url`, runs every query once and checks every answer.
+/// Loads the TPC-H tables at `scale` into the empty server at `url`, runs every query once and checks every answer.
 ///
 /// # Errors
-/// As [`run_tpch`].
-pub async fn demo(url: &str, scale: f64, json: Option<&Path>) -> Result<DemoReport> {
-    let mut options = TpchOptions::new(url, scale);
+/// As [`run`].
+pub async fn demo(url: &str, scale: f64, json: Option<&Path>) -> Result<Report> {
+    let mut options = BenchOptions::new(url, scale);
     options.load = Load::Stream;
     options.verify = Some(Verify::Oracle);
     options.json = json.map(Path::to_owned);
-    run_tpch(options).await
+    run(&tpch::workload(), options).await
 }
 
-/// Times of single-process DataFusion on the Parquet files in `dir`, for every query in turn.
-///
-/// # Errors
-/// `Oracle` when a file is missing or a query fails.
-pub async fn baseline_parquet(dir: &Path, runs: usize) -> Result<Vec<(u8, Spread)>> {
-    let oracle = Oracle::parquet(dir).await?;
-    let mut spreads = Vec::new();
-    for query in &QUERIES {
-        let mut times = Vec::new();
-        for _ in 0..runs.clamp(1, RUNS_MAX) {
-            times.push(oracle.time(query).await?);
-        }
-        spreads.push((query.number, Spread::of(&times)));
-    }
-    Ok(spreads)
-}
-
-fn select(numbers: Option<&[u8]>) -> Result<Vec<&'static Query>> {
-    let Some(numbers) = numbers else {
-        return Ok(QUERIES.iter().collect());
-    };
-    let known = |number: &u8| query(*number).ok_or_else(|| Error::Usage(format!("query {number} is not 1 to 22")));
-    numbers.iter().map(known).collect()
-}
-
-async fn fill(client: &Client, options: &TpchOptions) -> Result<Vec<LoadReport>> {
+async fn fill(client: &Client, workload: &Workload, options: &BenchOptions) -> Result<Vec<LoadReport>> {
     match &options.load {
         Load::Skip => Ok(Vec::new()),
         Load::Stream => {
-            load::create_tables(client, options.ddl).await?;
-            load::load(&options.url, options.scale).await
+            load::create_tables(client, workload, options.ddl).await?;
+            load::load(&options.url, workload, options.scale).await
         }
         Load::Files(dir) => {
-            ensure_parquet(dir.clone(), options.scale).await?;
-            load::create_tables(client, options.ddl).await?;
-            load::load_files(&options.url, dir).await
+            ensure_parquet(workload, dir, options.scale).await?;
+            load::create_tables(client, workload, options.ddl).await?;
+            load::load_files(&options.url, workload, dir).await
         }
     }
 }
 
 /// Writes the files unless all are there; whoever points at a folder vouches for its scale.
-async fn ensure_parquet(dir: PathBuf, scale: f64) -> Result<()> {
-    let exists = |table: &super::schema::Table| data::parquet_path(&dir, *table).exists();
-    if super::schema::TABLES.iter().all(exists) {
+async fn ensure_parquet(workload: &Workload, dir: &Path, scale: f64) -> Result<()> {
+    if workload.tables.iter().all(|table| table.parquet_path(dir).exists()) {
         return Ok(());
     }
-    let written = tokio::task::spawn_blocking(move || data::write_parquet(&dir, scale)).await;
-    written.map_err(|e| Error::Task(e.to_string()))?.map(drop)
+    tokio::task::block_in_place(|| workload.write_parquet(dir, scale)).map(drop)
 }
 
 /// Where expected answers come from.
@@ -201,7 +175,7 @@ struct Bench {
 }
 
 impl Bench {
-    async fn prepare(options: &TpchOptions) -> Result<Self> {
+    async fn prepare(workload: &Workload, options: &BenchOptions) -> Result<Self> {
         let mut temporary = Vec::new();
         let needs_files =
             options.compare || (options.verify == Some(Verify::Oracle) && options.scale > IN_MEMORY_SCALE_MAX);
@@ -216,16 +190,16 @@ impl Bench {
             (None, false) => None,
         };
         if let Some(dir) = &dir {
-            ensure_parquet(dir.clone(), options.scale).await?;
+            ensure_parquet(workload, dir, options.scale).await?;
         }
         let expected = match (&options.verify, &dir) {
             (None, _) => Expected::Unchecked,
             (Some(Verify::Answers(dir)), _) => Expected::Files(dir.clone()),
-            (Some(Verify::Oracle), Some(dir)) => Expected::Computed(Oracle::parquet(dir).await?),
-            (Some(Verify::Oracle), None) => Expected::Computed(Oracle::in_memory(options.scale).await?),
+            (Some(Verify::Oracle), Some(dir)) => Expected::Computed(Oracle::parquet(workload, dir).await?),
+            (Some(Verify::Oracle), None) => Expected::Computed(Oracle::in_memory(workload, options.scale).await?),
         };
         let baseline = match (&dir, options.compare) {
-            (Some(dir), true) => Some(Oracle::parquet(dir).await?),
+            (Some(dir), true) => Some(Oracle::parquet(workload, dir).await?),
             _ => None,
         };
         Ok(Self {
@@ -251,42 +225,54 @@ impl Bench {
                 break;
             }
             if let Some(baseline) = &self.baseline {
-                baseline_times.push(baseline.time(query).await?);
+                // Queries it cannot run are listed by the check of answers; here they have no times.
+                baseline_times.extend(baseline.time(query).await.ok());
             }
             if run < warm_ups {
                 times.clear();
                 baseline_times.clear();
             }
         }
-        let (rows, matched, difference) = match outcome {
-            Err(error) => (0, None, Some(error.to_string())),
-            Ok(answer) => match self.check(query, &answer).await? {
-                None => (answer.len(), None, None),
-                Some(verdict) => (answer.len(), Some(verdict.is_ok()), verdict.err()),
-            },
-        };
+        let (mut rows, mut matched, mut difference, mut no_oracle) = (0, None, None, None);
+        match outcome {
+            Err(error) => difference = Some(error.to_string()),
+            Ok(answer) => {
+                rows = answer.len();
+                match self.expected(query).await {
+                    Ok(None) => {}
+                    Ok(Some(expected)) => {
+                        let text = text_columns(client, query).await?;
+                        let verdict = verify::compare(query, &answer, &expected, &text);
+                        matched = Some(verdict.is_ok());
+                        difference = verdict.err();
+                    }
+                    Err(error @ Error::Oracle { .. }) => no_oracle = Some(error.to_string()),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
         let baseline = (!baseline_times.is_empty()).then(|| Spread::of(&baseline_times));
         let spread = Spread::of(&times);
         Ok(QueryReport {
-            query: query.number,
+            query: query.name(),
             rows,
             spread,
             nodes,
             strategy,
             matched,
             difference,
+            no_oracle,
             baseline,
         })
     }
 
-    /// The verdict on an answer, or `None` when answers are not checked.
-    async fn check(&self, query: &Query, ours: &Answer) -> Result<Option<Result<(), String>>> {
-        let expected = match &self.expected {
-            Expected::Unchecked => return Ok(None),
-            Expected::Computed(oracle) => oracle.answer(query).await?,
-            Expected::Files(dir) => csv::read_answer(&dir.join(format!("q{}.csv", query.number)))?,
-        };
-        Ok(Some(verify::compare(query, ours, &expected)))
+    /// The right answer, or `None` when answers are not checked.
+    async fn expected(&self, query: &Query) -> Result<Option<Answer>> {
+        match &self.expected {
+            Expected::Unchecked => Ok(None),
+            Expected::Computed(oracle) => oracle.answer(query).await.map(Some),
+            Expected::Files(dir) => csv::read_answer(&dir.join(format!("q{}.csv", query.name()))).map(Some),
+        }
     }
 }
 
@@ -296,13 +282,21 @@ async fn answer(client: &Client, query: &Query) -> Result<(Answer, Duration)> {
     let messages = client
         .simple_query(query.sql)
         .await
-        .map_err(Error::server(format!("query {}", query.number)))?;
+        .map_err(Error::server(format!("query {}", query.name())))?;
     let time = start.elapsed();
     let rows = messages.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect()),
         _ => None,
     });
     Ok((rows.collect(), time))
+}
+
+/// Which columns of the answer are text, as the server describes it: digits in them sort as text.
+async fn text_columns(client: &Client, query: &Query) -> Result<Vec<bool>> {
+    let failed = Error::server(format!("description of query {}", query.name()));
+    let statement = client.prepare(query.sql).await.map_err(failed)?;
+    let is_text = |column: &tokio_postgres::Column| *column.type_() == Type::TEXT || *column.type_() == Type::VARCHAR;
+    Ok(statement.columns().iter().map(is_text).collect())
 }
 
 /// What follows `Strategy:` and `Nodes:` in EXPLAIN; servers that do not say are not an error.

@@ -18,10 +18,8 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 
-use super::data;
-use super::queries::Query;
-use super::schema::{TABLES, Table};
 use crate::error::{Error, Result};
+use crate::workload::{Query, Table, Workload};
 
 /// Rows as text, NULL as `None`; the order is the engine's.
 pub type Answer = Vec<Vec<Option<String>>>;
@@ -29,7 +27,7 @@ pub type Answer = Vec<Vec<Option<String>>>;
 /// Partitions of the comparison engine: the two cores our figures are given for.
 const TARGET_PARTITIONS: usize = 2;
 
-/// A DataFusion session with the eight tables.
+/// A DataFusion session with the workload's tables.
 pub struct Oracle {
     session: SessionContext,
 }
@@ -39,32 +37,32 @@ impl Oracle {
     ///
     /// # Errors
     /// `Usage` for a bad scale, `Generate` and `Oracle` when the rows cannot be registered.
-    pub async fn in_memory(scale: f64) -> Result<Self> {
-        data::check_scale(scale)?;
+    pub async fn in_memory(workload: &Workload, scale: f64) -> Result<Self> {
+        workload.check_scale(scale)?;
         let session = session();
-        for table in TABLES {
+        for &table in &workload.tables {
             let mem_table = tokio::task::spawn_blocking(move || memory_table(table, scale))
                 .await
                 .map_err(|e| Error::Task(e.to_string()))??;
             session
                 .register_table(table.name(), Arc::new(mem_table))
-                .map_err(Error::oracle(format!("table \"{table}\"")))?;
+                .map_err(Error::oracle(format!("table \"{}\"", table.name())))?;
         }
         Ok(Self { session })
     }
 
-    /// Uses the files that [`data::write_parquet`] wrote to `dir`.
+    /// Uses the files that [`Workload::write_parquet`] wrote to `dir`.
     ///
     /// # Errors
     /// `Oracle` when a file is missing or damaged.
-    pub async fn parquet(dir: &Path) -> Result<Self> {
+    pub async fn parquet(workload: &Workload, dir: &Path) -> Result<Self> {
         let session = session();
-        for table in TABLES {
-            let path = data::parquet_path(dir, table);
+        for table in &workload.tables {
+            let path = table.parquet_path(dir);
             session
                 .register_parquet(table.name(), path.to_string_lossy(), ParquetReadOptions::default())
                 .await
-                .map_err(Error::oracle(format!("table \"{table}\"")))?;
+                .map_err(Error::oracle(format!("table \"{}\"", table.name())))?;
         }
         Ok(Self { session })
     }
@@ -88,7 +86,7 @@ impl Oracle {
     }
 
     async fn run(&self, query: &Query) -> Result<Vec<RecordBatch>> {
-        let doing = format!("query {}", query.number);
+        let doing = format!("query {}", query.name());
         let frame = self
             .session
             .sql(query.sql)
@@ -107,14 +105,14 @@ fn session() -> SessionContext {
     SessionContext::new_with_config(config)
 }
 
-fn memory_table(table: Table, scale: f64) -> Result<MemTable> {
-    let reader = data::batches(table, scale);
+fn memory_table(table: &dyn Table, scale: f64) -> Result<MemTable> {
+    let reader = table.batches(scale);
     let schema = reader.schema();
     let mut partitions = vec![Vec::new(); TARGET_PARTITIONS];
     for (index, batch) in reader.enumerate() {
         partitions[index % TARGET_PARTITIONS].push(batch?);
     }
-    MemTable::try_new(schema, partitions).map_err(Error::oracle(format!("table \"{table}\"")))
+    MemTable::try_new(schema, partitions).map_err(Error::oracle(format!("table \"{}\"", table.name())))
 }
 
 fn to_text(batches: &[RecordBatch]) -> Result<Answer> {
