@@ -9,7 +9,7 @@ use tessera::embedded::{Embedded, EmbeddedOptions};
 use tessera::processes;
 use tessera_benches::run::SHARDS_DEFAULT;
 use tessera_benches::workload::Workload;
-use tessera_benches::{BenchOptions, Ddl, Load, Verify, tpch};
+use tessera_benches::{BenchOptions, Ddl, Load, Verify, tpcds, tpch};
 use tessera_proto::Error;
 use tessera_shell::{Action, Format, ShellOptions};
 use tokio_util::sync::CancellationToken;
@@ -97,6 +97,8 @@ struct ConfigArg {
 enum Bench {
     /// The 22 queries derived from TPC-H
     Tpch(BenchArgs),
+    /// The 99 queries derived from TPC-DS
+    Tpcds(BenchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -237,6 +239,7 @@ async fn run(command: Command) -> Result<ExitCode, Error> {
         }
         Command::Sql(args) => Ok(exit_code(tessera_shell::run(args.options()).await)),
         Command::Bench(Bench::Tpch(args)) => bench(&tpch::workload(), args).await,
+        Command::Bench(Bench::Tpcds(args)) => bench(&tpcds::workload(), args).await,
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! tessera bench tpch  --url ... --scale 1 --load --runs 5 --verify   -->  run::run(tpch::workload(), ...)
+//! tessera bench tpcds --url ... --scale 1 --load --runs 5 --verify   -->  run::run(tpcds::workload(), ...)
 //! tessera demo                                                       -->  run::demo
 //! ```
 //!
@@ -14,6 +15,7 @@ pub mod load;
 pub mod oracle;
 pub mod report;
 pub mod run;
+pub mod tpcds;
 pub mod tpch;
 pub mod verify;
 pub mod workload;

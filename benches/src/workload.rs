@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Workload { tables: [Table], queries: [Query] }  --> load --> run --> verify <-- oracle or answer files
-//!     ^ tpch::workload()                                        |
+//!     ^ tpch::workload()   ^ tpcds::workload()                  |
 //!                                                               +--> report
 //! ```
 
