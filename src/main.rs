@@ -9,7 +9,7 @@ use tessera::embedded::{Embedded, EmbeddedOptions};
 use tessera::processes;
 use tessera_benches::run::SHARDS_DEFAULT;
 use tessera_benches::workload::Workload;
-use tessera_benches::{BenchOptions, Ddl, Load, Verify, tpcds, tpch};
+use tessera_benches::{BenchOptions, Ddl, Load, Peer, Verify, tpcds, tpch};
 use tessera_proto::Error;
 use tessera_shell::{Action, Format, ShellOptions};
 use tokio_util::sync::CancellationToken;
@@ -169,9 +169,13 @@ struct BenchArgs {
     /// Compare every answer with qN.csv in this folder instead
     #[arg(long, conflicts_with = "verify")]
     answers: Option<PathBuf>,
-    /// Time single-process DataFusion on Parquet in turns with the server and print the ratio
+    /// Time peers in turns with the server and print the ratios: datafusion (on Parquet; alone if no name is given),
+    /// datafusion-memory (tables in memory), postgres://... (a server that has the tables)
+    #[arg(long, value_name = "LIST", value_delimiter = ',', num_args = 0..=1, default_missing_value = "datafusion")]
+    compare: Vec<Peer>,
+    /// Run each query once more under EXPLAIN ANALYZE and print what moved between nodes
     #[arg(long)]
-    compare: bool,
+    analyze: bool,
     /// Shards of each sharded table
     #[arg(long, default_value_t = SHARDS_DEFAULT)]
     shards: u32,
@@ -196,6 +200,7 @@ impl BenchArgs {
             .map(Verify::Answers)
             .or(self.verify.then_some(Verify::Oracle));
         options.compare = self.compare;
+        options.analyze = self.analyze;
         options.json = self.json;
         options
     }

@@ -23,4 +23,4 @@ pub mod workload;
 pub use error::{Error, Result};
 pub use load::Ddl;
 pub use report::Report;
-pub use run::{BenchOptions, Load, Verify, demo, run};
+pub use run::{BenchOptions, Load, Peer, Verify, demo, run};

@@ -70,8 +70,21 @@ pub struct QueryReport {
     pub difference: Option<String>,
     /// Why DataFusion gave no answer to compare with, if it was asked and did not.
     pub no_oracle: Option<String>,
-    /// Times of single-process DataFusion on Parquet, taken in turns with ours.
-    pub baseline: Option<Spread>,
+    /// Times of the peers, taken in turns with ours; `None` for one that cannot run it.
+    pub peers: Vec<Option<Spread>>,
+    /// What left the node that made it, if that was asked.
+    pub moved: Option<Moved>,
+}
+
+/// What a query moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Moved {
+    /// Bytes, as Arrow.
+    pub bytes: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Every leaf ends in an aggregation of its own rows: nothing else leaves a node.
+    pub partial_aggregates_only: bool,
 }
 
 /// What a whole run found.
@@ -89,13 +102,21 @@ pub struct Report {
     pub version: &'static str,
     /// What loading took; empty if nothing was loaded.
     pub load: Vec<LoadReport>,
+    /// Names of the peers.
+    pub peers: Vec<String>,
     /// By query number.
     pub queries: Vec<QueryReport>,
 }
 
 impl Report {
     /// An empty report about this machine.
-    pub(crate) fn new(workload: &'static str, scale: f64, runs: usize, load: Vec<LoadReport>) -> Self {
+    pub(crate) fn new(
+        workload: &'static str,
+        scale: f64,
+        runs: usize,
+        load: Vec<LoadReport>,
+        peers: Vec<String>,
+    ) -> Self {
         Self {
             workload,
             scale,
@@ -103,6 +124,7 @@ impl Report {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             version: env!("CARGO_PKG_VERSION"),
             load,
+            peers,
             queries: Vec::new(),
         }
     }
@@ -129,10 +151,13 @@ impl Report {
         geometric_mean(self.medians())
     }
 
-    /// Geometric mean of ours over DataFusion's, per query; `None` without a baseline.
-    pub fn baseline_ratio(&self) -> Option<f64> {
-        let ratios: Vec<f64> = self.queries.iter().filter_map(ratio).collect();
-        (!ratios.is_empty()).then(|| geometric_mean(ratios.into_iter()))
+    /// Geometric mean of ours over each peer's, over the queries that both ran.
+    pub fn ratios(&self) -> Vec<Option<f64>> {
+        let of = |peer: usize| {
+            let ratios: Vec<f64> = self.queries.iter().filter_map(|q| ratio(q, peer)).collect();
+            (!ratios.is_empty()).then(|| geometric_mean(ratios.into_iter()))
+        };
+        (0..self.peers.len()).map(of).collect()
     }
 
     /// Writes the report and its summary as JSON.
@@ -146,7 +171,7 @@ impl Report {
             "matches": self.matches(),
             "total_ms": self.total_ms(),
             "geometric_mean_ms": self.geometric_mean_ms(),
-            "baseline_ratio": self.baseline_ratio(),
+            "ratios": self.peers.iter().cloned().zip(self.ratios()).collect::<std::collections::BTreeMap<_, _>>(),
         });
         std::fs::write(path, format!("{document:#}\n")).map_err(Error::file(path))
     }
@@ -203,10 +228,26 @@ impl Report {
             dash(&query.nodes),
             dash(&query.strategy)
         )?;
-        if let Some((baseline, ratio)) = query.baseline.zip(ratio(query)) {
-            write!(f, " {:>10.1} {ratio:>6.2}", baseline.median_ms)?;
+        for (peer, width) in self.widths().enumerate() {
+            match (query.peers.get(peer).copied().flatten(), ratio(query, peer)) {
+                (Some(times), Some(ratio)) => write!(f, " {:>width$.1} {ratio:>6.2}", times.median_ms)?,
+                _ => write!(f, " {:>width$} {:>6}", "-", "-")?,
+            }
+        }
+        if let Some(moved) = query.moved {
+            let what = if moved.partial_aggregates_only {
+                "  partial aggregates only"
+            } else {
+                ""
+            };
+            write!(f, " {:>12} {:>12}{what}", moved.bytes, moved.rows)?;
         }
         writeln!(f)
+    }
+
+    /// Widths of the peers' columns.
+    fn widths(&self) -> impl Iterator<Item = usize> + '_ {
+        self.peers.iter().map(|name| name.len().max(10))
     }
 }
 
@@ -219,15 +260,26 @@ impl fmt::Display for Report {
             "query", "rows", "min ms", "median", "max"
         )?;
         write!(f, "{:>5}  {:<20} {:<7}", "nodes", "strategy", "match")?;
-        let baseline = self.baseline_ratio();
-        writeln!(f, "{}", if baseline.is_some() { " datafusion  ratio" } else { "" })?;
+        for (name, width) in self.peers.iter().zip(self.widths()) {
+            write!(f, " {name:>width$}  ratio")?;
+        }
+        let analyzed = self.queries.iter().any(|q| q.moved.is_some());
+        writeln!(f, "{}", if analyzed { "  moved bytes   moved rows" } else { "" })?;
         for query in &self.queries {
             self.write_query(f, query)?;
         }
         writeln!(f, "{:>7} {:>26.1} ms", "total", self.total_ms())?;
         writeln!(f, "{:>7} {:>26.1} ms", "geomean", self.geometric_mean_ms())?;
-        if let Some(ratio) = baseline {
-            writeln!(f, "{ratio:.2} x single-process DataFusion on Parquet (geometric mean)")?;
+        for (name, ratio) in self.peers.iter().zip(self.ratios()) {
+            let what = match name.as_str() {
+                "datafusion" => "single-process DataFusion on Parquet",
+                "datafusion-memory" => "single-process DataFusion on tables in memory",
+                other => other,
+            };
+            match ratio {
+                Some(ratio) => writeln!(f, "{ratio:.2} x {what} (geometric mean)")?,
+                None => writeln!(f, "{what} ran none of the queries")?,
+            }
         }
         let checked = self.queries.iter().filter(|query| query.matched.is_some()).count();
         if checked > 0 {
@@ -245,8 +297,8 @@ impl fmt::Display for Report {
     }
 }
 
-fn ratio(query: &QueryReport) -> Option<f64> {
-    let baseline = query.baseline?.median_ms;
+fn ratio(query: &QueryReport, peer: usize) -> Option<f64> {
+    let baseline = query.peers.get(peer).copied().flatten()?.median_ms;
     (baseline > 0.0 && query.spread.median_ms > 0.0).then(|| query.spread.median_ms / baseline)
 }
 

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! for each query:   EXPLAIN (strategy, nodes)
-//!                   run 1 .. runs:   ours, then DataFusion on Parquet if asked    in turns, so both see the same machine
+//!                   run 1 .. runs:   ours, then each peer    in turns, so all see the same machine
 //!                   check the last answer
+//!                   EXPLAIN ANALYZE if asked: what moved between nodes
 //! ```
 //!
 //! A query that fails or answers wrongly is a finding: it is reported and the others go on. Only a lost connection, or
@@ -18,7 +19,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use crate::error::{Error, Result};
 use crate::load::{self, Ddl, LoadReport, connect};
 use crate::oracle::{Answer, Oracle};
-use crate::report::{QueryReport, Report, Spread};
+use crate::report::{Moved, QueryReport, Report, Spread};
 use crate::workload::{Query, Workload};
 use crate::{csv, tpch, verify};
 
@@ -52,6 +53,46 @@ pub enum Verify {
     Answers(PathBuf),
 }
 
+/// What our times are compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// Single-process DataFusion on Parquet files: one per table.
+    Parquet,
+    /// Single-process DataFusion on tables in memory: about 0.9 GB per scale unit.
+    Memory,
+    /// A server that speaks the PostgreSQL protocol and has the tables already.
+    Server(String),
+}
+
+impl Peer {
+    /// As the report calls it: without who connects.
+    fn name(&self) -> String {
+        match self {
+            Self::Parquet => "datafusion".into(),
+            Self::Memory => "datafusion-memory".into(),
+            Self::Server(url) => {
+                let host = url.rsplit_once('@').map_or(url.as_str(), |(_, host)| host);
+                host.split('?').next().unwrap_or(host).to_owned()
+            }
+        }
+    }
+}
+
+impl std::str::FromStr for Peer {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "datafusion" => Ok(Self::Parquet),
+            "datafusion-memory" => Ok(Self::Memory),
+            url if url.starts_with("postgres://") || url.starts_with("postgresql://") => Ok(Self::Server(url.into())),
+            other => Err(format!(
+                "\"{other}\" is not datafusion, datafusion-memory or the postgres:// address of a server with the tables"
+            )),
+        }
+    }
+}
+
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct BenchOptions {
@@ -69,8 +110,10 @@ pub struct BenchOptions {
     pub runs: usize,
     /// What answers are checked against, if at all.
     pub verify: Option<Verify>,
-    /// Whether to time single-process DataFusion on Parquet in turns with ours.
-    pub compare: bool,
+    /// Whom to time in turns with ours.
+    pub compare: Vec<Peer>,
+    /// Whether to run each query once more under EXPLAIN ANALYZE, for what moves between nodes.
+    pub analyze: bool,
     /// Parquet files for `compare`; generated into a temporary folder when `None`.
     pub parquet_dir: Option<PathBuf>,
     /// Where to write the report as JSON.
@@ -88,7 +131,8 @@ impl BenchOptions {
             queries: None,
             runs: 1,
             verify: None,
-            compare: false,
+            compare: vec![],
+            analyze: false,
             parquet_dir: None,
             json: None,
         }
@@ -109,7 +153,8 @@ pub async fn run(workload: &Workload, options: BenchOptions) -> Result<Report> {
     let mut client = connect(&options.url).await?;
     let loaded = fill(&client, workload, &options).await?;
     let bench = Bench::prepare(workload, &options).await?;
-    let mut report = Report::new(workload.title, options.scale, options.runs, loaded);
+    let peers = options.compare.iter().map(Peer::name).collect();
+    let mut report = Report::new(workload.title, options.scale, options.runs, loaded, peers);
     for query in queries {
         if client.is_closed() {
             client = connect(&options.url).await?;
@@ -165,11 +210,28 @@ enum Expected {
     Files(PathBuf),
 }
 
+/// A peer ready to run.
+enum Baseline {
+    Oracle(Box<Oracle>),
+    Server(Client),
+}
+
+impl Baseline {
+    /// The time of one run; `None` when it cannot run the query.
+    async fn time(&self, query: &Query) -> Option<Duration> {
+        match self {
+            Self::Oracle(oracle) => oracle.time(query).await.ok(),
+            Self::Server(client) => answer(client, query).await.ok().map(|(_, time)| time),
+        }
+    }
+}
+
 /// Everything the measurement of one query needs.
 struct Bench {
     runs: usize,
     expected: Expected,
-    baseline: Option<Oracle>,
+    baselines: Vec<Baseline>,
+    analyze: bool,
     /// Holds generated files until the run ends.
     _temporary: Vec<tempfile::TempDir>,
 }
@@ -177,8 +239,8 @@ struct Bench {
 impl Bench {
     async fn prepare(workload: &Workload, options: &BenchOptions) -> Result<Self> {
         let mut temporary = Vec::new();
-        let needs_files =
-            options.compare || (options.verify == Some(Verify::Oracle) && options.scale > IN_MEMORY_SCALE_MAX);
+        let needs_files = options.compare.contains(&Peer::Parquet)
+            || (options.verify == Some(Verify::Oracle) && options.scale > IN_MEMORY_SCALE_MAX);
         let dir = match (&options.parquet_dir, needs_files) {
             (Some(dir), _) => Some(dir.clone()),
             (None, true) => {
@@ -198,21 +260,28 @@ impl Bench {
             (Some(Verify::Oracle), Some(dir)) => Expected::Computed(Oracle::parquet(workload, dir).await?),
             (Some(Verify::Oracle), None) => Expected::Computed(Oracle::in_memory(workload, options.scale).await?),
         };
-        let baseline = match (&dir, options.compare) {
-            (Some(dir), true) => Some(Oracle::parquet(workload, dir).await?),
-            _ => None,
-        };
+        let mut baselines = vec![];
+        for peer in &options.compare {
+            baselines.push(match (peer, &dir) {
+                (Peer::Parquet, Some(dir)) => Baseline::Oracle(Box::new(Oracle::parquet(workload, dir).await?)),
+                (Peer::Parquet, None) => return Err(Error::Usage("no folder for Parquet files".into())),
+                (Peer::Memory, _) => Baseline::Oracle(Box::new(Oracle::in_memory(workload, options.scale).await?)),
+                (Peer::Server(url), _) => Baseline::Server(connect(url).await?),
+            });
+        }
         Ok(Self {
             runs: options.runs,
             expected,
-            baseline,
+            baselines,
+            analyze: options.analyze,
             _temporary: temporary,
         })
     }
 
     async fn measure(&self, client: &Client, query: &Query) -> Result<QueryReport> {
         let (strategy, nodes) = explain(client, query).await;
-        let (mut times, mut baseline_times) = (Vec::new(), Vec::new());
+        let mut times = Vec::new();
+        let mut peer_times = vec![Vec::new(); self.baselines.len()];
         let mut outcome = Ok(Vec::new());
         // With several runs the first one warms caches on both sides and does not count.
         let warm_ups = usize::from(self.runs > 1);
@@ -224,13 +293,13 @@ impl Bench {
             if outcome.is_err() {
                 break;
             }
-            if let Some(baseline) = &self.baseline {
+            for (baseline, times) in self.baselines.iter().zip(&mut peer_times) {
                 // Queries it cannot run are listed by the check of answers; here they have no times.
-                baseline_times.extend(baseline.time(query).await.ok());
+                times.extend(baseline.time(query).await);
             }
             if run < warm_ups {
                 times.clear();
-                baseline_times.clear();
+                peer_times.iter_mut().for_each(Vec::clear);
             }
         }
         let (mut rows, mut matched, mut difference, mut no_oracle) = (0, None, None, None);
@@ -251,7 +320,12 @@ impl Bench {
                 }
             }
         }
-        let baseline = (!baseline_times.is_empty()).then(|| Spread::of(&baseline_times));
+        let spread_of = |times: &Vec<Duration>| (!times.is_empty()).then(|| Spread::of(times));
+        let peers = peer_times.iter().map(spread_of).collect();
+        let moved = match self.analyze {
+            true => Some(moved(client, query).await?),
+            false => None,
+        };
         let spread = Spread::of(&times);
         Ok(QueryReport {
             query: query.name(),
@@ -262,7 +336,8 @@ impl Bench {
             matched,
             difference,
             no_oracle,
-            baseline,
+            peers,
+            moved,
         })
     }
 
@@ -313,6 +388,34 @@ async fn explain(client: &Client, query: &Query) -> (Option<String>, Option<Stri
         }
     }
     (labelled(&text, "Strategy:"), labelled(&text, "Nodes:"))
+}
+
+/// What EXPLAIN ANALYZE says moved between nodes, or from them to the router.
+async fn moved(client: &Client, query: &Query) -> Result<Moved> {
+    let doing = || format!("EXPLAIN ANALYZE of query {}", query.name());
+    let rows = client
+        .simple_query(&format!("EXPLAIN (ANALYZE, FORMAT JSON) {}", query.sql))
+        .await
+        .map_err(Error::server(doing()))?;
+    let text = rows.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let documents: serde_json::Value = serde_json::from_str(text.unwrap_or_default())
+        .map_err(|e| Error::Usage(format!("{}: the server's answer is no JSON: {e}", doing())))?;
+    let document = &documents[0];
+    let all = document["Transfers"].as_array().cloned().unwrap_or_default();
+    let left = all.iter().filter(|t| t["From Node"] != t["To Node"]);
+    let plans = document["Fragments"].as_array().cloned().unwrap_or_default();
+    let partial = |fragment: &serde_json::Value| {
+        let root = fragment["Plan"][0].as_str().unwrap_or_default();
+        root.trim_start().starts_with("Aggregate:")
+    };
+    Ok(Moved {
+        bytes: document["Moved Bytes"].as_u64().unwrap_or_default(),
+        rows: left.map(|t| t["Rows"].as_u64().unwrap_or_default()).sum(),
+        partial_aggregates_only: !plans.is_empty() && plans.iter().all(partial),
+    })
 }
 
 fn labelled(text: &str, label: &str) -> Option<String> {
