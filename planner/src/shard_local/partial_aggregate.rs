@@ -1,7 +1,7 @@
 //! Splits an aggregate whose groups are spread over the nodes: each node aggregates its rows, the router the nodes' results.
 //!
 //! ```text
-//!   Aggregate[g] count(x), avg(x)      Projection   g, CASE .. count, avg(sum, count)
+//!   Aggregate[g] count(x), avg(x)      Projection   g, count or 0, avg(sum, count)
 //!     X                           ->     Aggregate[g] sum(p0), sum(p1), sum(p2)                on the router
 //!                                          Aggregate[g] count(x) p0, sum(x) p1, count(x) p2    in the leaf
 //!                                            X
@@ -12,15 +12,13 @@
 //! what they can into a second grouping, which splits. Sums of floats depend on the order of addition either way.
 
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::{Column, Result, ScalarValue};
+use datafusion::common::{Column, Result};
 use datafusion::functions_aggregate::count::count_udaf;
 use datafusion::functions_aggregate::sum::sum_udaf;
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams};
-use datafusion::logical_expr::{
-    Aggregate, AggregateUDF, Expr, ExprSchemable, LogicalPlan, Projection, cast, lit, when,
-};
+use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, ExprSchemable, LogicalPlan, Projection, cast};
 use std::sync::Arc;
-use tessera_proto::functions::decimal_average;
+use tessera_proto::functions::{decimal_average, zero_if_null};
 
 /// An aggregate in two parts.
 #[derive(Debug, Clone)]
@@ -177,14 +175,5 @@ impl Output {
                 _ => combined(*sum) / cast(combined(*count), DataType::Float64),
             },
         })
-    }
-}
-
-/// COALESCE would do, but only the logical optimiser can plan it, and that has run.
-fn zero_if_null(count: Expr) -> Expr {
-    let zero = lit(ScalarValue::Int64(Some(0)));
-    match when(count.clone().is_null(), zero).otherwise(count.clone()) {
-        Ok(case) => case,
-        Err(_) => count,
     }
 }

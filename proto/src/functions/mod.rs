@@ -4,8 +4,10 @@
 
 mod decimal_average;
 mod random_uuid;
+mod zero_if_null;
 
 pub use decimal_average::decimal_average;
+pub use zero_if_null::zero_if_null;
 
 use datafusion::logical_expr::ScalarUDF;
 
@@ -16,5 +18,8 @@ pub fn public() -> Vec<ScalarUDF> {
 
 /// Those that only plans name.
 pub fn internal() -> Vec<ScalarUDF> {
-    vec![ScalarUDF::from(decimal_average::DecimalAverage::default())]
+    vec![
+        ScalarUDF::from(decimal_average::DecimalAverage::default()),
+        ScalarUDF::from(zero_if_null::ZeroIfNull::default()),
+    ]
 }
