@@ -17,6 +17,7 @@ use crate::ids::NodeId;
 use crate::profile::Profiles;
 use crate::service::NodeDirectory;
 use crate::v1::transfer::Source;
+use crate::window_order;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::common::extensions_options;
@@ -27,8 +28,8 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{
     ChannelResolver, CoordinatorToWorkerMsg, DistributedExt, ExecuteTaskRequest, GetWorkerInfoRequest,
-    GetWorkerInfoResponse, MaybeEncoded, SetPlanRequest, Worker, WorkerChannel, WorkerQueryContext,
-    WorkerToCoordinatorMsg,
+    GetWorkerInfoResponse, MaybeEncoded, SetPlanRequest, Worker, WorkerChannel, WorkerPlanRewriteEvent,
+    WorkerPlanRewriteEventResponse, WorkerQueryContext, WorkerToCoordinatorMsg,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -133,14 +134,20 @@ fn session(
 ) -> Result<SessionState> {
     // The builder's own state would be made anew for every task; only what the coordinator said is taken from it.
     let config = std::mem::take(context.builder.config()).unwrap_or_default();
-    let mut config =
-        configure(config, leaves)?.with_distributed_option_extension_from_headers::<StageSettings>(&context.headers)?;
+    let mut config = configure(config, leaves)?
+        .with_distributed_option_extension_from_headers::<StageSettings>(&context.headers)?
+        .with_distributed_worker_plan_rewrite_handler(rewrite);
     let zone = config.options().extensions.get::<StageSettings>();
     let zone = zone.map(|s| s.time_zone.clone()).filter(|zone| !zone.is_empty());
     config.options_mut().execution.time_zone = zone;
     let mut state = template.clone();
     *state.config_mut() = config;
     Ok(state)
+}
+
+/// What a decoded plan lacks.
+fn rewrite(event: WorkerPlanRewriteEvent<'_>) -> Result<WorkerPlanRewriteEventResponse> {
+    window_order::ensure(event.plan).map(WorkerPlanRewriteEventResponse::new)
 }
 
 /// Finds a worker's channel through the node directory.

@@ -24,6 +24,7 @@ pub mod shard_map;
 pub mod sql_type;
 pub mod table;
 pub mod token;
+mod window_order;
 pub mod yielding;
 
 /// Messages and services generated from `proto/*.proto`.
