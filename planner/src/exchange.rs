@@ -23,7 +23,10 @@ use datafusion::common::{DFSchema, Result, internal_err};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::{EmptyRelation, LogicalPlan};
-use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode};
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::{Distribution, ExecutionPlan, ExecutionPlanProperties, PhysicalExpr};
 use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{
     DesiredTaskCountEvent, DesiredTaskCountEventResponse, DistributedExec, DistributedExt, DistributedLeafExec,
@@ -156,8 +159,11 @@ impl WorkerResolver for Urls {
 }
 
 /// A leaf of several owners wants a task on every node, one of a single owner is content with one: another leaf of its
-/// stage may want more.
+/// stage may want more. Some operators allow no more than one.
 fn task_count(event: DesiredTaskCountEvent) -> Option<Result<DesiredTaskCountEventResponse>> {
+    if wants_one_stream(event.plan) {
+        return Some(Ok(DesiredTaskCountEventResponse::maximum(1)));
+    }
     let leaf = event.plan.downcast_ref::<ShardLocalExec>()?;
     let nodes = match Nodes::of(event.session_config) {
         Ok(nodes) => nodes,
@@ -165,6 +171,27 @@ fn task_count(event: DesiredTaskCountEvent) -> Option<Result<DesiredTaskCountEve
     };
     let tasks = if leaf.owners().len() > 1 { nodes.0.len() } else { 1 };
     Some(Ok(DesiredTaskCountEventResponse::desired(tasks)))
+}
+
+/// Whether `plan` is right only because a child has a single partition: it must see all rows, or all of a group, at once.
+///
+/// DataFusion puts nothing in between then, where it would merge or repartition several, so nothing there cuts a stage;
+/// in one of several tasks the child would have a partition in each. A leaf of one owner is such a child, and tasks come
+/// from the other side of a join with it.
+fn wants_one_stream(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let collects = match plan.downcast_ref::<HashJoinExec>() {
+        Some(join) => *join.partition_mode() == PartitionMode::CollectLeft,
+        None => plan.is::<NestedLoopJoinExec>() || plan.is::<CrossJoinExec>(),
+    };
+    let wants = plan.required_input_distribution();
+    // The collected side is broadcast to all tasks.
+    let others = plan.children().into_iter().zip(wants).skip(usize::from(collects));
+    others.into_iter().any(|(child, wants)| {
+        let alone = child.output_partitioning().partition_count() == 1;
+        // These cut a stage themselves.
+        let cuts = child.is::<CoalescePartitionsExec>() || child.is::<SortPreservingMergeExec>();
+        alone && !cuts && !matches!(wants, Distribution::UnspecifiedDistribution)
+    })
 }
 
 /// Gives each task the owners that live where it runs.
