@@ -184,7 +184,8 @@ fn order_cells(a: &Option<String>, b: &Option<String>, text: bool, nulls_first: 
     match (a, b) {
         (Some(a), Some(b)) => match number(a).zip(number(b)) {
             Some((a, b)) if !text => a.total_cmp(&b),
-            _ => a.trim_end().cmp(b.trim_end()),
+            // With their trailing blanks: they count where they are not padding, and padding is equally long.
+            _ => a.cmp(b),
         },
         _ if nulls_first => b.is_none().cmp(&a.is_none()),
         _ => a.is_none().cmp(&b.is_none()),
@@ -289,6 +290,7 @@ mod tests {
             check_order(&query, &answer(rows), &[text]).is_ok()
         };
         assert!(check(false, false, true, &["10", "9"]), "digits in a text column");
+        assert!(check(false, false, true, &["absolute", "absolute ", "absolute x"]));
         assert!(!check(false, false, false, &["10", "9"]));
         assert!(check(false, false, false, &["9", "10", "NULL"]));
         assert!(!check(false, true, false, &["9", "10", "NULL"]));
