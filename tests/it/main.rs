@@ -6,6 +6,10 @@
 //!   tpch.rs      the 22 queries against stored answers
 //!   clients.rs   what PostgreSQL clients do: types in both formats, cancel, copy
 //!   explain.rs   what moves and what stays in queries derived from TPC-H
+//!   oracle.rs    single-process DataFusion over the same rows
+//!   random_queries.rs  seeded random queries on every cluster shape, against single-process DataFusion
+//!   sql_matrix.rs  every feature of SELECT over every shape of data on every cluster shape
+//!   tpcds.rs     the 99 queries against single-process DataFusion
 //!   shard_local.rs  every sentence of the shard-local rule, against single-process DataFusion
 //!   processes.rs router and shard nodes as processes of their own; one is killed
 //!   restart.rs   what was acknowledged is there after a clean stop
@@ -28,10 +32,14 @@ mod copy_to;
 mod damage;
 mod explain;
 mod kills;
+mod oracle;
 mod power;
 mod processes;
+mod random_queries;
 mod restart;
 mod shard_local;
 mod slt;
+mod sql_matrix;
+mod tpcds;
 mod tpch;
 mod workload;

@@ -9,9 +9,7 @@
 //! without any. `planner/src/shard_local/tests.rs` has more shapes, on clusters that are fakes.
 
 use crate::cluster;
-use datafusion::arrow::array::Array;
-use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use crate::oracle::{self, Order, Table, expected, found};
 use tokio_postgres::Client;
 
 /// The rule, sentence by sentence.
@@ -75,13 +73,6 @@ enum Plan {
 }
 
 use Plan::{Below, Cut, Pruned, Whole};
-
-/// Rows in this order, or in any.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    Any,
-    Total,
-}
 
 use Order::{Any, Total};
 
@@ -250,7 +241,7 @@ const CASES: &[Case] = &[
 ];
 
 /// Name, columns, where the rows live, rows.
-type Table = (&'static str, &'static str, &'static str, Vec<String>);
+type Row = (&'static str, &'static str, &'static str, Vec<String>);
 
 /// NULLs, one frequent value, and keys that `t` lacks.
 fn skewed(i: i64) -> String {
@@ -271,6 +262,16 @@ fn cents(i: i64) -> String {
 }
 
 fn tables() -> Vec<Table> {
+    let table = |(name, columns, place, rows): Row| Table {
+        name: name.to_owned(),
+        columns,
+        place: place.to_owned(),
+        rows,
+    };
+    rows_of_tables().into_iter().map(table).collect()
+}
+
+fn rows_of_tables() -> Vec<Row> {
     let rows = |count: i64, row: &dyn Fn(i64) -> String| (0..count).map(row).collect::<Vec<_>>();
     let pair = |step: i64| {
         move |i: i64| {
@@ -349,97 +350,6 @@ fn tables() -> Vec<Table> {
     ]
 }
 
-async fn fill(client: &Client) {
-    for (name, columns, place, rows) in tables() {
-        let create = match place {
-            "REFERENCE" => format!("CREATE REFERENCE TABLE {name} ({columns})"),
-            place => format!("CREATE TABLE {name} ({columns}) {place}"),
-        };
-        client
-            .simple_query(&create)
-            .await
-            .unwrap_or_else(|e| panic!("{create}: {e:?}"));
-        if !rows.is_empty() {
-            let insert = format!("INSERT INTO {name} VALUES {}", rows.join(", "));
-            client
-                .simple_query(&insert)
-                .await
-                .unwrap_or_else(|e| panic!("{insert}: {e:?}"));
-        }
-    }
-}
-
-/// DataFusion alone, with the same rows.
-async fn oracle() -> SessionContext {
-    let config = SessionConfig::new()
-        .with_target_partitions(2)
-        .set_bool("datafusion.sql_parser.parse_float_as_decimal", true)
-        .set_str("datafusion.sql_parser.dialect", "postgresql");
-    let context = SessionContext::new_with_config(config);
-    let run = async |sql: String| {
-        let frame = context.sql(&sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
-        frame.collect().await.unwrap_or_else(|e| panic!("{sql}: {e}"))
-    };
-    for (name, columns, _, rows) in tables() {
-        run(format!("CREATE TABLE {name} ({columns})")).await;
-        if !rows.is_empty() {
-            run(format!("INSERT INTO {name} VALUES {}", rows.join(", "))).await;
-        }
-    }
-    context
-}
-
-/// Rows as lines, sorted unless their order matters.
-fn lines(mut rows: Vec<String>, order: Order) -> Vec<String> {
-    if order == Any {
-        rows.sort();
-    }
-    rows
-}
-
-/// One spelling for equal values: `true` is `t`, 1.50 is 1.5.
-fn normal(value: Option<&str>) -> String {
-    match value {
-        None => "NULL".into(),
-        Some("true") => "t".into(),
-        Some("false") => "f".into(),
-        Some(text) => match text.parse::<f64>() {
-            Ok(number) => format!("{number:.9}"),
-            Err(_) => text.to_owned(),
-        },
-    }
-}
-
-async fn expected(context: &SessionContext, sql: &str, order: Order) -> Vec<String> {
-    let frame = context.sql(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
-    let batches = frame.collect().await.unwrap_or_else(|e| panic!("{sql}: {e}"));
-    let options = FormatOptions::default();
-    let mut rows = vec![];
-    for batch in &batches {
-        let columns: Vec<_> = batch
-            .columns()
-            .iter()
-            .map(|c| (c, ArrayFormatter::try_new(c, &options).expect("shown")))
-            .collect();
-        rows.extend((0..batch.num_rows()).map(|row| {
-            let values = columns
-                .iter()
-                .map(|(c, f)| normal(c.is_valid(row).then(|| f.value(row).to_string()).as_deref()));
-            values.collect::<Vec<_>>().join(" ")
-        }));
-    }
-    lines(rows, order)
-}
-
-async fn found(client: &Client, sql: &str, order: Order) -> Result<Vec<String>, String> {
-    let rows = cluster::rows(client, sql).await.map_err(|e| format!("{e:?}"))?;
-    let rows = rows.iter().map(|row| {
-        let values = row.iter().map(|v| normal(v.as_deref()));
-        values.collect::<Vec<_>>().join(" ")
-    });
-    Ok(lines(rows.collect(), order))
-}
-
 /// What is wrong with the plan, if anything.
 fn judge(explain: &[String], plan: Plan) -> Result<(), String> {
     let leaves: Vec<&String> = explain
@@ -475,7 +385,7 @@ async fn failures(nodes: u32, answers: &[Vec<String>]) -> Vec<String> {
     off.simple_query("SET tessera.shard_local = off").await.expect("set");
     let set = exchanging.simple_query("SET tessera.distributed = on").await;
     set.expect("set");
-    fill(&on).await;
+    oracle::fill(&on, &tables()).await;
     let mut failures = vec![];
     for ((sentence, sql, order, plan), answer) in CASES.iter().zip(answers) {
         let mut fail = |what: String| failures.push(format!("{sentence}\n  {sql}\n  on {nodes} nodes: {what}"));
@@ -483,7 +393,7 @@ async fn failures(nodes: u32, answers: &[Vec<String>]) -> Vec<String> {
             match found(client, sql, *order).await {
                 Ok(rows) if rows == *answer => {}
                 Ok(rows) => fail(format!("rule {rule}: got {rows:?}, expected {answer:?}")),
-                Err(error) => fail(format!("rule {rule}: {error}")),
+                Err(error) => fail(format!("rule {rule}: {error:?}")),
             }
         }
         if nodes > 1 {
@@ -511,10 +421,11 @@ fn every_sentence_has_a_case() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_case_gives_the_rows_of_one_process() {
-    let oracle = oracle().await;
+    let oracle = oracle::datafusion(&tables()).await;
     let mut answers = vec![];
     for (_, sql, order, _) in CASES {
-        answers.push(expected(&oracle, sql, *order).await);
+        let answer = expected(&oracle, sql, *order).await;
+        answers.push(answer.unwrap_or_else(|e| panic!("{sql}: {e}")));
     }
     let (one, three) = tokio::join!(failures(1, &answers), failures(3, &answers));
     let failures: Vec<_> = one.into_iter().chain(three).collect();
