@@ -154,8 +154,9 @@ struct BenchArgs {
     /// Create and load the tables first
     #[arg(long)]
     load: bool,
-    /// Load from Parquet files in this folder, which must be below the server's --files-root; written first if missing
-    #[arg(long, requires = "load")]
+    /// Folder of Parquet files: what --load loads (it must be below the server's --files-root) and --compare reads; written first
+    /// if they are missing
+    #[arg(long)]
     files: Option<PathBuf>,
     /// Queries by number, separated by commas; all by default
     #[arg(long, value_delimiter = ',')]
@@ -187,6 +188,7 @@ struct BenchArgs {
 impl BenchArgs {
     fn options(self) -> BenchOptions {
         let mut options = BenchOptions::new(self.url, self.scale);
+        options.parquet_dir = self.files.clone();
         options.load = match (self.load, self.files) {
             (false, _) => Load::Skip,
             (true, None) => Load::Stream,

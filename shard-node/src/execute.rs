@@ -20,7 +20,7 @@ use datafusion::common::DataFusionError;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder, SessionStateDefaults};
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
@@ -123,10 +123,13 @@ impl Executor {
         let config = SessionConfig::new()
             .with_target_partitions(partitions.max(1))
             .with_information_schema(false);
+        let mut functions = SessionStateDefaults::default_scalar_functions();
+        functions.push(tessera_proto::functions::arithmetic::function());
         let template = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(memory)
             .with_default_features()
+            .with_scalar_functions(functions)
             .with_physical_optimizer_rule(Arc::new(YieldInJoins))
             .build();
         Self {

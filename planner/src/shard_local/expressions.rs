@@ -16,8 +16,9 @@ use datafusion::logical_expr::{
 };
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
+use tessera_proto::functions;
 
-/// The functions that every node has: those DataFusion registers by itself.
+/// The functions that every node has: those DataFusion registers by itself, and checked arithmetic.
 struct NodeFunctions {
     scalar: HashMap<String, Arc<ScalarUDF>>,
     aggregate: HashMap<String, Arc<AggregateUDF>>,
@@ -27,6 +28,7 @@ struct NodeFunctions {
 static NODE_FUNCTIONS: LazyLock<NodeFunctions> = LazyLock::new(|| NodeFunctions {
     scalar: SessionStateDefaults::default_scalar_functions()
         .into_iter()
+        .chain([functions::arithmetic::function()])
         .map(|f| (f.name().to_owned(), f))
         .collect(),
     aggregate: SessionStateDefaults::default_aggregate_functions()

@@ -1,7 +1,8 @@
 //! Functions that DataFusion lacks, for routers and for the workers that run what routers planned.
 //!
-//! Leaves hold none of them: what a shard node's leaf may evaluate is DataFusion's own.
+//! Of these a shard node's leaf may hold checked arithmetic; the rest of what it may evaluate is DataFusion's own.
 
+pub mod arithmetic;
 mod decimal_average;
 mod random_uuid;
 mod zero_if_null;
@@ -19,6 +20,7 @@ pub fn public() -> Vec<ScalarUDF> {
 /// Those that only plans name.
 pub fn internal() -> Vec<ScalarUDF> {
     vec![
+        arithmetic::function().as_ref().clone(),
         ScalarUDF::from(decimal_average::DecimalAverage::default()),
         ScalarUDF::from(zero_if_null::ZeroIfNull::default()),
     ]

@@ -6,9 +6,11 @@
 //!   prepare.rs   session state, parameters, what a plan reads
 //!   stream.rs    from the query threads to the session, with cancel and deadline
 //!   copy_to.rs   COPY ... TO
+//!   literals.rs  quoted constants     arithmetic.rs   integers that overflow
 //!   describe.rs  types without running        show.rs  SHOW        verify.rs  VERIFY TABLE
 //! ```
 
+mod arithmetic;
 pub(crate) mod copy_to;
 pub(crate) mod declared;
 pub(crate) mod describe;

@@ -5,7 +5,7 @@
 //!   else                      as written; computed tables may be joined, their functions may not be used
 //! ```
 
-use super::literals;
+use super::{arithmetic, literals};
 use crate::cluster::catalog::StatementCatalog;
 use crate::cluster::depends;
 use crate::session::StatementContext;
@@ -89,12 +89,15 @@ pub(crate) async fn bind(
     Ok(Bound { state, options, plan })
 }
 
-/// Reads quoted constants; part of [`bind`], for those who bind by themselves.
+/// Reads quoted constants and checks integer arithmetic; part of [`bind`], for those who bind by themselves.
 ///
 /// # Errors
 /// 22P02, 22007 and the like.
 pub(crate) fn read_literals(context: &StatementContext, plan: LogicalPlan) -> Result<LogicalPlan> {
-    literals::read(plan, &context.settings.get("timezone").unwrap_or_default())
+    arithmetic::check(literals::read(
+        plan,
+        &context.settings.get("timezone").unwrap_or_default(),
+    )?)
 }
 
 /// Whether a name in FROM stands for a table or view of the user.

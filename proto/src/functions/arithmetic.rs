@@ -1,0 +1,225 @@
+//! Integer arithmetic that fails where the result does not fit, as PostgreSQL's does; DataFusion's wraps around.
+//!
+//! ```text
+//!   a * b + c - d      __tessera_arithmetic('*+-', a, b, c, d)      from left to right, checked at every step
+//! ```
+//!
+//! One call for a chain, because plans may be nested only so deep. Operands and result have one type. Routers put it in the place
+//! of operators when they bind; it cannot be named in SQL. Not here: division, which checks by itself.
+
+use crate::error::Error;
+use datafusion::arrow::array::{ArrayRef, Datum, Scalar};
+use datafusion::arrow::compute::kernels::numeric::{add, mul, sub};
+use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+use std::sync::{Arc, LazyLock};
+
+/// The function; all plans share it.
+static FUNCTION: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| Arc::new(ScalarUDF::from(Arithmetic::default())));
+
+/// The function, which plans find by its name.
+pub fn function() -> Arc<ScalarUDF> {
+    FUNCTION.clone()
+}
+
+/// `left op right`, both of one integer type; a `left` that is such a chain itself becomes longer. `None` for operators
+/// that are not checked here.
+pub fn checked(left: Expr, op: Operator, right: Expr) -> Option<Expr> {
+    let symbol = match op {
+        Operator::Plus => '+',
+        Operator::Minus => '-',
+        Operator::Multiply => '*',
+        _ => return None,
+    };
+    let args = match left {
+        Expr::ScalarFunction(mut call) if call.func.name() == NAME => {
+            if let Some(Expr::Literal(ScalarValue::Utf8(Some(symbols)), _)) = call.args.first_mut() {
+                symbols.push(symbol);
+            }
+            call.args.push(right);
+            call.args
+        }
+        left => {
+            let symbols = ScalarValue::Utf8(Some(symbol.into()));
+            vec![Expr::Literal(symbols, None), left, right]
+        }
+    };
+    Some(Expr::ScalarFunction(ScalarFunction::new_udf(FUNCTION.clone(), args)))
+}
+
+const NAME: &str = "__tessera_arithmetic";
+
+/// The function: operators, then operands.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Arithmetic {
+    signature: Signature,
+}
+
+impl Default for Arithmetic {
+    fn default() -> Self {
+        Self {
+            signature: Signature::variadic_any(Volatility::Immutable),
+        }
+    }
+}
+
+impl ScalarUDFImpl for Arithmetic {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        match types {
+            [DataType::Utf8 | DataType::Utf8View, first, others @ ..] if others.iter().all(|t| t == first) => {
+                Ok(first.clone())
+            }
+            _ => plan_err!("{NAME} of {types:?}"),
+        }
+    }
+
+    fn display_name(&self, args: &[Expr]) -> Result<String> {
+        let Some((Expr::Literal(ScalarValue::Utf8(Some(symbols)), _), operands)) = args.split_first() else {
+            return plan_err!("{NAME} without operators");
+        };
+        let mut text = String::new();
+        for (i, operand) in operands.iter().enumerate() {
+            if let Some(symbol) = i.checked_sub(1).and_then(|i| symbols.chars().nth(i)) {
+                text.push_str(&format!(" {symbol} "));
+            }
+            text.push_str(&operand.to_string());
+        }
+        Ok(format!("({text})"))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let mut args = args.args.into_iter();
+        let symbols = match args.next() {
+            Some(ColumnarValue::Scalar(symbols)) => symbols.try_as_str().flatten().unwrap_or_default().to_owned(),
+            _ => String::new(),
+        };
+        let Some(mut value) = args.next() else {
+            return exec_err!("{NAME} without operands");
+        };
+        for (symbol, operand) in symbols.chars().zip(args) {
+            value = step(symbol, &value, &operand)?;
+        }
+        Ok(value)
+    }
+}
+
+fn step(symbol: char, left: &ColumnarValue, right: &ColumnarValue) -> Result<ColumnarValue> {
+    let kernel: fn(&dyn Datum, &dyn Datum) -> std::result::Result<ArrayRef, ArrowError> = match symbol {
+        '+' => add,
+        '-' => sub,
+        '*' => mul,
+        other => return exec_err!("{NAME} with operator {other}"),
+    };
+    let data_type = left.data_type();
+    let (left, right) = (datum(left)?, datum(right)?);
+    let both_scalar = left.get().1 && right.get().1;
+    let result = kernel(left.as_ref(), right.as_ref()).map_err(|error| match error {
+        ArrowError::ArithmeticOverflow(_) => out_of_range(&data_type).into(),
+        other => datafusion::error::DataFusionError::from(other),
+    })?;
+    Ok(match both_scalar {
+        true => ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?),
+        false => ColumnarValue::Array(result),
+    })
+}
+
+fn datum(value: &ColumnarValue) -> Result<Box<dyn Datum>> {
+    Ok(match value {
+        ColumnarValue::Array(array) => Box::new(array.clone()),
+        ColumnarValue::Scalar(scalar) => Box::new(Scalar::new(scalar.to_array()?)),
+    })
+}
+
+/// 22003, with PostgreSQL's name of the type.
+fn out_of_range(data_type: &DataType) -> Error {
+    let name = match data_type {
+        DataType::Int16 => "smallint",
+        DataType::Int64 => "bigint",
+        _ => "integer",
+    };
+    Error::new("22003", format!("{name} out of range"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::arrow::array::{AsArray, Int64Array};
+    use datafusion::arrow::datatypes::{Field, Int64Type};
+    use datafusion::config::ConfigOptions;
+    use datafusion::logical_expr::{col, lit};
+
+    fn run(symbols: &str, operands: Vec<ColumnarValue>) -> Result<ColumnarValue> {
+        let field = Arc::new(Field::new("r", DataType::Int64, true));
+        let symbols = ColumnarValue::Scalar(ScalarValue::Utf8(Some(symbols.into())));
+        let args: Vec<_> = std::iter::once(symbols).chain(operands).collect();
+        Arithmetic::default().invoke_with_args(ScalarFunctionArgs {
+            arg_fields: vec![field.clone(); args.len()],
+            args,
+            number_rows: 3,
+            return_field: field,
+            config_options: Arc::new(ConfigOptions::default()),
+        })
+    }
+
+    fn array(values: [Option<i64>; 3]) -> ColumnarValue {
+        ColumnarValue::Array(Arc::new(Int64Array::from(values.to_vec())))
+    }
+
+    fn scalar(value: i64) -> ColumnarValue {
+        ColumnarValue::Scalar(ScalarValue::Int64(Some(value)))
+    }
+
+    #[test]
+    fn chains_go_from_left_to_right() {
+        let got = run(
+            "*-+",
+            vec![
+                array([Some(2), None, Some(-4)]),
+                scalar(10),
+                scalar(1),
+                array([Some(5); 3]),
+            ],
+        );
+        let got = got.unwrap().into_array(3).unwrap();
+        let got: Vec<_> = got.as_primitive::<Int64Type>().iter().collect();
+        assert_eq!(got, [Some(24), None, Some(-36)]);
+        assert!(matches!(
+            run("+", vec![scalar(1), scalar(2)]),
+            Ok(ColumnarValue::Scalar(ScalarValue::Int64(Some(3))))
+        ));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        for (symbol, left, right) in [("+", i64::MAX, 1), ("-", i64::MIN, 1), ("*", i64::MAX, 2)] {
+            for left in [scalar(left), array([Some(left), None, Some(0)])] {
+                let error = Error::from(run(symbol, vec![left, scalar(right)]).unwrap_err());
+                assert_eq!(
+                    (error.code.as_str(), error.message.as_str()),
+                    ("22003", "bigint out of range")
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn chains_are_one_call() {
+        let sum = checked(col("a"), Operator::Plus, lit(1i64)).unwrap();
+        let sum = checked(sum, Operator::Minus, col("b")).unwrap();
+        assert_eq!(sum.to_string(), "(a + Int64(1) - b)");
+        assert!(matches!(&sum, Expr::ScalarFunction(call) if call.args.len() == 4));
+    }
+}
