@@ -183,7 +183,7 @@ fn wants_one_stream(plan: &Arc<dyn ExecutionPlan>) -> bool {
         Some(join) => *join.partition_mode() == PartitionMode::CollectLeft,
         None => plan.is::<NestedLoopJoinExec>() || plan.is::<CrossJoinExec>(),
     };
-    let wants = plan.required_input_distribution();
+    let wants = plan.input_distribution_requirements().into_per_child();
     // The collected side is broadcast to all tasks.
     let others = plan.children().into_iter().zip(wants).skip(usize::from(collects));
     others.into_iter().any(|(child, wants)| {
