@@ -10,7 +10,6 @@
 
 use crate::cluster;
 use crate::oracle::{self, Order, Table, expected, found};
-use tokio_postgres::Client;
 
 /// The rule, sentence by sentence.
 mod rule {
