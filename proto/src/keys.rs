@@ -8,6 +8,7 @@
 //!   /view/<id>                   ViewDef             /group/<id>             ColocationGroup
 //!   /shard/<group>/<index>       ShardConfig         /node/<id>              NodeInfo
 //!   /oracle                      high-water mark of timestamps, u64
+//!   /secret                      32 bytes as hex: signs tokens and tickets of Flight SQL
 //! ```
 
 use crate::ids::{GroupId, NodeId, ShardId, TableId};
@@ -20,6 +21,8 @@ pub const NEXT_ID: &str = "/next-id";
 pub const FIRST_ID: u64 = 16_384;
 /// High-water mark of the timestamp oracle.
 pub const ORACLE: &str = "/oracle";
+/// Signs tokens and tickets of Flight SQL.
+pub const SECRET: &str = "/secret";
 
 /// Key of a table definition.
 pub fn table(id: TableId) -> String {

@@ -12,6 +12,7 @@
 pub mod client;
 pub mod error;
 pub mod exchange;
+pub mod flight;
 pub mod fragment;
 pub mod functions;
 pub mod ids;
@@ -32,6 +33,9 @@ pub mod yielding;
 pub mod v1 {
     tonic::include_proto!("tessera.v1");
 }
+
+/// Descriptors of all services here and of Arrow Flight, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 pub use error::{Error, Result, Retry};
 pub use ids::{Epoch, GroupId, LogIndex, NodeId, ReplicaId, ShardId, TableId, Timestamp, TxnId};
