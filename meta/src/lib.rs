@@ -10,9 +10,11 @@
 //! keys. We write no consensus protocol: `LocalMeta` lives in one router; an etcd implementation makes it highly available.
 
 pub mod directory;
+pub mod leaf;
 pub mod limits;
 pub mod local;
 pub mod remote;
+pub mod secret;
 pub mod server;
 pub mod view;
 mod wire;
