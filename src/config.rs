@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 pub const PG_ADDRESS_DEFAULT: &str = "127.0.0.1:5433";
 /// Where shard nodes find a router's meta store and oracle.
 pub const ROUTER_GRPC_DEFAULT: &str = "127.0.0.1:50050";
+/// Where Flight SQL clients connect.
+pub const FLIGHT_ADDRESS_DEFAULT: &str = "127.0.0.1:50051";
 /// Where health and metrics are served.
 pub const HTTP_ADDRESS_DEFAULT: &str = "127.0.0.1:8080";
 /// Shard nodes of an embedded cluster.
@@ -29,6 +31,9 @@ pub struct RouterConfig {
     /// PostgreSQL wire.
     #[serde(default = "pg_address")]
     pub pg: SocketAddr,
+    /// Flight SQL.
+    #[serde(default = "flight_address")]
+    pub flight: SocketAddr,
     /// Meta store and oracle for shard nodes.
     #[serde(default = "router_grpc")]
     pub grpc: SocketAddr,
@@ -67,6 +72,9 @@ pub struct ShardNodeConfig {
 
 fn pg_address() -> SocketAddr {
     loopback(5433)
+}
+fn flight_address() -> SocketAddr {
+    loopback(50_051)
 }
 fn router_grpc() -> SocketAddr {
     loopback(50_050)

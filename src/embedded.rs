@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   DIR/LOCK   DIR/meta (sled)   DIR/node-1  DIR/node-2  DIR/node-3
-//!   start:  meta → directory → engine (router, oracle) → nodes → PostgreSQL wire, HTTP
+//!   start:  meta → directory → engine (router, oracle) → nodes → PostgreSQL wire, Flight SQL, HTTP
 //!   stop:   the reverse; every task is joined
 //! ```
 
@@ -18,6 +18,7 @@ use tessera_proto::memory::query_pool;
 use tessera_proto::service::ShardService;
 use tessera_proto::{Error, NodeId, Result};
 use tessera_router::engine::{Engine, RouterOptions};
+use tessera_router::flight::{self, FlightLimits};
 use tessera_router::pg;
 use tessera_shard_node::node::{NodeOptions, ShardNode};
 use tessera_shard_node::storage::ColumnCache;
@@ -34,6 +35,8 @@ pub struct EmbeddedOptions {
     pub nodes: u32,
     /// PostgreSQL wire; port 0 takes a free one.
     pub pg: SocketAddr,
+    /// Flight SQL; `None` serves none.
+    pub flight: Option<SocketAddr>,
     /// Health and metrics; `None` serves none.
     pub http: Option<SocketAddr>,
     /// Folder below which `COPY ... FROM 'file'` may read.
@@ -51,6 +54,7 @@ impl EmbeddedOptions {
             dir: dir.into(),
             nodes,
             pg: SocketAddr::from(([127, 0, 0, 1], 0)),
+            flight: None,
             http: None,
             files_root: None,
             memory_bytes: config::memory_bytes(None),
@@ -69,6 +73,7 @@ pub struct Embedded {
     servers: JoinSet<Result<()>>,
     stop: CancellationToken,
     pg: SocketAddr,
+    flight: Option<SocketAddr>,
     http: Option<SocketAddr>,
     _lock: File,
 }
@@ -120,6 +125,7 @@ impl Embedded {
             servers: JoinSet::new(),
             stop: CancellationToken::new(),
             pg: options.pg,
+            flight: None,
             http: None,
             _lock: lock,
         };
@@ -135,6 +141,13 @@ impl Embedded {
         let (engine, stop) = (self.engine.clone(), self.stop.clone());
         self.servers
             .spawn(async move { pg::serve(listener, engine, pg::PgLimits::default(), stop).await });
+        if let Some(address) = options.flight {
+            let listener = bind(address).await?;
+            self.flight = listener.local_addr().ok();
+            let (engine, stop) = (self.engine.clone(), self.stop.clone());
+            self.servers
+                .spawn(async move { flight::serve(listener, engine, FlightLimits::default(), stop).await });
+        }
         if let Some(http) = options.http {
             let listener = bind(http).await?;
             self.http = listener.local_addr().ok();
@@ -148,6 +161,11 @@ impl Embedded {
     /// Where PostgreSQL clients connect.
     pub fn pg_address(&self) -> SocketAddr {
         self.pg
+    }
+
+    /// Where Flight SQL clients connect.
+    pub fn flight_address(&self) -> Option<SocketAddr> {
+        self.flight
     }
 
     /// Where health and metrics are.
@@ -228,6 +246,9 @@ fn check(options: &EmbeddedOptions) -> Result<()> {
     }
     let invalid = |ConfigError(message)| Error::new("22023", message);
     config::check_listen(options.pg, options.insecure).map_err(invalid)?;
+    if let Some(address) = options.flight {
+        config::check_listen(address, options.insecure).map_err(invalid)?;
+    }
     if let Some(http) = options.http {
         config::check_listen(http, options.insecure).map_err(invalid)?;
     }

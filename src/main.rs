@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tessera::config::{self, HTTP_ADDRESS_DEFAULT, NODES_DEFAULT, PG_ADDRESS_DEFAULT};
+use tessera::config::{self, FLIGHT_ADDRESS_DEFAULT, HTTP_ADDRESS_DEFAULT, NODES_DEFAULT, PG_ADDRESS_DEFAULT};
 use tessera::embedded::{Embedded, EmbeddedOptions};
 use tessera::processes;
 use tessera_benches::run::SHARDS_DEFAULT;
@@ -69,9 +69,9 @@ struct StartArgs {
     /// PostgreSQL wire address
     #[arg(long, default_value = PG_ADDRESS_DEFAULT)]
     pg: SocketAddr,
-    /// Flight SQL address (not available yet)
-    #[arg(long)]
-    flight: Option<SocketAddr>,
+    /// Flight SQL address
+    #[arg(long, default_value = FLIGHT_ADDRESS_DEFAULT)]
+    flight: SocketAddr,
     /// Health and metrics address
     #[arg(long, default_value = HTTP_ADDRESS_DEFAULT)]
     http: SocketAddr,
@@ -286,17 +286,12 @@ async fn demo(args: DemoArgs) -> Result<ExitCode, Error> {
 }
 
 async fn start(args: StartArgs) -> Result<ExitCode, Error> {
-    if args.flight.is_some() {
-        return Err(Error::unsupported(
-            "--flight: Flight SQL is not available yet",
-            "connect by the PostgreSQL wire (--pg)",
-        ));
-    }
     let stop = stop_on_signal();
     let options = EmbeddedOptions {
         dir: args.data.clone(),
         nodes: args.nodes,
         pg: args.pg,
+        flight: Some(args.flight),
         http: Some(args.http),
         files_root: args.files_root,
         memory_bytes: config::memory_bytes(args.memory_mib),
@@ -313,6 +308,9 @@ async fn start(args: StartArgs) -> Result<ExitCode, Error> {
         cluster.pg_address(),
         cluster.url()
     );
+    if let Some(flight) = cluster.flight_address() {
+        println!("  Flight  grpc://{flight}   (ADBC, Flight SQL)");
+    }
     if let Some(http) = cluster.http_address() {
         println!("  health  http://{http}/healthz   metrics http://{http}/metrics");
     }

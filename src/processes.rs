@@ -1,8 +1,8 @@
 //! Router and shard nodes as separate processes over gRPC.
 //!
 //! ```text
-//!   router:      meta store + oracle (gRPC) · PostgreSQL wire · HTTP
-//!   shard-node:  finds meta store and oracle at the router's address; serves Shard and Replication (gRPC)
+//!   router:      meta store + oracle (gRPC) · PostgreSQL wire · Flight SQL · HTTP
+//!   shard-node:  finds meta store and oracle at the router's address; serves Shard, Replication and Flight (gRPC)
 //! ```
 
 use crate::config::{self, ConfigError, RouterConfig, ShardNodeConfig};
@@ -20,6 +20,7 @@ use tessera_proto::memory::query_pool;
 use tessera_proto::service::ShardService;
 use tessera_proto::{Error, NodeId, Result};
 use tessera_router::engine::{Engine, RouterOptions};
+use tessera_router::flight::{self, FlightLimits};
 use tessera_router::pg;
 use tessera_router::txn::oracle::OracleServer;
 use tessera_shard_node::node::{NodeOptions, ShardNode};
@@ -37,7 +38,7 @@ fn invalid(error: ConfigError) -> Error {
 /// # Errors
 /// Bad settings, a folder in use, an address in use.
 pub async fn run_router(config: RouterConfig, stop: CancellationToken) -> Result<()> {
-    for address in [config.pg, config.grpc, config.http] {
+    for address in [config.pg, config.flight, config.grpc, config.http] {
         config::check_listen(address, config.insecure).map_err(invalid)?;
     }
     let _lock = lock(&config.data)?;
@@ -52,17 +53,24 @@ pub async fn run_router(config: RouterConfig, stop: CancellationToken) -> Result
         query_threads: cores(),
     })
     .await?;
-    let (sql, rpc, web) = (
+    let (sql, columns, rpc, web) = (
         bind(config.pg).await?,
+        bind(config.flight).await?,
         bind(config.grpc).await?,
         bind(config.http).await?,
     );
     println!(
-        "tessera router: SQL on {}, shard nodes on {}, http on {}",
-        config.pg, config.grpc, config.http
+        "tessera router: SQL on {}, Flight SQL on {}, shard nodes on {}, http on {}",
+        config.pg, config.flight, config.grpc, config.http
     );
     let mut servers: JoinSet<Result<()>> = JoinSet::new();
     servers.spawn(pg::serve(sql, engine.clone(), pg::PgLimits::default(), stop.clone()));
+    servers.spawn(flight::serve(
+        columns,
+        engine.clone(),
+        FlightLimits::default(),
+        stop.clone(),
+    ));
     servers.spawn(tessera_router::http::serve(web, engine.clone(), stop.clone()));
     let (meta_server, waits) = MetaServer::new(meta.clone());
     let services = tonic::transport::Server::builder()

@@ -25,7 +25,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tessera_meta::MetaStore;
+use tessera_meta::secret::cluster_secret;
 use tessera_meta::view::{ClusterView, ViewKeeper};
+use tessera_proto::flight::seal::Secret;
 use tessera_proto::fragment::LeafRuntime;
 use tessera_proto::functions;
 use tessera_proto::profile::Profiles;
@@ -76,6 +78,7 @@ pub struct Engine {
     handle: tokio::runtime::Handle,
     statistics: ArcSwap<statistics::ClusterStatistics>,
     row_ids: tokio::sync::Mutex<RowIds>,
+    secret: Secret,
     finishing: Arc<Semaphore>,
     sessions: AtomicU64,
     tasks: TaskTracker,
@@ -96,6 +99,7 @@ impl Engine {
     /// The meta store's; 0A000 when the cluster was written by another format version.
     pub async fn start(options: RouterOptions) -> Result<Arc<Self>> {
         bootstrap::ensure_cluster(options.meta.as_ref()).await?;
+        let secret = cluster_secret(options.meta.as_ref()).await?;
         let views = ViewKeeper::start(options.meta.clone()).await?;
         let oracle = Arc::new(Oracle::start(options.meta.clone()).await?);
         let profiles = Profiles::default();
@@ -130,6 +134,7 @@ impl Engine {
             runtime: Mutex::new(Some(runtime)),
             statistics: ArcSwap::default(),
             row_ids: tokio::sync::Mutex::default(),
+            secret,
             finishing: Arc::new(Semaphore::new(FINISHING_MAX)),
             sessions: AtomicU64::new(0),
             tasks: TaskTracker::new(),
@@ -148,6 +153,11 @@ impl Engine {
     /// The cluster's timestamp oracle.
     pub fn oracle(&self) -> Arc<dyn TimestampOracle> {
         self.oracle.clone()
+    }
+
+    /// Signs tokens and tickets.
+    pub fn secret(&self) -> &Secret {
+        &self.secret
     }
 
     /// The newest view of the cluster; no I/O.
@@ -221,6 +231,11 @@ impl Engine {
     /// Where queries run.
     pub(crate) fn query_handle(&self) -> &tokio::runtime::Handle {
         &self.handle
+    }
+
+    /// Tasks alive on the router's query threads; 0 when no query runs here.
+    pub fn query_tasks(&self) -> usize {
+        self.handle.metrics().num_alive_tasks()
     }
 
     /// Background work that shutdown waits for.

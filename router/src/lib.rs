@@ -17,6 +17,7 @@ pub mod engine;
 pub mod error;
 pub mod execute;
 pub mod explain;
+pub mod flight;
 pub mod http;
 pub mod ingest;
 pub mod outcome;

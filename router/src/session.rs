@@ -14,8 +14,9 @@ use crate::settings::Settings;
 use crate::stack::OnLargeStack;
 use crate::{ddl, execute, explain, ingest};
 use datafusion::scalar::ScalarValue;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use tessera_parser::{CopySource, ParsedStatement, Statement};
+use tessera_parser::{CopySource, Insert, ParsedStatement, Statement};
 use tessera_proto::sql_type::SqlType;
 use tessera_proto::{Error, Result};
 use tokio::time::Instant;
@@ -32,8 +33,8 @@ pub struct SessionParams {
     pub application_name: String,
 }
 
-/// One client's session.
-#[derive(Debug)]
+/// One client's session. A clone is a session of its own that begins with the same settings.
+#[derive(Debug, Clone)]
 pub struct Session {
     engine: Arc<Engine>,
     params: SessionParams,
@@ -148,7 +149,28 @@ impl Session {
         result.map_err(crate::error::give_up)
     }
 
-    fn context(&self, cancel: CancellationToken) -> StatementContext {
+    /// Runs an INSERT once for each of `rows`, the values of its parameters, as one transaction. Returns the rows written.
+    ///
+    /// # Errors
+    /// Those of any row: then nothing of any remains, except for 40003 (nobody knows).
+    pub(crate) async fn insert_many(
+        &self,
+        insert: &Insert,
+        rows: impl Iterator<Item = Result<Vec<ScalarValue>>> + Send,
+        cancel: CancellationToken,
+    ) -> Result<u64> {
+        let context = self.context(cancel);
+        let work = ingest::insert::run_many(&context, insert, rows);
+        OnLargeStack::new(work).await.map_err(crate::error::give_up)
+    }
+
+    /// Settings that are not the defaults, by name.
+    pub(crate) fn changed_settings(&self) -> &BTreeMap<String, String> {
+        self.settings.changed()
+    }
+
+    /// What one statement of this session runs with; its time begins now.
+    pub(crate) fn context(&self, cancel: CancellationToken) -> StatementContext {
         let deadline = Instant::now() + self.settings.time_limit();
         StatementContext {
             engine: self.engine.clone(),

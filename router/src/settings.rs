@@ -99,6 +99,11 @@ impl Settings {
         self.changed = self.initial.clone();
     }
 
+    /// Values that are not the defaults.
+    pub fn changed(&self) -> &BTreeMap<String, String> {
+        &self.changed
+    }
+
     /// A value; `None` when there is no such setting.
     pub fn get(&self, name: &str) -> Option<String> {
         let name = name.to_ascii_lowercase();

@@ -100,6 +100,13 @@ impl QueryRuntime {
     }
 }
 
+impl QueryRuntime {
+    /// Tasks alive on these threads.
+    pub fn tasks(&self) -> usize {
+        self.0.as_ref().map_or(0, |runtime| runtime.metrics().num_alive_tasks())
+    }
+}
+
 impl Drop for QueryRuntime {
     /// Waiting for the threads is not allowed on another runtime's; they end at their next yield.
     fn drop(&mut self) {

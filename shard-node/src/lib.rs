@@ -2,6 +2,7 @@
 
 pub mod exchange;
 pub mod execute;
+mod flight;
 pub mod node;
 pub mod replication;
 pub mod scan;

@@ -204,6 +204,11 @@ impl ShardNode {
         self.leases.lock().may_replace(peer, self.begun.elapsed())
     }
 
+    /// Tasks alive on the query threads; 0 when no query runs here.
+    pub fn query_tasks(&self) -> usize {
+        self.executor.runtime().tasks()
+    }
+
     pub(crate) fn query_memory_reserved(&self) -> u64 {
         self.memory.as_ref().map_or(0, |m| m.memory_pool.reserved() as u64)
     }

@@ -3,22 +3,27 @@
 //! ```text
 //!   routers ──▶ Shard        ──▶ ShardServer ──▶ ShardService (the node)      rows travel as Arrow IPC chunks
 //!   routers, nodes ──▶ WorkerService ──▶ the node's worker, on the query threads (exchange.rs)
+//!   clients ──▶ FlightService ──▶ tickets for this node's part of a result (flight.rs)
+//!   probes, tools ──▶ gRPC health, reflection
 //!   peers   ──▶ Replication  ──▶ PeerServer  ──▶ PeerHandler  (the node)      one stream per ordered pair, and files
 //! ```
 
 use crate::exchange::OnQueryThreads;
+use crate::flight::NodeFlight;
 use crate::node::ShardNode;
 use crate::replication::transport::{PeerHandler, REPLICATION_BYTES_MAX, check_hello};
+use arrow_flight::flight_service_server::FlightServiceServer;
 use futures::{Stream, StreamExt, TryStreamExt};
 use std::pin::Pin;
 use std::sync::Arc;
+use tessera_meta::secret::cluster_secret;
 use tessera_proto::client::MESSAGE_BYTES_MAX;
 use tessera_proto::exchange::{EXCHANGE_BYTES_MAX, TASK_PLAN_BYTES_MAX};
 use tessera_proto::service::ShardService;
 use tessera_proto::v1::replication_server::{Replication, ReplicationServer as ReplicationGrpc};
 use tessera_proto::v1::shard_server::{Shard, ShardServer as ShardGrpc};
 use tessera_proto::v1::{self, peer_message, stage_message::Message};
-use tessera_proto::{Error, Result as NodeResult, ipc};
+use tessera_proto::{DESCRIPTORS, Error, Result as NodeResult, ipc};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -33,6 +38,8 @@ const CALLS_PER_CONNECTION: usize = 1_024;
 /// # Errors
 /// The listener failed.
 pub async fn serve(node: Arc<ShardNode>, listener: TcpListener, shutdown: CancellationToken) -> NodeResult<()> {
+    let secret = cluster_secret(node.views().store().as_ref()).await?;
+    let flight = NodeFlight::service(node.clone(), secret, shutdown.clone());
     // Streams of peers never end by themselves.
     let peers = PeerServer {
         node: node.clone(),
@@ -47,6 +54,14 @@ pub async fn serve(node: Arc<ShardNode>, listener: TcpListener, shutdown: Cancel
         .max_decoding_message_size(TASK_PLAN_BYTES_MAX)
         .max_encoding_message_size(EXCHANGE_BYTES_MAX);
     let worker = OnQueryThreads::new(worker, node.executor.runtime().clone());
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<FlightServiceServer<NodeFlight>>().await;
+    reporter.set_serving::<ShardGrpc<ShardServer>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|e| Error::internal(format!("gRPC reflection: {e}")))?;
     tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
@@ -55,6 +70,9 @@ pub async fn serve(node: Arc<ShardNode>, listener: TcpListener, shutdown: Cancel
         .add_service(worker)
         .add_service(ShardServer::service(node))
         .add_service(replication)
+        .add_service(flight)
+        .add_service(health)
+        .add_service(reflection)
         .serve_with_incoming_shutdown(nodelay(listener), shutdown.cancelled_owned())
         .await
         .map_err(|e| Error::internal(format!("the gRPC server ended: {e}")))

@@ -15,6 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub async fn embedded(dir: &Path, nodes: u32) -> Embedded {
     let mut options = EmbeddedOptions::local(dir, nodes);
     options.files_root = Some(dir.to_path_buf());
+    options.flight = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
     options.memory_bytes = 1 << 30;
     Embedded::start(options).await.expect("the cluster starts")
 }
@@ -72,7 +73,7 @@ impl Process {
 
     /// `tessera start` on a folder; it is still starting.
     pub fn begin(dir: &Path, nodes: u32) -> (Self, String) {
-        let (pg, http) = (free_address(), free_address());
+        let (pg, flight, http) = (free_address(), free_address(), free_address());
         let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
         command
             .args([
@@ -81,6 +82,8 @@ impl Process {
                 &nodes.to_string(),
                 "--pg",
                 &pg.to_string(),
+                "--flight",
+                &flight.to_string(),
                 "--http",
                 &http.to_string(),
                 "--data",
@@ -157,6 +160,8 @@ impl Drop for Process {
 pub struct Processes {
     dir: PathBuf,
     url: String,
+    flight: SocketAddr,
+    grpc: SocketAddr,
     router: Option<Process>,
     nodes: BTreeMap<u32, Process>,
 }
@@ -165,7 +170,7 @@ impl Processes {
     /// Configured and not running.
     pub fn configure(dir: &Path, nodes: u32) -> Self {
         let write = |name: String, text: String| std::fs::write(dir.join(name), text).expect("configuration written");
-        let (pg, grpc, http) = (free_address(), free_address(), free_address());
+        let (pg, flight, grpc, http) = (free_address(), free_address(), free_address(), free_address());
         for id in 1..=nodes {
             let (data, listen) = (dir.join(format!("node-{id}")), free_address());
             write(
@@ -176,11 +181,15 @@ impl Processes {
         let data = dir.join("router");
         write(
             "router.toml".into(),
-            format!("data = {data:?}\npg = \"{pg}\"\ngrpc = \"{grpc}\"\nhttp = \"{http}\"\nmemory_mib = 256\n"),
+            format!(
+                "data = {data:?}\npg = \"{pg}\"\nflight = \"{flight}\"\ngrpc = \"{grpc}\"\nhttp = \"{http}\"\nmemory_mib = 256\n"
+            ),
         );
         Self {
             dir: dir.to_path_buf(),
             url: format!("postgres://tessera@{pg}/tessera"),
+            flight,
+            grpc,
             router: None,
             nodes: BTreeMap::new(),
         }
@@ -205,6 +214,16 @@ impl Processes {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where Flight SQL clients connect.
+    pub fn flight(&self) -> SocketAddr {
+        self.flight
+    }
+
+    /// Where the router serves the meta store.
+    pub fn grpc(&self) -> SocketAddr {
+        self.grpc
     }
 
     /// A node's data directory.

@@ -5,6 +5,7 @@
 //!   slt.rs       every file of slt/ on every cluster shape
 //!   tpch.rs      the 22 queries against stored answers
 //!   clients.rs   what PostgreSQL clients do: types in both formats, cancel, copy
+//!   flight.rs    Flight SQL: statements, parameters, metadata, ingest, tickets at every node, cancel, garbage
 //!   explain.rs   what moves and what stays in queries derived from TPC-H
 //!   oracle.rs    single-process DataFusion over the same rows
 //!   random_queries.rs  seeded random queries on every cluster shape, against single-process DataFusion
@@ -31,6 +32,7 @@ mod copies;
 mod copy_to;
 mod damage;
 mod explain;
+mod flight;
 mod kills;
 mod oracle;
 mod power;

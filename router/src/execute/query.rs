@@ -66,6 +66,8 @@ pub(crate) struct Request<'a> {
     pub check: &'a (dyn Fn(&LogicalPlan) -> Result<()> + Send + Sync),
     /// Whether a read by primary key may go without a plan.
     pub shortcut: Shortcut,
+    /// What to read at; `None` draws a new timestamp.
+    pub snapshot: Option<Timestamp>,
 }
 
 /// See [`Request::shortcut`].
@@ -88,6 +90,7 @@ impl<'a> Request<'a> {
             types,
             check: &|_| Ok(()),
             shortcut: Shortcut::Point,
+            snapshot: None,
         }
     }
 }
@@ -151,10 +154,10 @@ async fn attempt(context: &StatementContext, catalog: &StatementCatalog, request
     if let Some(text) = request.text
         && let Some((template, read)) = templates.get(context, catalog, text, &request.types, params)
     {
-        let snapshot = context.engine.oracle().draw().await?;
+        let snapshot = snapshot_of(context, request.snapshot).await?;
         return point(context, catalog, &template, &read, snapshot).await;
     }
-    let snapshot = context.engine.oracle().draw().await?;
+    let snapshot = snapshot_of(context, request.snapshot).await?;
     let mut bound = prepare::bind(context, catalog, query, &request.types, snapshot).await?;
     if request.shortcut == Shortcut::Point
         && let Some(template) = point::recognise(query, &bound.plan, catalog.view().revision)
@@ -192,6 +195,13 @@ async fn point(
         snapshot,
         query_id: [0; 16],
     })
+}
+
+async fn snapshot_of(context: &StatementContext, given: Option<Timestamp>) -> Result<Timestamp> {
+    match given {
+        Some(snapshot) => Ok(snapshot),
+        None => context.engine.oracle().draw().await,
+    }
 }
 
 /// A plan and what it reads.
@@ -240,6 +250,56 @@ pub(crate) async fn plan_only(
         Ok((plan(context, &catalog, bound).await?.planned, point))
     };
     context.bounded(planned).await
+}
+
+/// A query that could run: what its client must know before it asks for the rows.
+pub(crate) struct Prospect {
+    /// Columns.
+    pub schema: SchemaRef,
+    /// The plan; `None` for a read by primary key.
+    pub planned: Option<Planned>,
+    /// What it was planned at.
+    pub snapshot: Timestamp,
+}
+
+/// Plans a query without running it, for a client that fetches the rows later, perhaps from the nodes. Waits for the map to
+/// change, as [`open`] does, where a shard has no leader.
+///
+/// # Errors
+/// The planner's, 57014.
+pub(crate) async fn prospect(context: &StatementContext, query: &Query, params: Vec<ScalarValue>) -> Result<Prospect> {
+    let types = types_of(&params);
+    let mut waits = RETRY_WAITS.into_iter();
+    loop {
+        let catalog = StatementCatalog::new(context);
+        let attempt = async {
+            let snapshot = context.engine.oracle().draw().await?;
+            let mut bound = prepare::bind(context, &catalog, query, &types, snapshot).await?;
+            let template = point::recognise(query, &bound.plan, catalog.view().revision);
+            if let Some(template) = template.filter(|template| template.read(&params).is_some()) {
+                return Ok((template.schema, None, snapshot));
+            }
+            bound.plan = prepare::fill(context, bound.plan, params.clone())?;
+            let planned = plan(context, &catalog, bound).await?.planned;
+            Ok((result_schema(query, &planned.schema), Some(planned), snapshot))
+        };
+        match (context.bounded(attempt).await, waits.next()) {
+            (Err(error), Some(wait)) if error.is_retryable() => {
+                let revision = catalog.view().revision;
+                context
+                    .bounded(async { Ok(context.engine.newer_view(revision, wait).await) })
+                    .await?;
+            }
+            (Err(error), _) => return Err(error),
+            (Ok((schema, planned, snapshot)), _) => {
+                return Ok(Prospect {
+                    schema,
+                    planned,
+                    snapshot,
+                });
+            }
+        }
+    }
 }
 
 async fn first(

@@ -12,6 +12,8 @@ use crate::error::{no_column, no_relation};
 use crate::execute::{prepare, query};
 use crate::outcome::Outcome;
 use crate::session::StatementContext;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::logical_expr::{Expr as DfExpr, LogicalPlan};
 use datafusion::scalar::ScalarValue;
@@ -41,6 +43,53 @@ pub(crate) async fn run(context: &StatementContext, insert: &Insert, params: Vec
     }
     let (count, _) = writer.finish().await?;
     Ok(Outcome::done(format!("INSERT 0 {count}")))
+}
+
+/// Rows of constants joined before they are written.
+const JOINED_MAX: usize = 1_024;
+
+/// Runs it once for each of `rows`, the values of its parameters, as one transaction. Returns the rows written.
+///
+/// # Errors
+/// Those of any row: then nothing of any remains.
+pub(crate) async fn run_many(
+    context: &StatementContext,
+    insert: &Insert,
+    rows: impl Iterator<Item = Result<Vec<ScalarValue>>>,
+) -> Result<u64> {
+    let catalog = StatementCatalog::new(context);
+    let table = find_table(&catalog, &insert.table)?;
+    let targets = targets(&table, &insert.columns)?;
+    let (source, targets) = source(&table, insert, targets)?;
+    let mut writer = TableWriter::new(context, table.clone(), &targets).await?;
+    let mut joined: Vec<RecordBatch> = vec![];
+    for params in rows {
+        let params = params?;
+        match values::constants(&table, &targets, &source, &params) {
+            Some(batch) => {
+                let other = joined.first().is_some_and(|first| first.schema() != batch.schema());
+                if other || joined.len() >= JOINED_MAX {
+                    write_joined(context, &mut writer, &mut joined).await?;
+                }
+                joined.push(batch);
+            }
+            None => from_query(context, &table, &targets, &source, params, &mut writer).await?,
+        }
+    }
+    write_joined(context, &mut writer, &mut joined).await?;
+    Ok(writer.finish().await?.0)
+}
+
+async fn write_joined(
+    context: &StatementContext,
+    writer: &mut TableWriter,
+    joined: &mut Vec<RecordBatch>,
+) -> Result<()> {
+    let Some(first) = joined.first() else { return Ok(()) };
+    let batch = concat_batches(&first.schema(), joined.iter());
+    let batch = batch.map_err(|e| Error::internal(format!("joining rows: {e}")))?;
+    joined.clear();
+    context.bounded(writer.write(&batch)).await
 }
 
 async fn from_query(

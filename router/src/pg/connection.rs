@@ -277,7 +277,7 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> Error {
 }
 
 /// Parses a text, large ones apart from the threads that serve sockets.
-pub(super) async fn parse(text: String) -> Result<Vec<ParsedStatement>> {
+pub(crate) async fn parse(text: String) -> Result<Vec<ParsedStatement>> {
     match text.len() {
         0..=PARSE_INLINE_BYTES_MAX => parse_here(&text),
         _ => tokio::task::spawn_blocking(move || parse_here(&text))

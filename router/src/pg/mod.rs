@@ -34,6 +34,7 @@ mod startup;
 mod tests;
 mod types;
 
+pub(crate) use connection::parse;
 pub(crate) use encode::{TextRows, read_numeric};
 
 use crate::Engine;

@@ -30,6 +30,7 @@ fn nodes(source: &SystemSource) -> Option<Arc<dyn TableProvider>> {
         ("rows", Int),
         ("bytes", Int),
         ("query_memory_bytes", Int),
+        ("query_tasks", Int),
         ("disk_free_bytes", Int),
         ("disk", Text),
     ];
@@ -63,6 +64,7 @@ fn nodes(source: &SystemSource) -> Option<Arc<dyn TableProvider>> {
                 known(tables().map(|t| t.rows).sum()),
                 known(tables().map(|t| t.bytes).sum()),
                 known(status.map_or(0, |s| s.memory_bytes)),
+                known(status.map_or(0, |s| s.query_tasks)),
                 known(status.map_or(0, |s| s.disk_free_bytes)),
                 node.disk.to_string(),
             ]

@@ -29,6 +29,7 @@ impl ShardNode {
             shards,
             memory_bytes: self.query_memory_reserved(),
             disk_free_bytes: fs2::available_space(&self.dir).unwrap_or(0),
+            query_tasks: self.query_tasks() as u64,
         })
     }
 
