@@ -155,6 +155,11 @@ const BASE: [(&str, &[(&str, Type)]); 8] = [
     ("r", &[("k", Integer), ("name", Text), ("g", Integer)]),
 ];
 
+/// A sum of integers as one: PostgreSQL's is numeric, DataFusion's is not, and they divide differently.
+fn as_bigint(sum: &str) -> String {
+    format!("CAST({sum} AS bigint)")
+}
+
 /// Makes one statement from one seed.
 pub struct Generator {
     random: StdRng,
@@ -344,11 +349,14 @@ impl Generator {
                 Integer,
             ),
         };
-        if !call.starts_with("CAST") && self.chance(12) {
-            let filter = self.simple_predicate(columns);
-            return (format!("{call} FILTER (WHERE {filter})"), kind);
+        let filtered = match !call.starts_with("CAST") && self.chance(12) {
+            true => format!("{call} FILTER (WHERE {})", self.simple_predicate(columns)),
+            false => call,
+        };
+        match filtered.starts_with("sum") && kind == Integer {
+            true => (as_bigint(&filtered), kind),
+            false => (filtered, kind),
         }
-        (call, kind)
     }
 
     fn windows(&mut self, columns: &[Column]) -> Vec<(String, Type)> {
@@ -375,7 +383,10 @@ impl Generator {
                 0 => (format!("rank() OVER ({partition}ORDER BY {by})"), Integer),
                 1 => (format!("dense_rank() OVER ({partition}ORDER BY {by})"), Integer),
                 2 => (format!("count(*) OVER ({partition})"), Integer),
-                3 => (format!("sum({number}) OVER ({partition}ORDER BY {by})"), Integer),
+                3 => (
+                    as_bigint(&format!("sum({number}) OVER ({partition}ORDER BY {by})")),
+                    Integer,
+                ),
                 4 => (format!("max({}) OVER ({partition})", any.sql), any.kind),
                 5 => (format!("row_number() OVER ({partition}ORDER BY {everything})"), Integer),
                 6 => (
@@ -389,7 +400,7 @@ impl Generator {
                 _ => {
                     let frame = self.one(&["2 PRECEDING AND CURRENT ROW", "1 PRECEDING AND 1 FOLLOWING"]);
                     let call = format!("sum({number}) OVER ({partition}ORDER BY {everything} ROWS BETWEEN {frame})");
-                    (call, Integer)
+                    (as_bigint(&call), Integer)
                 }
             });
         }
