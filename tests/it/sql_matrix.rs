@@ -32,7 +32,7 @@ const FEATURES: &[Feature] = &[
     ("coalesce and nullif", "SELECT coalesce(k, -1), nullif(a, 2) FROM {t}", Any),
     ("cast", "SELECT CAST(k AS text), CAST(v AS int), CAST(id AS numeric(10,2)) FROM {t}", Any),
     ("text functions", "SELECT upper(b), length(b), substr(b, 2, 1), replace(b, 'b', 'c'), trim('  x ') FROM {t}", Any),
-    ("date functions", "SELECT extract(month FROM d), date_trunc('month', d) FROM {t} WHERE d IS NOT NULL", Any),
+    ("date functions", "SELECT extract(month FROM d), CAST(date_trunc('month', d) AS date) FROM {t} WHERE d IS NOT NULL", Any),
     ("order by", "SELECT id, k FROM {t} ORDER BY k DESC NULLS LAST, id", Total),
     ("order by, defaults", "SELECT a, id FROM {t} ORDER BY a, id DESC", Total),
     ("limit", "SELECT id FROM {t} ORDER BY id LIMIT 5", Total),
