@@ -87,17 +87,12 @@ impl ScalarUDFImpl for Arithmetic {
     }
 
     fn display_name(&self, args: &[Expr]) -> Result<String> {
-        let Some((Expr::Literal(ScalarValue::Utf8(Some(symbols)), _), operands)) = args.split_first() else {
-            return plan_err!("{NAME} without operators");
-        };
-        let mut text = String::new();
-        for (i, operand) in operands.iter().enumerate() {
-            if let Some(symbol) = i.checked_sub(1).and_then(|i| symbols.chars().nth(i)) {
-                text.push_str(&format!(" {symbol} "));
-            }
-            text.push_str(&operand.to_string());
-        }
-        Ok(format!("({text})"))
+        Ok(format!("({})", spelled(args, |operand| operand.to_string())?))
+    }
+
+    /// That of the operators it stands for, so that whoever refers to the column by it still finds it.
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        spelled(args, |operand| operand.schema_name().to_string())
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -114,6 +109,22 @@ impl ScalarUDFImpl for Arithmetic {
         }
         Ok(value)
     }
+}
+
+/// `a + b - c`.
+fn spelled(args: &[Expr], spell: impl Fn(&Expr) -> String) -> Result<String> {
+    let Some((Expr::Literal(ScalarValue::Utf8(Some(symbols)), _), operands)) = args.split_first() else {
+        return plan_err!("{NAME} without operators");
+    };
+    let symbols = std::iter::once(None).chain(symbols.chars().map(Some));
+    let mut text = String::new();
+    for (symbol, operand) in symbols.zip(operands) {
+        if let Some(symbol) = symbol {
+            text.push_str(&format!(" {symbol} "));
+        }
+        text.push_str(&spell(operand));
+    }
+    Ok(text)
 }
 
 fn step(symbol: char, left: &ColumnarValue, right: &ColumnarValue) -> Result<ColumnarValue> {
@@ -221,5 +232,8 @@ mod tests {
         let sum = checked(sum, Operator::Minus, col("b")).unwrap();
         assert_eq!(sum.to_string(), "(a + Int64(1) - b)");
         assert!(matches!(&sum, Expr::ScalarFunction(call) if call.args.len() == 4));
+        // Names stay those of the operators.
+        let operators = (col("a") + lit(1i64)) - col("b");
+        assert_eq!(sum.schema_name().to_string(), operators.schema_name().to_string());
     }
 }
