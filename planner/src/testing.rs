@@ -360,7 +360,13 @@ impl ShardService for FakeNode {
         let mut workers = self.cluster.workers.0.lock().unwrap();
         let made = || {
             let directory = Arc::new(Directory(self.cluster.clone()));
-            worker(&SessionContext::new().state(), directory).unwrap()
+            worker(
+                &SessionContext::new().state(),
+                directory,
+                self.node,
+                Profiles::default(),
+            )
+            .unwrap()
         };
         Ok(Box::new(LocalChannel(
             workers.entry(self.node).or_insert_with(made).clone(),

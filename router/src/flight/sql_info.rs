@@ -228,10 +228,19 @@ fn conversions() -> HashMap<i32, Vec<i32>> {
     kinds.into_iter().map(|kind| (kind, kinds.to_vec())).collect()
 }
 
+/// Name, type, size, radix, whether it is quoted, parameters.
+type XdbcRow = (
+    &'static str,
+    XdbcDataType,
+    i32,
+    Option<i32>,
+    bool,
+    &'static [&'static str],
+);
+
 fn xdbc_types() -> Vec<XdbcTypeInfo> {
     use XdbcDataType as X;
-    // Name, type, size, radix, quote, parameters.
-    let types: [(&str, X, i32, Option<i32>, bool, &[&str]); 15] = [
+    let types: [XdbcRow; 15] = [
         ("bigint", X::XdbcBigint, 64, Some(2), false, &[]),
         ("integer", X::XdbcInteger, 32, Some(2), false, &[]),
         ("smallint", X::XdbcSmallint, 16, Some(2), false, &[]),
@@ -248,7 +257,7 @@ fn xdbc_types() -> Vec<XdbcTypeInfo> {
         ("timestamp without time zone", X::XdbcTimestamp, 26, None, true, &[]),
         ("timestamp with time zone", X::XdbcTimestamp, 32, None, true, &[]),
     ];
-    let info = |(name, data_type, size, radix, quoted, params): (&str, X, i32, Option<i32>, bool, &[&str])| {
+    let info = |(name, data_type, size, radix, quoted, params): XdbcRow| {
         let quote = quoted.then(|| "'".to_owned());
         XdbcTypeInfo {
             type_name: name.to_owned(),
