@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tessera::embedded::{Embedded, EmbeddedOptions};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -309,8 +310,17 @@ pub fn setting(name: &str, everyday: u64) -> u64 {
     })
 }
 
-/// A loopback address that was free a moment ago.
+/// A loopback address that nobody listens on, given once. Below the ports that the kernel gives to clients: it would give one
+/// of those to a connection before its server comes to listen on it.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address")
+    const PORTS: std::ops::Range<u32> = 12_000..32_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(97);
+    let free = PORTS.map(|_| {
+        let step = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + step % (PORTS.end - PORTS.start);
+        SocketAddr::from(([127, 0, 0, 1], port as u16))
+    });
+    let mut free = free.filter(|address| TcpListener::bind(address).is_ok());
+    free.next().expect("a free port")
 }

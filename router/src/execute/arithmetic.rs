@@ -13,6 +13,7 @@ use datafusion::common::{DFSchema, Result as DfResult};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator};
+use datafusion::scalar::ScalarValue;
 use tessera_proto::Result;
 use tessera_proto::functions::arithmetic::checked;
 
@@ -62,8 +63,28 @@ fn rewrite(expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
 /// The only argument, if it is a bigint.
 fn bigint(args: &[Expr], schema: &DFSchema) -> Option<Expr> {
     match args {
-        [only] if only.get_type(schema).ok()? == DataType::Int64 => Some(only.clone()),
+        [only] if only.get_type(schema).ok()? == DataType::Int64 && is_wide(only, schema) => Some(only.clone()),
         _ => None,
+    }
+}
+
+/// Whether values may be larger than an integer's: `CASE ... THEN 1 ELSE 0 END` is a bigint to DataFusion only, and as many as
+/// anybody has cannot overflow their sum.
+fn is_wide(expr: &Expr, schema: &DFSchema) -> bool {
+    let wide = |e: &Expr| is_wide(e, schema);
+    match expr {
+        Expr::Literal(ScalarValue::Int64(value), _) => value.is_some_and(|v| i32::try_from(v).is_err()),
+        Expr::Alias(alias) => wide(&alias.expr),
+        Expr::Negative(inner) => wide(inner),
+        Expr::Cast(cast) => wide(&cast.expr),
+        Expr::Case(case) => {
+            let values = case.when_then_expr.iter().map(|(_, then)| then);
+            values.chain(&case.else_expr).any(|value| wide(value))
+        }
+        other => !matches!(
+            other.get_type(schema),
+            Ok(DataType::Int32 | DataType::Int16 | DataType::Int8)
+        ),
     }
 }
 
