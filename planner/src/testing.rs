@@ -16,6 +16,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::catalog::TableProvider;
 use datafusion::common::{ColumnStatistics, Statistics, stats::Precision};
 use datafusion::datasource::MemTable;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -31,6 +32,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex};
 use tessera_proto::exchange::{LocalChannel, worker};
 use tessera_proto::fragment::{LeafPlanCodec, LeafRuntime, TableSource};
+use tessera_proto::functions;
 use tessera_proto::ipc::relabel;
 use tessera_proto::profile::Profiles;
 use tessera_proto::service::{NodeDirectory, ShardService};
@@ -313,7 +315,8 @@ impl ShardService for FakeNode {
                 .filter_map(|r| r.shard.map(|s| s.id().group))
                 .collect(),
         });
-        let state = SessionContext::new().state();
+        let mut state = SessionContext::new().state();
+        state.register_udf(functions::arithmetic::function())?;
         let codec = LeafPlanCodec { tables: Some(tables) };
         let plan = logical_plan_from_bytes_with_extension_codec(&request.plan, &state.task_ctx(), &codec)?;
         let plan = DefaultPhysicalPlanner::default()

@@ -141,6 +141,7 @@ mod tests {
         let q77 = [key(0, false, true), key(1, false, true), key(3, true, true)];
         assert_eq!(query("77").order, q77);
         // Most queries say an order that their output shows.
-        assert!(queries.iter().filter(|query| !query.order.is_empty()).count() > 85);
+        let ordered = queries.iter().filter(|query| !query.order.is_empty()).count();
+        assert!(ordered > 70, "{ordered}");
     }
 }

@@ -86,13 +86,9 @@ impl ScalarUDFImpl for Arithmetic {
         }
     }
 
-    fn display_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(format!("({})", spelled(args, |operand| operand.to_string())?))
-    }
-
     /// That of the operators it stands for, so that whoever refers to the column by it still finds it.
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        spelled(args, |operand| operand.schema_name().to_string())
+        spelled(args)
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -112,7 +108,7 @@ impl ScalarUDFImpl for Arithmetic {
 }
 
 /// `a + b - c`.
-fn spelled(args: &[Expr], spell: impl Fn(&Expr) -> String) -> Result<String> {
+fn spelled(args: &[Expr]) -> Result<String> {
     let Some((Expr::Literal(ScalarValue::Utf8(Some(symbols)), _), operands)) = args.split_first() else {
         return plan_err!("{NAME} without operators");
     };
@@ -122,7 +118,7 @@ fn spelled(args: &[Expr], spell: impl Fn(&Expr) -> String) -> Result<String> {
         if let Some(symbol) = symbol {
             text.push_str(&format!(" {symbol} "));
         }
-        text.push_str(&spell(operand));
+        text.push_str(&operand.schema_name().to_string());
     }
     Ok(text)
 }
@@ -230,7 +226,6 @@ mod tests {
     fn chains_are_one_call() {
         let sum = checked(col("a"), Operator::Plus, lit(1i64)).unwrap();
         let sum = checked(sum, Operator::Minus, col("b")).unwrap();
-        assert_eq!(sum.to_string(), "(a + Int64(1) - b)");
         assert!(matches!(&sum, Expr::ScalarFunction(call) if call.args.len() == 4));
         // Names stay those of the operators.
         let operators = (col("a") + lit(1i64)) - col("b");

@@ -5,7 +5,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
-use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
+use datafusion::execution::{FunctionRegistry, SendableRecordBatchStream, SessionStateBuilder};
 use datafusion::physical_plan::execute_stream;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion_proto::bytes::logical_plan_from_bytes_with_extension_codec;
@@ -255,7 +255,8 @@ impl ShardService for FakeNode {
             snapshot: Timestamp(request.snapshot),
             tables: defs.map(|d| (d.id, d)).collect(),
         };
-        let state = SessionStateBuilder::new().with_default_features().build();
+        let mut state = SessionStateBuilder::new().with_default_features().build();
+        state.register_udf(tessera_proto::functions::arithmetic::function())?;
         let codec = LeafPlanCodec {
             tables: Some(Arc::new(source)),
         };
