@@ -8,8 +8,10 @@
 //!         probe side           puts nothing out, and would not stop until it is done
 //! ```
 //!
-//! A nested-loop join compares each batch with the whole build side, so it gets smaller ones. Used on routers and nodes.
+//! A nested-loop join compares each row with the whole build side, however large, so it gets one row at first and twice as many
+//! after each piece that was quick; any join gets fewer after one that was slow. Used on routers and nodes.
 
+use datafusion::arrow::array::RecordBatch;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, internal_err};
@@ -25,9 +27,10 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Phy
 use futures::StreamExt;
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-/// Rows that go into a nested-loop join at once: against a million rows on the other side, about a second.
-const NESTED_LOOP_ROWS: usize = 1_024;
+/// What a join should take for the rows it gets at once: a cancel is noticed after it.
+const PIECE_TIME: Duration = Duration::from_millis(20);
 
 /// The physical rule. Put it last: it must see the joins that other rules leave.
 #[derive(Debug)]
@@ -57,7 +60,7 @@ fn wrap(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPla
     if !joins {
         return Ok(Transformed::no(node));
     }
-    let rows = if nested { NESTED_LOOP_ROWS } else { usize::MAX };
+    let rows = if nested { 1 } else { usize::MAX };
     let probe: Arc<dyn ExecutionPlan> = Arc::new(YieldExec::new(probe.clone(), rows));
     let sides = vec![build.clone(), probe];
     let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
@@ -65,7 +68,7 @@ fn wrap(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPla
     Ok(Transformed::yes(Arc::new(CooperativeExec::new(join))))
 }
 
-/// Passes batches on, at most `rows` rows at once, each after giving the runtime a turn.
+/// Passes batches on in pieces that its reader is done with in about [`PIECE_TIME`], each after giving the runtime a turn.
 #[derive(Debug, Clone)]
 pub struct YieldExec {
     input: Arc<dyn ExecutionPlan>,
@@ -73,7 +76,7 @@ pub struct YieldExec {
 }
 
 impl YieldExec {
-    /// Over `input`.
+    /// Over `input`; the first piece has at most `rows` rows.
     pub fn new(input: Arc<dyn ExecutionPlan>, rows: usize) -> Self {
         Self {
             input,
@@ -81,9 +84,61 @@ impl YieldExec {
         }
     }
 
-    /// Most rows of a batch.
+    /// Most rows of the first piece.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+}
+
+/// How many rows the next piece has.
+#[derive(Debug)]
+struct Pace {
+    rows: usize,
+    /// When the last piece went out, and its rows.
+    given: Option<(Instant, usize)>,
+}
+
+impl Pace {
+    /// The reader asks for more: it is done with the last piece.
+    fn asked(&mut self, now: Instant) {
+        let Some((at, given)) = self.given.take() else { return };
+        let took = now - at;
+        if took > 2 * PIECE_TIME {
+            let share = PIECE_TIME.as_secs_f64() / took.as_secs_f64();
+            self.rows = ((given as f64 * share) as usize).max(1);
+        } else if given >= self.rows && took < PIECE_TIME / 2 {
+            self.rows = self.rows.saturating_mul(2);
+        }
+    }
+}
+
+/// A stream being cut.
+struct Cutting {
+    input: SendableRecordBatchStream,
+    rest: Option<RecordBatch>,
+    pace: Pace,
+}
+
+impl Cutting {
+    async fn next(&mut self) -> Option<Result<RecordBatch>> {
+        self.pace.asked(Instant::now());
+        let batch = match self.rest.take() {
+            Some(rest) => rest,
+            None => match self.input.next().await? {
+                Ok(batch) => batch,
+                Err(error) => return Some(Err(error)),
+            },
+        };
+        tokio::task::yield_now().await;
+        let (rows, wanted) = (batch.num_rows(), self.pace.rows);
+        let piece = if wanted < rows {
+            self.rest = Some(batch.slice(wanted, rows - wanted));
+            batch.slice(0, wanted)
+        } else {
+            batch
+        };
+        self.pace.given = Some((Instant::now(), piece.num_rows()));
+        Some(Ok(piece))
     }
 }
 
@@ -125,22 +180,47 @@ impl ExecutionPlan for YieldExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let rows = self.rows;
-        let input = self.input.execute(partition, context)?;
-        let pieces = input.flat_map(move |batch| {
-            let pieces: Vec<_> = match batch {
-                Ok(batch) if batch.num_rows() > rows => (0..batch.num_rows())
-                    .step_by(rows)
-                    .map(|start| Ok(batch.slice(start, rows.min(batch.num_rows() - start))))
-                    .collect(),
-                whole => vec![whole],
-            };
-            futures::stream::iter(pieces)
+        let cutting = Cutting {
+            input: self.input.execute(partition, context)?,
+            rest: None,
+            pace: Pace {
+                rows: self.rows,
+                given: None,
+            },
+        };
+        let pieces = futures::stream::unfold(cutting, async |mut cutting| {
+            let piece = cutting.next().await?;
+            Some((piece, cutting))
         });
-        let polite = pieces.then(async |piece| {
-            tokio::task::yield_now().await;
-            piece
-        });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), polite)))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), pieces)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_shrink_when_slow_and_grow_when_quick() {
+        let mut pace = Pace { rows: 1, given: None };
+        let start = Instant::now();
+        let mut took = |rows, pieces: f64| {
+            pace.given = Some((start, rows));
+            pace.asked(start + PIECE_TIME.mul_f64(pieces));
+            pace.rows
+        };
+        for rows in [1, 2, 4, 8] {
+            assert_eq!(took(rows, 0.25), 2 * rows);
+        }
+        // Fewer than it might have had say nothing about more.
+        assert_eq!(took(3, 0.1), 16);
+        assert_eq!(took(16, 1.5), 16);
+        assert_eq!(took(16, 4.0), 4);
+        assert_eq!(took(4, 1_000.0), 1);
+        // A large batch went out whole.
+        pace.rows = usize::MAX;
+        pace.given = Some((start, 8_192));
+        pace.asked(start + 4 * PIECE_TIME);
+        assert_eq!(pace.rows, 2_048);
     }
 }
