@@ -88,7 +88,7 @@ impl Embedded {
         let lock = lock(&options.dir)?;
         let meta = LocalMeta::open(&options.dir.join("meta"))?;
         let keeper = ViewKeeper::start(meta.clone()).await?;
-        let directory = Arc::new(ClusterDirectory::new(keeper.clone()));
+        let directory = Arc::new(ClusterDirectory::new(keeper.clone(), tokio::runtime::Handle::current()));
         let (queries, columns) = config::memory_shares(options.memory_bytes);
         let (memory, columns) = (query_pool(queries), ColumnCache::new(columns));
         let engine = Engine::start(RouterOptions {

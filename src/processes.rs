@@ -44,7 +44,7 @@ pub async fn run_router(config: RouterConfig, stop: CancellationToken) -> Result
     let _lock = lock(&config.data)?;
     let meta = LocalMeta::open(&config.data.join("meta"))?;
     let keeper = ViewKeeper::start(meta.clone()).await?;
-    let directory = Arc::new(ClusterDirectory::new(keeper.clone()));
+    let directory = Arc::new(ClusterDirectory::new(keeper.clone(), tokio::runtime::Handle::current()));
     let engine = Engine::start(RouterOptions {
         meta: meta.clone(),
         directory,
@@ -107,7 +107,7 @@ pub async fn run_shard_node(config: ShardNodeConfig, stop: CancellationToken) ->
     let listener = bind(config.listen).await?;
     let meta: Arc<dyn MetaStore> = Arc::new(RemoteMeta::new(&config.router)?);
     let keeper = find_router(&meta, &config.router, &stop).await?;
-    let directory = Arc::new(ClusterDirectory::new(keeper.clone()));
+    let directory = Arc::new(ClusterDirectory::new(keeper.clone(), tokio::runtime::Handle::current()));
     let id = NodeId(config.id);
     let (queries, columns) = config::memory_shares(config::memory_bytes(config.memory_mib));
     let node = ShardNode::start(NodeOptions {

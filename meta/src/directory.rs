@@ -15,6 +15,7 @@ use std::sync::{Arc, Weak};
 use tessera_proto::client::GrpcShard;
 use tessera_proto::service::{NodeDirectory, ShardService};
 use tessera_proto::{Error, NodeId, Result};
+use tokio::runtime::Handle;
 
 /// All shard nodes of the cluster, as one process sees them.
 pub struct ClusterDirectory {
@@ -23,6 +24,9 @@ pub struct ClusterDirectory {
     local: RwLock<HashMap<NodeId, Weak<dyn ShardService>>>,
     /// At most one channel per registered node.
     remote: Mutex<HashMap<NodeId, Remote>>,
+    /// Where channels read and write. Not the threads of queries, which ask for them: a long computation there would hold up
+    /// whatever else goes to the same node.
+    connections: Handle,
 }
 
 /// A channel and the address it goes to.
@@ -32,12 +36,13 @@ struct Remote {
 }
 
 impl ClusterDirectory {
-    /// Knows nobody but the nodes of the keeper's view.
-    pub fn new(views: Arc<ViewKeeper>) -> Self {
+    /// Knows nobody but the nodes of the keeper's view; serves its channels on `connections`.
+    pub fn new(views: Arc<ViewKeeper>, connections: Handle) -> Self {
         Self {
             views,
             local: RwLock::default(),
             remote: Mutex::default(),
+            connections,
         }
     }
 
@@ -68,6 +73,8 @@ impl ClusterDirectory {
         if let Some(known) = remote.get(&node).filter(|known| known.address == info.address) {
             return Ok(known.shard.clone());
         }
+        // A channel lives on the runtime it is made in.
+        let _entered = self.connections.enter();
         let shard = Arc::new(GrpcShard::new(node, &info.address)?);
         remote.insert(
             node,

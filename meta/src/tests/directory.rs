@@ -26,7 +26,7 @@ async fn move_to(store: &LocalMeta, keeper: &ViewKeeper, address: &str) {
 async fn local_first_then_by_address_else_unavailable() {
     let store = LocalMeta::memory();
     let keeper = ViewKeeper::start(store.clone()).await.unwrap();
-    let directory = ClusterDirectory::new(keeper.clone());
+    let directory = ClusterDirectory::new(keeper.clone(), tokio::runtime::Handle::current());
     let find = || directory.node(NodeId(2));
     let refused = || find().err().expect("nobody is there");
     assert_eq!(refused().retry, Retry::Elsewhere);

@@ -76,7 +76,7 @@ impl Cluster {
         };
         put(&meta, keys::CLUSTER.into(), &cluster).await;
         let views = ViewKeeper::start(meta.clone()).await.unwrap();
-        let directory = Arc::new(ClusterDirectory::new(views.clone()));
+        let directory = Arc::new(ClusterDirectory::new(views.clone(), tokio::runtime::Handle::current()));
         let network = InProcessNetwork::of_cluster(&cluster.cluster_id.to_string());
         let dir = tempfile::tempdir().unwrap();
         let table = Arc::new(table());
