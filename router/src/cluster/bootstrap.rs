@@ -1,7 +1,7 @@
 //! The first things in an empty meta store, and ids for everything after.
 //!
 //! ```text
-//!   /cluster   {"cluster_id": "..", "format_version": 1}      one compare-and-swap: all absent, or somebody was first
+//!   /cluster   {"cluster_id": "..", "format_version": 2}      one compare-and-swap: all absent, or somebody was first
 //!   /schema/public   {}
 //!   /next-id   16384
 //! ```

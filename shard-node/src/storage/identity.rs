@@ -1,7 +1,7 @@
 //! Who a data directory belongs to. Stands in the header of every log file and manifest; files of others are refused.
 //!
 //! ```text
-//!   {"format_version":1,"cluster_id":"6f0c...","disk":"0193...","node":3}
+//!   {"format_version":2,"cluster_id":"6f0c...","disk":"0193...","node":3}
 //! ```
 
 use crate::storage::durable;

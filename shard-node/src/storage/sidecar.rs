@@ -2,14 +2,16 @@
 //! Also the checksums of the segment's blocks.
 //!
 //! ```text
-//!   x.pk   "TESSPK01" | rows u64 | segment bytes u64 | crc of fences and sums u32 | crc of this header u32
+//!   x.pk   "TESSPK02" | rows u64 | segment bytes u64 | bits of a gap u8 | bits of a row u8 | 0 u16
+//!             | crc of fences and sums u32 | crc of this header u32
 //!          fences: first hash of every block, u64 each                  (in memory: 8 KiB per million rows)
 //!          sums: crc32c of every 16 KiB of the segment file, u32 each   (in memory: 16 KiB per 64 MiB)
-//!          blocks of 1,024: hashes u64 x n | rows u32 x n | crc32c u32
+//!          blocks of 1,024: gaps between hashes, packed | rows, packed | crc32c u32
 //! ```
 //!
-//! 12 bytes a row. A hash that is found is only a candidate: the caller compares the key. The file is derived from its
-//! segment and can be built anew from it.
+//! 6 bytes a row: of a hash 44 bits are kept, sorted ones are 27 bits apart in a segment of 100,000 rows, and 17 bits number its
+//! rows. Two keys of a segment of a million rows share their 44 bits once in 17 million; a hash that is found is only a
+//! candidate anyway: the caller compares the key. The file is derived from its segment and can be built anew from it.
 
 use crate::storage::checked_file::{self, Written, read_error};
 use std::fs::File;
@@ -18,38 +20,115 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tessera_proto::{Error, Result};
 
-const MAGIC: [u8; 8] = *b"TESSPK01";
-const HEADER_BYTES: usize = 32;
-/// Entries of a block: one 12 KiB read.
+const MAGIC: [u8; 8] = *b"TESSPK02";
+const HEADER_BYTES: usize = 36;
+/// Entries of a block: one read of about 6 KiB.
 const BLOCK: usize = 1_024;
-const BLOCK_BYTES: usize = BLOCK * 12 + 4;
+/// Bits of a hash that are not kept.
+const HASH_DROPPED: u32 = 20;
 
-/// A key's hash and the row that has it.
+/// A key's hash and the row that has it. As read, a hash is what [`kept`] leaves of it.
 pub(crate) type Entry = (u64, u32);
+
+/// What is kept of a hash; in the same order.
+fn kept(hash: u64) -> u64 {
+    hash >> HASH_DROPPED
+}
+
+/// Bits of each value, and what they come to in blocks.
+#[derive(Debug, Clone, Copy)]
+struct Widths {
+    gap: u32,
+    row: u32,
+}
+
+impl Widths {
+    /// Bytes of a block, checksum included.
+    fn block_bytes(self, entries: usize) -> usize {
+        packed_bytes(entries, self.gap) + packed_bytes(entries, self.row) + 4
+    }
+
+    /// Bytes of all blocks.
+    fn bytes(self, rows: usize) -> usize {
+        let last = rows % BLOCK;
+        rows / BLOCK * self.block_bytes(BLOCK) + if last > 0 { self.block_bytes(last) } else { 0 }
+    }
+}
 
 /// The file's bytes for entries in any order, of a segment as written.
 pub(crate) fn encode(mut entries: Vec<Entry>, segment: &Written) -> Vec<u8> {
+    entries.iter_mut().for_each(|(hash, _)| *hash = kept(*hash));
     entries.sort_unstable();
     let mut tables: Vec<u8> = entries
         .chunks(BLOCK)
         .flat_map(|block| block[0].0.to_le_bytes())
         .collect();
     tables.extend(segment.sums.iter().flat_map(|sum| sum.to_le_bytes()));
-    let mut out = Vec::with_capacity(HEADER_BYTES + tables.len() + entries.len() * 12 + entries.len() / BLOCK * 4 + 4);
+    let widest_gap = entries.windows(2).map(|pair| pair[1].0 - pair[0].0).max();
+    let widths = Widths {
+        gap: bits(widest_gap.unwrap_or(0)),
+        row: bits(entries.iter().map(|(_, row)| u64::from(*row)).max().unwrap_or(0)),
+    };
+    let mut out = Vec::with_capacity(HEADER_BYTES + tables.len() + widths.bytes(entries.len()));
     out.extend(MAGIC);
     out.extend((entries.len() as u64).to_le_bytes());
     out.extend(segment.bytes.to_le_bytes());
+    out.extend([widths.gap as u8, widths.row as u8, 0, 0]);
     out.extend(crc32c::crc32c(&tables).to_le_bytes());
     out.extend(crc32c::crc32c(&out).to_le_bytes());
     out.extend(tables);
     for block in entries.chunks(BLOCK) {
         let start = out.len();
-        block.iter().for_each(|(hash, _)| out.extend(hash.to_le_bytes()));
-        block.iter().for_each(|(_, row)| out.extend(row.to_le_bytes()));
+        let mut before = block[0].0;
+        let gaps = block
+            .iter()
+            .map(|(hash, _)| hash - std::mem::replace(&mut before, *hash));
+        pack(gaps, widths.gap, &mut out);
+        pack(block.iter().map(|(_, row)| u64::from(*row)), widths.row, &mut out);
         let crc = crc32c::crc32c(&out[start..]);
         out.extend(crc.to_le_bytes());
     }
     out
+}
+
+/// Bits that hold `value`.
+fn bits(value: u64) -> u32 {
+    u64::BITS - value.leading_zeros()
+}
+
+fn packed_bytes(values: usize, bits: u32) -> usize {
+    (values * bits as usize).div_ceil(8)
+}
+
+/// Appends the low `bits` of each value, least significant first.
+fn pack(values: impl Iterator<Item = u64>, bits: u32, out: &mut Vec<u8>) {
+    let (mut waiting, mut have) = (0_u128, 0);
+    for value in values {
+        waiting |= u128::from(value) << have;
+        have += bits;
+        while have >= 8 {
+            out.push(waiting as u8);
+            (waiting, have) = (waiting >> 8, have - 8);
+        }
+    }
+    if have > 0 {
+        out.push(waiting as u8);
+    }
+}
+
+/// What [`pack`] wrote.
+fn unpack(packed: &[u8], bits: u32) -> impl Iterator<Item = u64> {
+    let mut bytes = packed.iter();
+    let (mut waiting, mut have) = (0_u128, 0);
+    std::iter::repeat_with(move || {
+        while have < bits {
+            waiting |= u128::from(*bytes.next().unwrap_or(&0)) << have;
+            have += 8;
+        }
+        let value = waiting & ((1 << bits) - 1);
+        (waiting, have) = (waiting >> bits, have - bits);
+        value as u64
+    })
 }
 
 /// A sidecar. Keeps its tables in memory and no file open, because a node may have thousands.
@@ -58,6 +137,7 @@ pub(crate) struct Sidecar {
     path: PathBuf,
     rows: usize,
     segment_bytes: u64,
+    widths: Widths,
     fences: Vec<u64>,
     sums: Arc<[u32]>,
 }
@@ -71,7 +151,7 @@ impl Sidecar {
         let file = File::open(path).map_err(io)?;
         let mut header = [0; HEADER_BYTES];
         file.read_exact_at(&mut header, 0).map_err(|_| damaged())?;
-        if header[..8] != MAGIC || le(&header[28..]) != u64::from(crc32c::crc32c(&header[..28])) {
+        if header[..8] != MAGIC || le(&header[32..]) != u64::from(crc32c::crc32c(&header[..32])) {
             return Err(damaged());
         }
         let (rows, segment_bytes) = (le(&header[8..16]) as usize, le(&header[16..24]));
@@ -79,14 +159,21 @@ impl Sidecar {
             rows.div_ceil(BLOCK),
             segment_bytes.div_ceil(checked_file::BLOCK_BYTES) as usize,
         );
+        let widths = Widths {
+            gap: header[24].into(),
+            row: header[25].into(),
+        };
         // The header's checksum holds, but sizes still must fit the file before memory is taken for them.
-        let expected = HEADER_BYTES as u64 + blocks as u64 * 12 + sums as u64 * 4 + rows as u64 * 12;
-        if file.metadata().map_err(io)?.len() != expected {
+        if widths.gap > u64::BITS || widths.row > u32::BITS || rows > u32::MAX as usize {
+            return Err(damaged());
+        }
+        let expected = HEADER_BYTES + blocks * 8 + sums * 4 + widths.bytes(rows);
+        if file.metadata().map_err(io)?.len() != expected as u64 {
             return Err(damaged());
         }
         let mut bytes = vec![0; blocks * 8 + sums * 4];
         file.read_exact_at(&mut bytes, HEADER_BYTES as u64).map_err(io)?;
-        if u64::from(crc32c::crc32c(&bytes)) != le(&header[24..28]) {
+        if u64::from(crc32c::crc32c(&bytes)) != le(&header[28..32]) {
             return Err(damaged());
         }
         let (fences, sums) = bytes.split_at(blocks * 8);
@@ -96,6 +183,7 @@ impl Sidecar {
             path: path.to_path_buf(),
             rows,
             segment_bytes,
+            widths,
             fences,
             sums,
         })
@@ -127,21 +215,26 @@ impl Sidecar {
     /// XX001 or 58030.
     pub fn block(&self, at: usize) -> Result<Vec<Entry>> {
         let entries = BLOCK.min(self.rows - at * BLOCK);
-        let offset = HEADER_BYTES + self.fences.len() * 8 + self.sums.len() * 4 + at * BLOCK_BYTES;
-        let mut bytes = vec![0; entries * 12 + 4];
+        let tables = self.fences.len() * 8 + self.sums.len() * 4;
+        let offset = HEADER_BYTES + tables + at * self.widths.block_bytes(BLOCK);
+        let mut bytes = vec![0; self.widths.block_bytes(entries)];
         let name = self.path.display();
         File::open(&self.path)
             .and_then(|file| file.read_exact_at(&mut bytes, offset as u64))
             .map_err(|e| read_error(&format!("reading key sidecar \"{name}\""), &e))?;
-        let (body, crc) = bytes.split_at(entries * 12);
+        let (body, crc) = bytes.split_at(bytes.len() - 4);
         if crc32c::crc32c(body).to_le_bytes() != crc {
             return Err(Error::corrupt(format!(
                 "key sidecar \"{name}\" is damaged at offset {offset}"
             )));
         }
-        let (hashes, rows) = body.split_at(entries * 8);
-        let rows = rows.chunks_exact(4).map(|b| le(b) as u32);
-        Ok(hashes.chunks_exact(8).map(le).zip(rows).collect())
+        let (gaps, rows) = body.split_at(packed_bytes(entries, self.widths.gap));
+        let hashes = unpack(gaps, self.widths.gap).scan(self.fences[at], |hash, gap| {
+            *hash = hash.wrapping_add(gap);
+            Some(*hash)
+        });
+        let rows = unpack(rows, self.widths.row).map(|row| row as u32);
+        Ok(hashes.zip(rows).take(entries).collect())
     }
 
     /// Rows whose key may be one of `hashes` (ascending): pairs of position in `hashes` and row. Each block is read once.
@@ -151,22 +244,22 @@ impl Sidecar {
     pub fn find(&self, hashes: &[u64]) -> Result<Vec<(usize, u32)>> {
         let mut found = Vec::new();
         let mut current: Option<(usize, Vec<Entry>)> = None;
-        for (at, hash) in hashes.iter().enumerate() {
+        for (at, hash) in hashes.iter().map(|hash| kept(*hash)).enumerate() {
             // Equal hashes may begin at the end of the block before the first fence that equals them.
-            let first = self.fences.partition_point(|f| f < hash).saturating_sub(1);
+            let first = self.fences.partition_point(|f| *f < hash).saturating_sub(1);
             for number in first..self.fences.len() {
-                if self.fences[number] > *hash {
+                if self.fences[number] > hash {
                     break;
                 }
                 let block = match current.take() {
                     Some((n, block)) if n == number => block,
                     _ => self.block(number)?,
                 };
-                let start = block.partition_point(|(h, _)| h < hash);
+                let start = block.partition_point(|(h, _)| *h < hash);
                 found.extend(
                     block[start..]
                         .iter()
-                        .take_while(|(h, _)| h == hash)
+                        .take_while(|(h, _)| *h == hash)
                         .map(|(_, row)| (at, *row)),
                 );
                 current = Some((number, block));
@@ -214,12 +307,49 @@ mod tests {
 
     #[test]
     fn finds_equal_hashes_across_blocks() {
-        let mut entries: Vec<Entry> = (0..1_020).map(|row| (u64::from(row), row)).collect();
-        entries.extend((1_020..2_060).map(|row| (7_000, row)));
-        entries.push((9_000, 9));
+        let hash = |n: u32| u64::from(n) << HASH_DROPPED;
+        let mut entries: Vec<Entry> = (0..1_020).map(|row| (hash(row), row)).collect();
+        entries.extend((1_020..2_060).map(|row| (hash(7_000), row)));
+        entries.push((hash(9_000), 9));
         let (_dir, sidecar) = sidecar(entries);
-        assert_eq!(sidecar.find(&[5, 7_000, 9_000, 9_001]).unwrap().len(), 1 + 1_040 + 1);
+        let found = sidecar.find(&[hash(5), hash(7_000), hash(9_000), hash(9_001)]);
+        assert_eq!(found.unwrap().len(), 1 + 1_040 + 1);
         assert_eq!((sidecar.rows(), sidecar.blocks(), sidecar.sums().len()), (2_061, 3, 3));
+    }
+
+    #[test]
+    fn values_of_any_width_come_back() {
+        for bits in 0..=64 {
+            let values: Vec<u64> = (0..70)
+                .map(|n| hash_key(&[n]).checked_shr(64 - bits).unwrap_or(0))
+                .collect();
+            let mut packed = vec![];
+            pack(values.iter().copied(), bits, &mut packed);
+            assert_eq!(packed.len(), packed_bytes(values.len(), bits));
+            assert_eq!(
+                unpack(&packed, bits).take(70).collect::<Vec<_>>(),
+                values,
+                "{bits} bits"
+            );
+        }
+    }
+
+    #[test]
+    fn no_rows_and_one_row_and_the_last_row_number() {
+        for rows in [vec![], vec![0], vec![u32::MAX - 1], vec![0, u32::MAX - 1]] {
+            let entries: Vec<Entry> = rows.iter().map(|row| (hash_key(&row.to_le_bytes()), *row)).collect();
+            let (_dir, sidecar) = sidecar(entries.clone());
+            for (hash, row) in entries {
+                assert_eq!(sidecar.find(&[hash]).unwrap(), [(0, row)]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_takes_about_six_bytes() {
+        let entries: Vec<Entry> = (0..100_000u32).map(|row| (hash_key(&row.to_le_bytes()), row)).collect();
+        let bytes = encode(entries, &written()).len();
+        assert!((550_000..650_000).contains(&bytes), "{bytes} bytes");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!   staged rows   sidecars of the staged and of the overlapping existing segments, merged by hash ──▶ compare real keys
 //! ```
 //!
-//! The merge reads every sidecar once, front to back: 12 bytes a row, no rows. Equal hashes are only candidates, and nearly
+//! The merge reads every sidecar once, front to back: 6 bytes a row, no rows. Equal hashes are only candidates, and nearly
 //! always true duplicates. Segments whose range of the first key column does not meet that of the new rows are skipped, so
 //! appending in key order reads nothing. Every version counts, also rows not yet visible: 23505 is about what is committed.
 
