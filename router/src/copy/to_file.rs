@@ -38,7 +38,7 @@ pub(crate) enum Format {
 
 /// A file being written.
 pub(crate) struct FileTarget {
-    sender: Option<mpsc::Sender<RecordBatch>>,
+    sender: Option<mpsc::Sender<Option<RecordBatch>>>,
     writing: AbortOnDropHandle<Result<u64>>,
 }
 
@@ -69,7 +69,7 @@ impl FileTarget {
             .sender
             .as_ref()
             .ok_or_else(|| Error::internal("the file is finished"))?;
-        if sender.send(batch).await.is_ok() {
+        if sender.send(Some(batch)).await.is_ok() {
             return Ok(());
         }
         // The thread gave up: it says why.
@@ -83,10 +83,8 @@ impl FileTarget {
     /// # Errors
     /// The file's.
     pub(crate) async fn finish(mut self) -> Result<u64> {
-        // An empty batch can only be the end.
         if let Some(sender) = self.sender.take() {
-            let end = RecordBatch::new_empty(std::sync::Arc::new(datafusion::arrow::datatypes::Schema::empty()));
-            let _ = sender.send(end).await;
+            let _ = sender.send(None).await;
         }
         self.end().await
     }
@@ -144,7 +142,7 @@ fn check_types(schema: &SchemaRef) -> Result<()> {
     }
 }
 
-fn write(target: &Path, format: Format, rows: mpsc::Receiver<RecordBatch>) -> Result<u64> {
+fn write(target: &Path, format: Format, rows: mpsc::Receiver<Option<RecordBatch>>) -> Result<u64> {
     let folder = target.parent().unwrap_or(target);
     let io = |e: &std::io::Error| Error::io(&format!("writing \"{}\"", target.display()), e);
     // Gone when dropped before it has its name.
@@ -177,19 +175,16 @@ fn readable(_: &File) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The next rows; `None` at the end. Without an end the statement was given up.
-fn next(rows: &mut mpsc::Receiver<RecordBatch>) -> Result<Option<RecordBatch>> {
-    match rows.blocking_recv() {
-        Some(batch) if batch.num_columns() == 0 && batch.num_rows() == 0 => Ok(None),
-        Some(batch) => Ok(Some(batch)),
-        None => Err(Error::cancelled("COPY was given up")),
-    }
+/// The next rows; `None` at the end, which the query says. Without it the statement was given up.
+fn next(rows: &mut mpsc::Receiver<Option<RecordBatch>>) -> Result<Option<RecordBatch>> {
+    rows.blocking_recv()
+        .ok_or_else(|| Error::cancelled("COPY was given up"))
 }
 
 fn write_lines(
     mut encoder: Box<CopyEncoder>,
     file: &mut File,
-    mut rows: mpsc::Receiver<RecordBatch>,
+    mut rows: mpsc::Receiver<Option<RecordBatch>>,
     io: impl Fn(&std::io::Error) -> Error,
 ) -> Result<u64> {
     let mut buffer = BytesMut::with_capacity(WRITE_BYTES);
@@ -210,7 +205,7 @@ fn write_lines(
     Ok(count)
 }
 
-fn write_parquet(schema: SchemaRef, file: &mut File, mut rows: mpsc::Receiver<RecordBatch>) -> Result<u64> {
+fn write_parquet(schema: SchemaRef, file: &mut File, mut rows: mpsc::Receiver<Option<RecordBatch>>) -> Result<u64> {
     let failed = |e: parquet::errors::ParquetError| match e {
         parquet::errors::ParquetError::External(e) => match e.downcast_ref::<std::io::Error>() {
             Some(io) => Error::io("writing a Parquet file", io),
