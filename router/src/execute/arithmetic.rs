@@ -8,56 +8,34 @@
 //! Not here: types. An integer constant is a bigint to DataFusion, so `int_column + 1` is one, where PostgreSQL's stays an integer.
 
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result as DfResult};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 use datafusion::scalar::ScalarValue;
-use tessera_proto::Result;
 use tessera_proto::functions::arithmetic::checked;
 
 /// Digits of the sum of as many bigints as anybody has.
 const SUMMED: DataType = DataType::Decimal128(28, 0);
 
-/// `plan` with its integer arithmetic checked.
+/// One expression, its operands done already.
 ///
 /// # Errors
 /// None is expected.
-pub(super) fn check(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let checked = plan.transform_up_with_subqueries(|node| {
-        let preserver = NamePreserver::new(&node);
-        let schema = merge_schema(&node.inputs());
-        let changed = node.map_expressions(|expr| {
-            let name = preserver.save(&expr);
-            let changed = expr.transform_up(|e| rewrite(e, &schema))?;
-            Ok(changed.update_data(|e| name.restore(e)))
-        })?;
-        // Always: a type below may have changed.
-        changed.map_data(LogicalPlan::recompute_schema)
-    })?;
-    Ok(checked.data)
-}
-
-fn rewrite(expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
-    match expr {
-        Expr::BinaryExpr(binary) => binary_of(binary, schema),
-        Expr::AggregateFunction(mut call) if call.func.name() == "sum" => {
-            let Some(argument) = bigint(&call.params.args, schema) else {
-                return Ok(Transformed::no(Expr::AggregateFunction(call)));
-            };
-            call.params.args = vec![argument.cast_to(&SUMMED, schema)?];
-            Ok(Transformed::yes(Expr::AggregateFunction(call)))
+pub(super) fn rewrite(mut expr: Expr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
+    let args = match &mut expr {
+        Expr::BinaryExpr(binary) => {
+            let checked = binary_of(binary, schema)?;
+            return Ok(checked.map_or_else(|| Transformed::no(expr), Transformed::yes));
         }
-        Expr::WindowFunction(mut call) if call.fun.name() == "sum" => {
-            let Some(argument) = bigint(&call.params.args, schema) else {
-                return Ok(Transformed::no(Expr::WindowFunction(call)));
-            };
-            call.params.args = vec![argument.cast_to(&SUMMED, schema)?];
-            Ok(Transformed::yes(Expr::WindowFunction(call)))
-        }
-        other => Ok(Transformed::no(other)),
-    }
+        Expr::AggregateFunction(call) if call.func.name() == "sum" => &mut call.params.args,
+        Expr::WindowFunction(call) if call.fun.name() == "sum" => &mut call.params.args,
+        _ => return Ok(Transformed::no(expr)),
+    };
+    let Some(argument) = bigint(args, schema) else {
+        return Ok(Transformed::no(expr));
+    };
+    *args = vec![argument.cast_to(&SUMMED, schema)?];
+    Ok(Transformed::yes(expr))
 }
 
 /// The only argument, if it is a bigint.
@@ -88,18 +66,14 @@ fn is_wide(expr: &Expr, schema: &DFSchema) -> bool {
     }
 }
 
-fn binary_of(binary: BinaryExpr, schema: &DFSchema) -> DfResult<Transformed<Expr>> {
+/// The checked form of integer arithmetic; `None` for any other operator.
+fn binary_of(binary: &BinaryExpr, schema: &DFSchema) -> DfResult<Option<Expr>> {
     let is_integer = |e: &Expr| e.get_type(schema).is_ok_and(|t| t.is_signed_integer());
     let checkable = matches!(binary.op, Operator::Plus | Operator::Minus | Operator::Multiply);
     if !checkable || !is_integer(&binary.left) || !is_integer(&binary.right) {
-        return Ok(Transformed::no(Expr::BinaryExpr(binary)));
+        return Ok(None);
     }
-    let whole = Expr::BinaryExpr(binary.clone());
-    let result = whole.get_type(schema)?;
-    let (left, right) = (
-        binary.left.cast_to(&result, schema)?,
-        binary.right.cast_to(&result, schema)?,
-    );
-    let call = checked(left, binary.op, right);
-    Ok(call.map_or_else(|| Transformed::no(whole), Transformed::yes))
+    let result = Expr::BinaryExpr(binary.clone()).get_type(schema)?;
+    let operand = |e: &Expr| e.clone().cast_to(&result, schema);
+    Ok(checked(operand(&binary.left)?, binary.op, operand(&binary.right)?))
 }

@@ -16,43 +16,23 @@
 use crate::copy::value::ColumnBuilder;
 use crate::pg::read_numeric;
 use datafusion::arrow::datatypes::{DataType, IntervalUnit, TimeUnit};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result as DfResult};
 use datafusion::error::DataFusionError;
 use datafusion::functions::expr_fn::{left, rtrim};
 use datafusion::logical_expr::expr::{Between, InList, Placeholder};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, LogicalPlan, Operator, lit};
+use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator, lit};
 use datafusion::scalar::ScalarValue;
 use std::sync::Arc;
 use tessera_planner::types::{Length, length};
 use tessera_proto::Result;
 use tessera_proto::sql_type::SqlType;
 
-/// `plan` with its quoted constants read. A timestamptz without a zone is of `zone`.
+/// One expression, its operands read already. A timestamptz without a zone is of `zone`.
 ///
 /// # Errors
 /// 22P02, 22007, 22008 and the like, as for COPY.
-pub(super) fn read(plan: LogicalPlan, zone: &str) -> Result<LogicalPlan> {
-    let read = plan.transform_up_with_subqueries(|node| {
-        let preserver = NamePreserver::new(&node);
-        let schema = merge_schema(&node.inputs());
-        let changed = node.map_expressions(|expr| {
-            let name = preserver.save(&expr);
-            let changed = expr.transform_up(|e| rewrite(e, &schema, zone))?;
-            Ok(changed.update_data(|e| name.restore(e)))
-        })?;
-        if changed.transformed {
-            changed.map_data(LogicalPlan::recompute_schema)
-        } else {
-            Ok(changed)
-        }
-    })?;
-    Ok(read.data)
-}
-
-fn rewrite(expr: Expr, schema: &DFSchema, zone: &str) -> DfResult<Transformed<Expr>> {
+pub(super) fn rewrite(expr: Expr, schema: &DFSchema, zone: &str) -> DfResult<Transformed<Expr>> {
     match expr {
         Expr::Cast(cast) => cast_of(cast, zone),
         Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(op) => {

@@ -13,6 +13,8 @@ use crate::views;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::{FunctionRegistry, SessionState};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::scalar::ScalarValue;
 use sqlparser::ast::Query;
@@ -94,10 +96,21 @@ pub(crate) async fn bind(
 /// # Errors
 /// 22P02, 22007 and the like.
 pub(crate) fn read_literals(context: &StatementContext, plan: LogicalPlan) -> Result<LogicalPlan> {
-    arithmetic::check(literals::read(
-        plan,
-        &context.settings.get("timezone").unwrap_or_default(),
-    )?)
+    let zone = context.settings.get("timezone").unwrap_or_default();
+    let read = plan.transform_up_with_subqueries(|node| {
+        let preserver = NamePreserver::new(&node);
+        let schema = merge_schema(&node.inputs());
+        let rewrite =
+            |expr| literals::rewrite(expr, &schema, &zone)?.transform_data(|expr| arithmetic::rewrite(expr, &schema));
+        let changed = node.map_expressions(|expr| {
+            let name = preserver.save(&expr);
+            let changed = expr.transform_up(rewrite)?;
+            Ok(changed.update_data(|e| name.restore(e)))
+        })?;
+        // Always: a type below may have changed.
+        changed.map_data(LogicalPlan::recompute_schema)
+    })?;
+    Ok(read.data)
 }
 
 /// Whether a name in FROM stands for a table or view of the user.
