@@ -11,24 +11,16 @@
 //!
 //! Repeated only before the first row: afterwards the client has seen some.
 
-use crate::view::{ClusterView, ViewKeeper};
+use crate::view::{ClusterView, Retries, ViewKeeper};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 use std::collections::BTreeMap;
-use std::time::Duration;
 use tessera_proto::fragment::LeafOwner;
 use tessera_proto::service::NodeDirectory;
 use tessera_proto::v1::{ExecuteRequest, ReadIndexRequest, ReferenceRead, ShardRef};
 use tessera_proto::{Error, NodeId, Result};
-
-/// Longest waits for the map to change, as of queries at the router: a failover takes about 2 s.
-const RETRY_WAITS: [Duration; 3] = [
-    Duration::from_millis(200),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-];
 
 /// The rows of a leaf, cast to `schema` by position. `here` is the node that asks, which then reads reference tables itself.
 ///
@@ -41,23 +33,13 @@ pub async fn rows(
     request: ExecuteRequest,
     schema: SchemaRef,
 ) -> Result<SendableRecordBatchStream> {
-    let mut waits = RETRY_WAITS.into_iter();
+    let mut retries = Retries::default();
     loop {
         let view = views.current();
-        let error = match attempt(&view, directory, here, &request, &schema).await {
-            Ok(rows) => return Ok(rows),
-            Err(error) => error,
-        };
-        let Some(wait) = waits.next().filter(|_| error.is_retryable()) else {
-            return Err(error);
-        };
-        tracing::debug!(%error, "reading a leaf again with a newer shard map");
-        let mut changes = views.changes();
-        if views.refresh().await.is_ok_and(|fresh| fresh.revision > view.revision) {
-            continue;
+        match attempt(&view, directory, here, &request, &schema).await {
+            Err(error) => retries.after(error, views, view.revision).await?,
+            rows => return rows,
         }
-        // Not newer by then: one more attempt all the same.
-        let _ = tokio::time::timeout(wait, changes.wait_for(|at| *at > view.revision)).await;
     }
 }
 

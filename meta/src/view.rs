@@ -14,8 +14,10 @@
 
 mod decode;
 mod keeper;
+mod retries;
 
 pub use keeper::ViewKeeper;
+pub use retries::Retries;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

@@ -253,16 +253,6 @@ impl Engine {
         &self.finishing
     }
 
-    /// Waits until the view is newer than `revision`, at most `limit`; false when it is not.
-    pub(crate) async fn newer_view(&self, revision: u64, limit: Duration) -> bool {
-        if self.views.refresh().await.is_ok_and(|view| view.revision > revision) {
-            return true;
-        }
-        let mut changes = self.views.changes();
-        let newer = changes.wait_for(|at| *at > revision);
-        matches!(tokio::time::timeout(limit, newer).await, Ok(Ok(_)))
-    }
-
     /// `count` row ids that nobody else has or will have; the first of a dense range.
     ///
     /// # Errors

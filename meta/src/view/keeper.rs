@@ -16,7 +16,7 @@ use std::time::Duration;
 use tessera_proto::{Error, Result};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Every key of the store starts with this.
 const EVERYTHING: &str = "/";
@@ -103,6 +103,16 @@ impl ViewKeeper {
     pub async fn refresh(&self) -> Result<Arc<ClusterView>> {
         let _one = self.shared.loading.lock().await;
         self.shared.load().await.map_err(|failure| failure.error)
+    }
+
+    /// Waits for a view newer than `revision`, at most `limit`; whether there is one.
+    pub async fn newer(&self, revision: u64, limit: Duration) -> bool {
+        let mut changes = self.changes();
+        if self.refresh().await.is_ok_and(|view| view.revision > revision) {
+            return true;
+        }
+        let newer = changes.wait_for(|at| *at > revision);
+        matches!(timeout(limit, newer).await, Ok(Ok(_)))
     }
 
     /// Wakes whenever a newer view was published, with its revision.

@@ -106,6 +106,6 @@ async fn settle(context: &StatementContext, id: ShardId, epoch: Epoch) {
         if view.shards.get(&id).is_none_or(|e| e.config.epoch >= epoch) || Instant::now() >= until {
             return;
         }
-        context.engine.newer_view(view.revision, STEP).await;
+        context.engine.views().newer(view.revision, STEP).await;
     }
 }

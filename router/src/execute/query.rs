@@ -22,19 +22,11 @@ use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 use sqlparser::ast::Query;
 use std::sync::Arc;
-use std::time::Duration;
+use tessera_meta::view::Retries;
 use tessera_planner::Planned;
 use tessera_planner::names::result_schema;
 use tessera_proto::sql_type::SqlType;
 use tessera_proto::{Result, Timestamp};
-
-/// Longest waits for the map to change before each repetition of a read that lost a node before its first row. A hiccup is
-/// over after the first, a failover (about 2 s) after all.
-const RETRY_WAITS: [Duration; 3] = [
-    Duration::from_millis(200),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-];
 
 /// A query that runs.
 pub(crate) struct Running {
@@ -129,21 +121,16 @@ fn types_of(params: &[ScalarValue]) -> Vec<Option<DataType>> {
 /// # Errors
 /// The planner's, the nodes', 57014.
 pub(crate) async fn open(context: &StatementContext, request: Request<'_>) -> Result<Running> {
-    let mut retries = 0;
+    let mut retries = Retries::default();
     loop {
         let catalog = StatementCatalog::new(context);
         let revision = catalog.view().revision;
-        let attempt = attempt(context, &catalog, &request);
-        match context.bounded(attempt).await {
-            Err(error) if error.is_retryable() && retries < RETRY_WAITS.len() => {
-                tracing::debug!(%error, retries, "reading again with a newer shard map");
-                let wait = RETRY_WAITS[retries];
-                retries += 1;
-                context
-                    .bounded(async { Ok(context.engine.newer_view(revision, wait).await) })
-                    .await?;
+        match context.bounded(attempt(context, &catalog, &request)).await {
+            Err(error) => {
+                let again = retries.after(error, context.engine.views(), revision);
+                context.bounded(again).await?;
             }
-            other => return other,
+            running => return running,
         }
     }
 }
@@ -269,7 +256,7 @@ pub(crate) struct Prospect {
 /// The planner's, 57014.
 pub(crate) async fn prospect(context: &StatementContext, query: &Query, params: Vec<ScalarValue>) -> Result<Prospect> {
     let types = types_of(&params);
-    let mut waits = RETRY_WAITS.into_iter();
+    let mut retries = Retries::default();
     loop {
         let catalog = StatementCatalog::new(context);
         let attempt = async {
@@ -283,15 +270,12 @@ pub(crate) async fn prospect(context: &StatementContext, query: &Query, params: 
             let planned = plan(context, &catalog, bound).await?.planned;
             Ok((result_schema(query, &planned.schema), Some(planned), snapshot))
         };
-        match (context.bounded(attempt).await, waits.next()) {
-            (Err(error), Some(wait)) if error.is_retryable() => {
-                let revision = catalog.view().revision;
-                context
-                    .bounded(async { Ok(context.engine.newer_view(revision, wait).await) })
-                    .await?;
+        match context.bounded(attempt).await {
+            Err(error) => {
+                let again = retries.after(error, context.engine.views(), catalog.view().revision);
+                context.bounded(again).await?;
             }
-            (Err(error), _) => return Err(error),
-            (Ok((schema, planned, snapshot)), _) => {
+            Ok((schema, planned, snapshot)) => {
                 return Ok(Prospect {
                     schema,
                     planned,

@@ -93,7 +93,7 @@ async fn upload(
         let view = engine.view();
         match attempt(&engine, &view, shard, &target, feed.clone()).await {
             Err(error) if error.is_retryable() && Instant::now() < until && feed.lock().await.replayable => {
-                engine.newer_view(view.revision, PAUSE).await;
+                engine.views().newer(view.revision, PAUSE).await;
             }
             other => return other,
         }

@@ -187,7 +187,7 @@ where
         };
         match attempt {
             Err(error) if error.is_retryable() && Instant::now() + pause < until => {
-                engine.newer_view(view.revision, pause).await;
+                engine.views().newer(view.revision, pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
             other => return other,
@@ -354,7 +354,7 @@ async fn tell(engine: &Engine, id: TxnId, shard: ShardId, outcome: Option<Timest
             Ok(()) => return,
             Err(error) => tracing::debug!(txn = %id, %shard, %error, "a shard does not know the outcome yet"),
         }
-        engine.newer_view(view.revision, pause).await;
+        engine.views().newer(view.revision, pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
