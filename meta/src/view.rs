@@ -22,7 +22,7 @@ pub use retries::Retries;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tessera_proto::shard_map::{ClusterInfo, NodeInfo, ShardConfig};
-use tessera_proto::table::{ColocationGroup, TableDef, ViewDef};
+use tessera_proto::table::{ColocationGroup, PendingTable, TableDef, ViewDef};
 use tessera_proto::{GroupId, NodeId, ShardId, TableId};
 
 /// The cluster as of one revision of the meta store.
@@ -34,12 +34,14 @@ pub struct ClusterView {
     pub cluster: Option<ClusterInfo>,
     /// Names of the schemas.
     pub schemas: BTreeSet<String>,
-    /// Tables by id.
+    /// Tables by id, those without a name included.
     pub tables: HashMap<TableId, Arc<TableDef>>,
     /// Views by id; tables and views draw from the same ids.
     pub views: HashMap<TableId, Arc<ViewDef>>,
     /// Id of the table or view with this schema and name.
     pub names: HashMap<(String, String), TableId>,
+    /// Tables that are being filled.
+    pub pending: BTreeMap<TableId, PendingTable>,
     /// Colocation groups.
     pub groups: HashMap<GroupId, Arc<ColocationGroup>>,
     /// Configurations of all shards, those of one group next to each other.
@@ -66,6 +68,16 @@ impl ClusterView {
     /// The view with this schema and name; `None` also when the name is a table's.
     pub fn view(&self, schema: &str, name: &str) -> Option<&Arc<ViewDef>> {
         self.views.get(self.relation(schema, name)?)
+    }
+
+    /// The catalog as it is shown: without tables that have no name yet.
+    pub fn shown(self: &Arc<Self>) -> Arc<Self> {
+        if self.pending.is_empty() {
+            return self.clone();
+        }
+        let mut shown = Self::clone(self);
+        shown.tables.retain(|id, _| !self.pending.contains_key(id));
+        Arc::new(shown)
     }
 
     /// The shards of a group, ascending by index.

@@ -5,6 +5,8 @@
 //!       column type [NOT NULL | NULL | DEFAULT expression | PRIMARY KEY] ... ,
 //!       [CONSTRAINT name] PRIMARY KEY (column, ...)
 //!   ) [WITH (fillfactor = n)] [SHARD BY HASH (column, ...) [SHARDS n] [COLOCATE WITH table]]
+//!
+//!   CREATE [REFERENCE] TABLE [IF NOT EXISTS] name [(column, ...)] [options as above] AS query [WITH [NO] DATA]
 //! ```
 //!
 //! Of PostgreSQL's storage parameters only `fillfactor` is accepted, since load tools write it: it is checked and has no
@@ -14,9 +16,9 @@ use sqlparser::tokenizer::Token;
 
 use crate::cursor::{Cursor, first_duplicate, is_word, starts_with};
 use crate::error::{ParseError, Stop, unsupported};
-use crate::query::parse_expression;
+use crate::query::{parse_expression, parse_query_of};
 use crate::split::Tok;
-use crate::statement::{ColumnSpec, CreateTable, Sharding, Statement};
+use crate::statement::{ColumnSpec, CreateTable, CreateTableAs, ObjectName, Sharding, Statement};
 use crate::types::parse_type;
 
 /// PostgreSQL's MaxHeapAttributeNumber.
@@ -43,6 +45,12 @@ pub(crate) fn parse_create_table(cursor: &mut Cursor<'_>, reference: bool) -> Re
     let if_not_exists = cursor.take(&["IF", "NOT", "EXISTS"]);
     let name = cursor.object_name()?;
     refuse_other_forms(cursor)?;
+    if cursor
+        .find_outside_parentheses(|toks| is_word(&toks[0], "AS"))
+        .is_some()
+    {
+        return parse_create_table_as(cursor, name, if_not_exists, reference);
+    }
     let mut body = Body::default();
     read_body(cursor, &mut body)?;
     let sharding = read_options(cursor, reference)?;
@@ -64,15 +72,6 @@ pub(crate) fn parse_create_table(cursor: &mut Cursor<'_>, reference: bool) -> Re
 }
 
 fn refuse_other_forms(cursor: &Cursor<'_>) -> Result<(), Stop> {
-    if cursor
-        .find_outside_parentheses(|toks| is_word(&toks[0], "AS"))
-        .is_some()
-    {
-        return unsupported(
-            "CREATE TABLE AS",
-            "create the table first, then use INSERT INTO ... SELECT",
-        );
-    }
     if cursor.sees(&["PARTITION", "OF"]) || cursor.sees(&["OF"]) {
         return unsupported(
             "CREATE TABLE OF",
@@ -80,6 +79,52 @@ fn refuse_other_forms(cursor: &Cursor<'_>) -> Result<(), Stop> {
         );
     }
     Ok(())
+}
+
+/// Reads what follows the name in CREATE TABLE ... AS.
+fn parse_create_table_as(
+    cursor: &mut Cursor<'_>,
+    name: ObjectName,
+    if_not_exists: bool,
+    reference: bool,
+) -> Result<Statement, Stop> {
+    let columns = if cursor.sees_symbol(&Token::LParen) {
+        cursor.distinct_names_in_parentheses()?
+    } else {
+        Vec::new()
+    };
+    let sharding = read_options(cursor, reference)?;
+    if let Some((sharding, offset)) = &sharding
+        && let Some(name) = first_duplicate(&sharding.columns)
+    {
+        let message = format!("column \"{name}\" appears twice in shard key");
+        return Err(ParseError::at(cursor.sql(), *offset, "42701", message).into());
+    }
+    cursor.expect(&["AS"])?;
+    if cursor.sees(&["EXECUTE"]) {
+        return unsupported("CREATE TABLE AS EXECUTE", "write the query itself");
+    }
+    let toks = cursor.rest();
+    let ends = |words: &[&str]| toks.len() > words.len() && starts_with(&toks[toks.len() - words.len()..], words);
+    let (behind, with_data): (&[&str], bool) = if ends(&["WITH", "NO", "DATA"]) {
+        (&["WITH", "NO", "DATA"], false)
+    } else if ends(&["WITH", "DATA"]) {
+        (&["WITH", "DATA"], true)
+    } else {
+        (&[], true)
+    };
+    let query = parse_query_of(cursor, toks.len() - behind.len())?;
+    cursor.expect(behind)?;
+    cursor.finish()?;
+    Ok(Statement::CreateTableAs(CreateTableAs {
+        name,
+        if_not_exists,
+        reference,
+        columns,
+        sharding: sharding.map(|(sharding, _)| sharding),
+        query,
+        with_data,
+    }))
 }
 
 /// What stands between the parentheses.
@@ -365,7 +410,7 @@ fn refuse_options(cursor: &Cursor<'_>) -> Result<(), Stop> {
     } else {
         "what may follow is WITH (fillfactor = n) and SHARD BY HASH (column) [SHARDS n] [COLOCATE WITH table]"
     };
-    if cursor.is_done() {
+    if cursor.is_done() || cursor.sees(&["AS"]) {
         Ok(())
     } else {
         Err(cursor.syntax_error().with_hint(hint).into())

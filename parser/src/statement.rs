@@ -49,6 +49,8 @@ pub enum Statement {
     },
     /// CREATE TABLE and CREATE REFERENCE TABLE.
     CreateTable(CreateTable),
+    /// CREATE [REFERENCE] TABLE ... AS.
+    CreateTableAs(CreateTableAs),
     /// CREATE VIEW.
     CreateView {
         /// The new view.
@@ -158,6 +160,25 @@ pub struct CreateTable {
     pub primary_key: Vec<String>,
     /// `None` where the text has no SHARD BY.
     pub sharding: Option<Sharding>,
+}
+
+/// CREATE TABLE ... AS: a table of the columns and rows of a query.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateTableAs {
+    /// The new table.
+    pub name: ObjectName,
+    /// An existing table is no error.
+    pub if_not_exists: bool,
+    /// CREATE REFERENCE TABLE.
+    pub reference: bool,
+    /// Names for the query's columns from the left; may be fewer than it has.
+    pub columns: Vec<String>,
+    /// `None` where the text has no SHARD BY.
+    pub sharding: Option<Sharding>,
+    /// Whose rows it gets.
+    pub query: Box<Query>,
+    /// False for WITH NO DATA: only its columns.
+    pub with_data: bool,
 }
 
 /// One column of CREATE TABLE.

@@ -20,6 +20,7 @@ fn print(statement: &Statement) -> String {
         }
         Statement::CreateSchema { name, if_not_exists } => format!("schema {name} if_not_exists={if_not_exists}"),
         Statement::CreateTable(table) => print_table(table),
+        Statement::CreateTableAs(table) => print_table_as(table),
         Statement::CreateView {
             name,
             columns,
@@ -107,6 +108,15 @@ fn print_table(table: &CreateTable) -> String {
         }
     }
     line
+}
+
+fn print_table_as(table: &CreateTableAs) -> String {
+    let kind = if table.reference { "reference" } else { "table" };
+    let sharding = table.sharding.as_ref().map(|s| (&s.columns, s.shards));
+    format!(
+        "{kind} {} {:?} {sharding:?} as {} data={} exists={}",
+        table.name, table.columns, table.query, table.with_data, table.if_not_exists
+    )
 }
 
 fn print_copy(copy: &CopyFrom) -> String {
@@ -284,7 +294,7 @@ fn create_table_refuses_what_it_cannot_keep() {
         "unsupported IDENTITY and GENERATED columns",
     );
     check("CREATE TEMP TABLE t (a int)", "unsupported CREATE TEMPORARY");
-    check("CREATE TABLE t AS SELECT 1", "unsupported CREATE TABLE AS");
+    check("CREATE TABLE t AS EXECUTE q", "unsupported CREATE TABLE AS EXECUTE");
     check(
         "CREATE TABLE t (a int) PARTITION BY HASH (a)",
         "unsupported CREATE TABLE ... PARTITION BY",
@@ -346,6 +356,36 @@ fn create_table_refuses_what_it_cannot_keep() {
         "CREATE TABLE t (a int",
         22,
         "the list of columns is never closed with \")\"",
+    );
+}
+
+#[test]
+fn create_table_as_takes_names_and_our_clauses() {
+    check(
+        "CREATE TABLE t AS SELECT 1 AS data",
+        "table t [] None as SELECT 1 AS data data=true exists=false",
+    );
+    check(
+        "create table if not exists s.t (a, \"B\") with (fillfactor = 80) shard by hash (a) shards 4 as \
+         table u with data",
+        "table s.t [\"a\", \"B\"] Some(([\"a\"], Some(4))) as TABLE u data=true exists=true",
+    );
+    check(
+        "CREATE REFERENCE TABLE t AS WITH w AS (SELECT 1) SELECT * FROM w WITH NO DATA",
+        "reference t [] None as WITH w AS (SELECT 1) SELECT * FROM w data=false exists=false",
+    );
+    check(
+        "CREATE TABLE t SHARD BY HASH (a, a) AS SELECT 1 AS a",
+        "42701 column \"a\" appears twice in shard key @16",
+    );
+    check(
+        "CREATE TABLE t (a int) AS SELECT 1",
+        "42601 syntax error at or near \"int\" @19",
+    );
+    check("CREATE TABLE t AS", "42601 syntax error at end of input @18");
+    check(
+        "CREATE TABLE t AS INSERT INTO u VALUES (1)",
+        "unsupported WITH before or around INSERT, UPDATE, DELETE or MERGE",
     );
 }
 

@@ -7,6 +7,7 @@
 //!   /table/<id, 20 digits>       TableDef            /name/<schema>/<name>   id of the table or view: uniqueness
 //!   /view/<id>                   ViewDef             /group/<id>             ColocationGroup
 //!   /shard/<group>/<index>       ShardConfig         /node/<id>              NodeInfo
+//!   /pending/<id>                PendingTable: a table that has no /name yet
 //!   /oracle                      high-water mark of timestamps, u64
 //!   /secret                      32 bytes as hex: signs tokens and tickets of Flight SQL
 //! ```
@@ -27,6 +28,10 @@ pub const SECRET: &str = "/secret";
 /// Key of a table definition.
 pub fn table(id: TableId) -> String {
     format!("/table/{:020}", id.0)
+}
+/// Key of what is known of a table that is being filled.
+pub fn pending(id: TableId) -> String {
+    format!("/pending/{:020}", id.0)
 }
 /// Key of a view definition.
 pub fn view(id: TableId) -> String {

@@ -110,6 +110,15 @@ fn field(column: &ColumnDef) -> Field {
     Field::new(&column.name, column.sql_type.arrow(), column.nullable)
 }
 
+/// A table that is being filled and has no name yet (CREATE TABLE AS, an ingest): nobody finds it but who makes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingTable {
+    /// Its id.
+    pub id: TableId,
+    /// Milliseconds since 1970 after which whoever made it is gone, and any router drops it.
+    pub expires_ms: u64,
+}
+
 /// A view: its query text, planned anew at every use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ViewDef {

@@ -10,7 +10,8 @@
 //!          └─ tasks ──────── finishing transactions, polling; joined by shutdown
 //! ```
 
-use crate::cluster::{bootstrap, reassign, statistics};
+use crate::cluster::{bootstrap, catalog_store, reassign, statistics};
+use crate::ddl::fill;
 use crate::execute::point::Templates;
 use crate::session::{Session, SessionParams};
 use crate::txn::oracle::Oracle;
@@ -304,7 +305,8 @@ fn runtime_env(memory: Arc<dyn MemoryPool>) -> Result<Arc<RuntimeEnv>> {
     Ok(builder.build_arc()?)
 }
 
-/// Renews statistics and gives new nodes their copies of reference tables, until the router stops.
+/// Renews statistics, gives new nodes their copies of reference tables and drops what statements left half done, until the router
+/// stops.
 async fn poll(engine: Arc<Engine>) {
     let stop = engine.stop.clone();
     let work = async {
@@ -313,6 +315,9 @@ async fn poll(engine: Arc<Engine>) {
             engine.refresh_statistics().await;
             if let Err(error) = reassign::add_reference_copies(&engine).await {
                 tracing::warn!(%error, "reference tables could not be spread to new nodes");
+            }
+            if let Err(error) = catalog_store::drop_expired(&engine.views, fill::now_ms()).await {
+                tracing::warn!(%error, "tables of statements that never ended could not be dropped");
             }
             // A change of the cluster is worth a look at once, but not more than one a second.
             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -224,6 +224,7 @@ async fn run(context: &StatementContext, parsed: &ParsedStatement, params: Vec<S
             explain::run(context, what, query, params).await
         }
         Statement::Insert(insert) => ingest::insert::run(context, insert, params).await,
+        Statement::CreateTableAs(create) => ddl::create_as::run(context, create, params).await,
         Statement::CopyFrom(copy) => match &copy.source {
             CopySource::Stdin => ingest::copy_in::start(context, copy).await,
             CopySource::File(path) => ingest::copy_in::from_file(context, copy, path).await,

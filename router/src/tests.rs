@@ -1,5 +1,7 @@
 //! Sessions against nodes in memory: every path of the router from text to rows and back.
 
+mod pending;
+
 use crate::engine::{Engine, RouterOptions};
 use crate::outcome::Outcome;
 use crate::session::{Session, SessionParams};

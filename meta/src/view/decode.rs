@@ -14,6 +14,7 @@ use super::{ClusterView, ShardEntry};
 use crate::Entry;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
+use tessera_proto::table::PendingTable;
 use tessera_proto::{Error, GroupId, NodeId, Result, TableId, keys};
 
 /// The view of `entries`, which were read at `revision`, later than `previous`.
@@ -56,6 +57,11 @@ fn add(view: &mut ClusterView, previous: &ClusterView, entry: &Entry) -> Result<
             let old = previous.tables.get(&id).filter(|_| known).cloned();
             view.tables
                 .insert(id, shared(entry, old, |table| keys::table(table.id))?);
+        }
+        "pending" => {
+            let pending: PendingTable = json(entry)?;
+            same_key(entry, &keys::pending(pending.id))?;
+            view.pending.insert(pending.id, pending);
         }
         "view" => {
             let id = TableId(number(entry, rest)?);

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   CREATE TABLE s.t      /schema/s unchanged · /name/s/t absent · /next-id +2 · /table/.. · /group/.. · /shard/../0..n
+//!   CREATE TABLE s.t AS   the same without /name, with /pending/..      then, filled: /pending/.. gone · /name/s/t absent
 //!   DROP TABLE s.t        /name/s/t · /table/.. · and with the group's last table /group/.. · /shard/../*
 //! ```
 //!
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use tessera_meta::view::{ClusterView, ViewKeeper};
 use tessera_meta::{Change, Expect, Op};
 use tessera_proto::shard_map::{NodeInfo, ShardConfig};
-use tessera_proto::table::{ColocationGroup, Distribution, TableDef, ViewDef};
+use tessera_proto::table::{ColocationGroup, Distribution, PendingTable, TableDef, ViewDef};
 use tessera_proto::token::equal_ranges;
 use tessera_proto::{Error, GroupId, Result, Retry, ShardId, TableId, keys};
 
@@ -94,8 +95,17 @@ pub struct Created {
     pub shards: Vec<(ShardId, ShardConfig)>,
 }
 
+/// How a new table begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// With its name: everybody finds it.
+    Named,
+    /// Without: see [`publish`]. Anybody may drop it at this time, milliseconds since 1970.
+    Pending(u64),
+}
+
 /// Creates a table, with a group of its own unless `colocate_with` names a table of the same kind or it is a reference
-/// table, which all share one. `nodes` are those alive.
+/// table, which all share one. `nodes` are those alive. The name must be free even when the table does not take it yet.
 ///
 /// # Errors
 /// 42P07 when the name is taken, 3F000 without the schema, 42P16 for tables that cannot be colocated, 55000 without nodes.
@@ -104,10 +114,11 @@ pub async fn create_table(
     draft: &Draft,
     colocate_with: Option<TableId>,
     nodes: &[NodeInfo],
+    begin: Begin,
 ) -> Result<(Created, u64)> {
     for _ in 0..CAS_ATTEMPTS_MAX {
         let view = views.refresh().await?;
-        let (created, ops) = build_table(views, &view, draft, colocate_with, nodes).await?;
+        let (created, ops) = build_table(views, &view, draft, colocate_with, nodes, begin).await?;
         if let Some(revision) = apply(views, ops).await? {
             return Ok((created, revision));
         }
@@ -121,6 +132,7 @@ async fn build_table(
     draft: &Draft,
     colocate_with: Option<TableId>,
     nodes: &[NodeInfo],
+    begin: Begin,
 ) -> Result<(Created, Vec<Op>)> {
     let (schema, name) = (draft.table.schema.as_str(), draft.table.name.as_str());
     check_free(view, schema, name)?;
@@ -149,7 +161,13 @@ async fn build_table(
             shards.push((id, config));
         }
     }
-    ops.push(put(keys::name(schema, name), Expect::Absent, &table.id.0)?);
+    ops.push(match begin {
+        Begin::Named => put(keys::name(schema, name), Expect::Absent, &table.id.0)?,
+        Begin::Pending(expires_ms) => {
+            let id = table.id;
+            put(keys::pending(id), Expect::Absent, &PendingTable { id, expires_ms })?
+        }
+    });
     ops.push(put(keys::table(table.id), Expect::Absent, &table)?);
     Ok((
         Created {
@@ -158,6 +176,72 @@ async fn build_table(
         },
         ops,
     ))
+}
+
+/// Gives a table that began as [`Begin::Pending`] its name.
+///
+/// # Errors
+/// 42P07 when somebody took the name meanwhile, 3F000 without the schema, 40001 when the table expired.
+pub async fn publish(views: &ViewKeeper, id: TableId) -> Result<u64> {
+    for _ in 0..CAS_ATTEMPTS_MAX {
+        let view = views.refresh().await?;
+        let (Some(table), Some(pending)) = (view.tables.get(&id), still_pending(views, id).await?) else {
+            return Err(
+                Error::new("40001", "filling the table took longer than the statement's time")
+                    .with_hint("raise statement_timeout and try again"),
+            );
+        };
+        check_free(&view, &table.schema, &table.name)?;
+        let ops = vec![
+            check_schema(views, &table.schema).await?,
+            pending,
+            put(keys::name(&table.schema, &table.name), Expect::Absent, &id.0)?,
+        ];
+        if let Some(revision) = apply(views, ops).await? {
+            return Ok(revision);
+        }
+    }
+    Err(busy())
+}
+
+/// The operation that ends a table's being pending; `None` when it is not.
+async fn still_pending(views: &ViewKeeper, id: TableId) -> Result<Option<Op>> {
+    let key = keys::pending(id);
+    let entry = read(views.store().as_ref(), &key).await?;
+    Ok(entry.map(|entry| delete(key, Expect::Revision(entry.revision))))
+}
+
+/// Drops a table if it has no name yet; whether it did.
+///
+/// # Errors
+/// The store's.
+pub async fn drop_pending(views: &ViewKeeper, id: TableId) -> Result<bool> {
+    for _ in 0..CAS_ATTEMPTS_MAX {
+        let view = views.refresh().await?;
+        let Some(pending) = still_pending(views, id).await? else {
+            return Ok(false);
+        };
+        let mut ops = build_drop(views, &view, &BTreeSet::from([id])).await?;
+        ops.push(pending);
+        if apply(views, ops).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Err(busy())
+}
+
+/// Drops the tables that whoever made them has forgotten at `now_ms`, milliseconds since 1970.
+///
+/// # Errors
+/// The store's.
+pub async fn drop_expired(views: &ViewKeeper, now_ms: u64) -> Result<()> {
+    let view = views.current();
+    for pending in view.pending.values().filter(|p| p.expires_ms < now_ms) {
+        if drop_pending(views, pending.id).await? {
+            tracing::info!(table = %pending.id, "a table whose statement never ended was dropped");
+        }
+    }
+    Ok(())
 }
 
 fn check_free(view: &ClusterView, schema: &str, name: &str) -> Result<()> {
@@ -306,7 +390,10 @@ async fn build_drop(views: &ViewKeeper, view: &ClusterView, relations: &BTreeSet
             (None, None) => continue,
         };
         let expect = present(views, &key).await?;
-        ops.push(delete(keys::name(schema, name), Expect::Any));
+        // Of a table without a name it may be somebody else's.
+        if view.names.get(&(schema.clone(), name.clone())) == Some(id) {
+            ops.push(delete(keys::name(schema, name), Expect::Any));
+        }
         ops.push(delete(key, expect));
     }
     for group in groups {

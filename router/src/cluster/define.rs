@@ -9,6 +9,7 @@
 //!
 //! A primary key must contain the shard key, for uniqueness is checked within a shard.
 
+use std::collections::HashSet;
 use tessera_parser::{ColumnSpec, CreateTable, TypeName};
 use tessera_proto::sql_type::{KeyClass, SqlType};
 use tessera_proto::table::{COLUMNS_MAX, ColumnDef, Distribution, ROW_ID_COLUMN, SHARDS_DEFAULT, SHARDS_MAX, TableDef};
@@ -113,6 +114,37 @@ fn column(spec: &ColumnSpec) -> ColumnDef {
     }
 }
 
+/// A column of a table that was not written as SQL.
+pub fn column_spec(name: &str, stored: SqlType, not_null: bool) -> ColumnSpec {
+    let data_type = match stored {
+        SqlType::Bool => TypeName::Bool,
+        SqlType::Int2 => TypeName::Int2,
+        SqlType::Int4 => TypeName::Int4,
+        SqlType::Int8 => TypeName::Int8,
+        SqlType::Float4 => TypeName::Float4,
+        SqlType::Float8 => TypeName::Float8,
+        SqlType::Numeric { precision, scale } => TypeName::Numeric { precision, scale },
+        SqlType::Text => TypeName::Text,
+        SqlType::Varchar(length) => TypeName::Varchar(length),
+        SqlType::Char(length) => TypeName::Char(length),
+        SqlType::Date => TypeName::Date,
+        SqlType::Time => TypeName::Time,
+        SqlType::Timestamp => TypeName::Timestamp,
+        SqlType::TimestampTz => TypeName::TimestampTz,
+        SqlType::Interval => TypeName::Interval,
+        SqlType::Bytea => TypeName::Bytea,
+        SqlType::Uuid => TypeName::Uuid,
+    };
+    ColumnSpec {
+        name: name.to_owned(),
+        data_type,
+        not_null,
+        default: None,
+        default_text: None,
+        position: 0,
+    }
+}
+
 /// The stored type of a parsed one.
 pub fn sql_type(name: TypeName) -> SqlType {
     match name {
@@ -150,17 +182,21 @@ fn check_columns(create: &CreateTable) -> Result<()> {
             format!("tables can have at most {} columns", COLUMNS_MAX - 1),
         ));
     }
-    match create.columns.iter().find(|c| c.name == ROW_ID_COLUMN) {
-        Some(spec) => {
-            let mut error = Error::new(
-                "42701",
-                format!("column name \"{ROW_ID_COLUMN}\" is used by the system"),
-            );
-            error.position = Some(spec.position);
-            Err(error)
+    let at = |spec: &ColumnSpec, message: String| {
+        let mut error = Error::new("42701", message);
+        error.position = Some(spec.position).filter(|position| *position > 0);
+        Err(error)
+    };
+    let mut seen = HashSet::new();
+    for spec in &create.columns {
+        if spec.name == ROW_ID_COLUMN {
+            return at(spec, format!("column name \"{ROW_ID_COLUMN}\" is used by the system"));
         }
-        None => Ok(()),
+        if !seen.insert(&spec.name) {
+            return at(spec, format!("column \"{}\" specified more than once", spec.name));
+        }
     }
+    Ok(())
 }
 
 fn check_primary_key(column: &ColumnDef) -> Result<()> {

@@ -2,6 +2,8 @@
 
 use super::{notice, ready, schema_for};
 use crate::cluster::catalog::StatementCatalog;
+use crate::cluster::catalog_store::Begin;
+use crate::cluster::define::Draft;
 use crate::cluster::{catalog_store, define, statistics};
 use crate::engine::VIEW_WAIT;
 use crate::execute::prepare;
@@ -13,10 +15,11 @@ use crate::views::SCHEMAS;
 use futures::StreamExt;
 use sqlparser::ast::Query;
 use std::collections::HashSet;
+use std::sync::Arc;
 use tessera_parser::{CreateTable, ObjectName, Statement};
 use tessera_planner::names::result_schema;
 use tessera_proto::shard_map::NodeInfo;
-use tessera_proto::table::ViewDef;
+use tessera_proto::table::{TableDef, ViewDef};
 use tessera_proto::{Error, Result, ShardId, TableId, Timestamp};
 
 /// Nodes asked at the same time.
@@ -49,39 +52,56 @@ pub(super) async fn schema(context: &StatementContext, name: &str, if_not_exists
 
 /// CREATE TABLE.
 pub(super) async fn table(context: &StatementContext, create: &CreateTable) -> Result<Outcome> {
-    let tag = "CREATE TABLE";
     let schema = schema_for(context, &create.name)?;
-    let skip = || Outcome::Done {
-        tag: tag.into(),
-        notices: vec![notice(
-            "42P07",
-            format!("relation \"{}\" already exists, skipping", create.name.name),
-        )],
-    };
-    let view = context.engine.view();
-    if create.if_not_exists && view.names.contains_key(&(schema.clone(), create.name.name.clone())) {
-        return Ok(skip());
+    if create.if_not_exists && exists(context, &schema, &create.name) {
+        return Ok(skip("CREATE TABLE", &create.name));
     }
     let draft = define::draft(create, &schema)?;
     for column in &draft.table.columns {
         ingest::check_default(context, column).await?;
     }
+    match make(context, create, &draft, Begin::Named).await {
+        Err(error) if error.code == "42P07" && create.if_not_exists => Ok(skip("CREATE TABLE", &create.name)),
+        made => Ok(Outcome::Done {
+            tag: "CREATE TABLE".into(),
+            notices: made?.1,
+        }),
+    }
+}
+
+/// Whether the name is taken.
+pub(super) fn exists(context: &StatementContext, schema: &str, name: &ObjectName) -> bool {
+    let key = (schema.to_owned(), name.name.clone());
+    context.engine.view().names.contains_key(&key)
+}
+
+/// What IF NOT EXISTS says.
+pub(super) fn skip(tag: &str, name: &ObjectName) -> Outcome {
+    let message = format!("relation \"{}\" already exists, skipping", name.name);
+    Outcome::Done {
+        tag: tag.into(),
+        notices: vec![notice("42P07", message)],
+    }
+}
+
+/// Makes the table, and waits until its shards are served; warnings when that takes long.
+pub(super) async fn make(
+    context: &StatementContext,
+    create: &CreateTable,
+    draft: &Draft,
+    begin: Begin,
+) -> Result<(Arc<TableDef>, Vec<Error>)> {
     let other = create.sharding.as_ref().and_then(|s| s.colocate_with.as_ref());
     let other = other
         .map(|name| find_table(&StatementCatalog::new(context), name))
         .transpose()?;
     let nodes = alive(context).await;
-    let made = catalog_store::create_table(context.engine.views(), &draft, other.map(|t| t.id), &nodes).await;
-    let (created, revision) = match made {
-        Err(error) if error.code == "42P07" && create.if_not_exists => return Ok(skip()),
-        other => other?,
-    };
+    let views = context.engine.views();
+    let made = catalog_store::create_table(views, draft, other.map(|t| t.id), &nodes, begin);
+    let (created, revision) = made.await?;
     let shards: Vec<ShardId> = created.shards.iter().map(|(id, _)| *id).collect();
     let notices = ready::wait(context, revision, &shards).await?;
-    Ok(Outcome::Done {
-        tag: tag.into(),
-        notices,
-    })
+    Ok((created.table, notices))
 }
 
 /// Nodes that answer now.

@@ -2,12 +2,15 @@
 //!
 //! ```text
 //!   create.rs       schemas, tables, views          drop.rs   tables, views, schemas, with dependents
+//!   create_as.rs    tables of a query               fill.rs   rows first, then the name
 //!   ready.rs        new shards' leaders serve       alter_shard.rs   ALTER SHARD
 //! ```
 
 pub(crate) mod alter_shard;
 mod create;
+pub(crate) mod create_as;
 mod drop;
+pub(crate) mod fill;
 mod ready;
 
 use crate::outcome::Outcome;
@@ -57,7 +60,7 @@ pub(crate) async fn run(context: &StatementContext, statement: &Statement) -> Re
 }
 
 /// The schema of a new object: as written, else the first of the search path that exists.
-fn schema_for(context: &StatementContext, name: &ObjectName) -> Result<String> {
+pub(crate) fn schema_for(context: &StatementContext, name: &ObjectName) -> Result<String> {
     let view = context.engine.view();
     let schema = match &name.schema {
         Some(schema) => schema.clone(),

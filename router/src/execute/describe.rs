@@ -23,12 +23,13 @@ pub(crate) async fn describe(
 ) -> Result<Described> {
     let hints: Vec<Option<DataType>> = hints.iter().map(|h| h.map(SqlType::arrow)).collect();
     match statement {
-        Statement::Query(query) => {
-            let (plan, params) = bind(context, query, &hints).await?;
+        Statement::Query(select) => query(context, select, &hints).await,
+        Statement::CreateTableAs(create) => {
+            let (_, params) = bind(context, &create.query, &hints).await?;
             Ok(Described {
                 params,
-                declared: declared(query, &plan),
-                columns: Some(columns(query, &plan)),
+                columns: None,
+                declared: vec![],
             })
         }
         Statement::Explain { query, .. } => {
@@ -66,6 +67,19 @@ pub(crate) async fn describe(
             declared: vec![],
         }),
     }
+}
+
+/// Describes a query; `types[i]` is the type of `$i+1` where it is known.
+///
+/// # Errors
+/// What binding finds.
+pub(crate) async fn query(context: &StatementContext, query: &Query, types: &[Option<DataType>]) -> Result<Described> {
+    let (plan, params) = bind(context, query, types).await?;
+    Ok(Described {
+        params,
+        declared: declared(query, &plan),
+        columns: Some(columns(query, &plan)),
+    })
 }
 
 fn rows(params: Vec<DataType>, columns: SchemaRef) -> Described {

@@ -12,7 +12,7 @@
 //! Whole columns are cast at once, unsafe values to NULL; only if that made new NULLs is the offending value looked for.
 
 use super::parse;
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder, new_null_array};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Float64Type, TimeUnit};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -110,8 +110,9 @@ fn name(data_type: &DataType) -> String {
 /// 22003, 22P02, 22007, 22001 and the like, with the offending value.
 pub fn assign(column: &ColumnDef, array: &ArrayRef, zone: &str) -> Result<ArrayRef> {
     let target = column.sql_type.arrow();
-    let array = match column.sql_type {
-        _ if *array.data_type() == target => array.clone(),
+    let array = match array.data_type() {
+        from if *from == target => array.clone(),
+        DataType::Null => new_null_array(&target, array.len()),
         _ => convert(column, array, &target, zone)?,
     };
     match column.sql_type {

@@ -77,8 +77,8 @@ impl CopyIn {
     }
 }
 
-/// Plans after a load should know about it.
-fn refresh_soon(engine: &std::sync::Arc<crate::engine::Engine>) {
+/// Statistics as of now, in the background: plans after a load should know about it.
+pub(crate) fn refresh_soon(engine: &std::sync::Arc<crate::engine::Engine>) {
     let engine_of_task = engine.clone();
     engine.tasks().spawn(async move {
         tokio::select! {
