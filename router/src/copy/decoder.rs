@@ -5,7 +5,6 @@ use super::split::{Record, Splitter};
 use super::value::ColumnBuilder;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use std::borrow::Cow;
 use std::sync::Arc;
 use tessera_parser::{CopyFormat, CopyOptions};
 use tessera_proto::sql_type::SqlType;
@@ -126,6 +125,13 @@ impl CopyDecoder {
     }
 }
 
+fn append_bytes(builder: &mut ColumnBuilder, bytes: &[u8]) -> Result<()> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => builder.append(text),
+        Err(_) => Err(Error::new("22021", "invalid byte sequence for encoding \"UTF8\"")),
+    }
+}
+
 impl Rows {
     fn add(&mut self, record: &Record, line: u64, out: &mut Vec<RecordBatch>) -> Result<()> {
         let header = std::mem::replace(&mut self.header, Header::None);
@@ -142,20 +148,20 @@ impl Rows {
             };
             return Err(Error::new("22P04", message).with_detail(at("")));
         }
+        // Checked once for all fields; where it fails, the field that is to blame is looked for.
+        let whole = std::str::from_utf8(record.bytes()).ok();
         for (i, column) in self.columns.iter_mut().enumerate() {
-            let (raw, marked) = record.field(i);
+            let (place, marked) = record.place(i);
+            let raw = &record.bytes()[place.clone()];
             let added = if column.is_null(raw, marked, self.csv, &self.null) {
                 column.builder.append_null();
                 Ok(())
+            } else if !self.csv && marked {
+                append_bytes(&mut column.builder, &unescape(raw))
             } else {
-                let bytes = if !self.csv && marked {
-                    Cow::Owned(unescape(raw))
-                } else {
-                    Cow::Borrowed(raw)
-                };
-                match std::str::from_utf8(&bytes) {
-                    Ok(text) => column.builder.append(text),
-                    Err(_) => Err(Error::new("22021", "invalid byte sequence for encoding \"UTF8\"")),
+                match whole.and_then(|text| text.get(place)) {
+                    Some(text) => column.builder.append(text),
+                    None => append_bytes(&mut column.builder, raw),
                 }
             };
             added.map_err(|e| {

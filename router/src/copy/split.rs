@@ -24,11 +24,22 @@ impl Record {
         self.ends.len()
     }
 
-    /// Bytes of a field, and whether it was quoted (CSV) or has escapes (text).
-    pub fn field(&self, i: usize) -> (&[u8], bool) {
+    /// Bytes of all fields, one after the other.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Where a field is in [`Self::bytes`], and whether it was quoted (CSV) or has escapes (text).
+    pub fn place(&self, i: usize) -> (std::ops::Range<usize>, bool) {
         let start = if i == 0 { 0 } else { self.ends[i - 1].0 };
         let (end, marked) = self.ends[i];
-        (&self.bytes[start..end], marked)
+        (start..end, marked)
+    }
+
+    /// Bytes of a field, and whether it was quoted (CSV) or has escapes (text).
+    pub fn field(&self, i: usize) -> (&[u8], bool) {
+        let (place, marked) = self.place(i);
+        (&self.bytes[place], marked)
     }
 
     fn clear(&mut self) {
@@ -62,6 +73,9 @@ pub struct Splitter {
     delimiter: u8,
     quote: u8,
     escape: u8,
+    /// Bytes that mean something outside quotes, and inside; the others are copied in runs.
+    outside: [bool; 256],
+    inside: [bool; 256],
     state: State,
     marked: bool,
     record: Record,
@@ -72,11 +86,16 @@ pub struct Splitter {
 impl Splitter {
     /// For CSV or text.
     pub fn new(options: &CopyOptions) -> Self {
+        let csv = options.format == CopyFormat::Csv;
+        let (delimiter, quote, escape) = (options.delimiter as u8, options.quote as u8, options.escape as u8);
+        let table = |bytes: &[u8]| std::array::from_fn(|byte| bytes.contains(&(byte as u8)));
         Self {
-            csv: options.format == CopyFormat::Csv,
-            delimiter: options.delimiter as u8,
-            quote: options.quote as u8,
-            escape: options.escape as u8,
+            csv,
+            delimiter,
+            quote,
+            escape,
+            outside: table(&[b'\n', b'\r', delimiter, if csv { quote } else { b'\\' }]),
+            inside: table(&[b'\n', quote, escape]),
             state: State::FieldStart,
             marked: false,
             record: Record::default(),
@@ -90,11 +109,25 @@ impl Splitter {
     /// # Errors
     /// A record that is too long, and what `sink` says.
     pub fn push(&mut self, input: &[u8], mut sink: impl FnMut(&Record, u64) -> Result<()>) -> Result<()> {
-        for &byte in input {
-            if self.state == State::Ended {
-                return Ok(());
+        let mut rest = input;
+        while let Some((&byte, behind)) = rest.split_first() {
+            let special = match self.state {
+                State::Ended => return Ok(()),
+                State::FieldStart | State::Plain => &self.outside,
+                State::Quoted => &self.inside,
+                _ => &[true; 256],
+            };
+            let run = rest.iter().position(|b| special[usize::from(*b)]).unwrap_or(rest.len());
+            if run > 0 {
+                self.record.bytes.extend_from_slice(&rest[..run]);
+                if self.state == State::FieldStart {
+                    self.state = State::Plain;
+                }
+                rest = &rest[run..];
+            } else {
+                self.step(byte, &mut sink)?;
+                rest = behind;
             }
-            self.step(byte, &mut sink)?;
             if self.record.bytes.len() > RECORD_BYTES_MAX {
                 return Err(Error::new("54000", "COPY record is longer than 64 MiB")
                     .with_detail(format!("line {}", self.record_line))

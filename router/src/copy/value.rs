@@ -204,6 +204,9 @@ fn parse_numeric(text: &str, sql_type: SqlType) -> Result<i128> {
     let SqlType::Numeric { precision, scale } = sql_type else {
         return Err(Error::internal("not a numeric column"));
     };
+    if let Some(value) = parse_plain_numeric(text.as_bytes(), precision, scale) {
+        return Ok(value);
+    }
     let trimmed = text.trim();
     if trimmed.eq_ignore_ascii_case("nan") || trimmed.to_ascii_lowercase().contains("inf") {
         return Err(Error::unsupported(
@@ -254,6 +257,31 @@ fn parse_numeric(text: &str, sql_type: SqlType) -> Result<i128> {
         return Err(too_big());
     }
     Ok(if negative { -value } else { value })
+}
+
+/// What nearly all numerics look like: a sign, at most 18 digits, no more of them behind the point than are kept. `None` for
+/// anything else, right or wrong.
+fn parse_plain_numeric(text: &[u8], precision: u8, scale: i8) -> Option<i128> {
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() || digits.len() > 19 {
+        return None;
+    }
+    let (mut value, mut point) = (0_i64, None);
+    for (at, byte) in digits.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' if at < 18 || point.is_some() => value = value * 10 + i64::from(byte - b'0'),
+            b'.' if point.is_none() && at > 0 => point = Some(at),
+            _ => return None,
+        }
+    }
+    let behind = point.map_or(0, |at| digits.len() - at - 1);
+    let missing = usize::try_from(scale).ok()?.checked_sub(behind)?;
+    let value = i128::from(value).checked_mul(10_i128.checked_pow(missing as u32)?)?;
+    let fits = value < 10_i128.checked_pow(u32::from(precision))?;
+    fits.then_some(if negative { -value } else { value })
 }
 
 /// varchar(n) and char(n): excess blanks go, other excess is an error; char's padding is not stored.
@@ -324,6 +352,11 @@ mod tests {
             (SqlType::Int8, "-9223372036854775808", "-9223372036854775808"),
             (numeric, "1.005", "101"),
             (numeric, "-1.005", "-101"),
+            (numeric, "12", "1200"),
+            (numeric, "-12.3", "-1230"),
+            (numeric, "999.99", "99999"),
+            (numeric, "5.", "500"),
+            (numeric, "+7.1", "710"),
             (numeric, "1e2", "10000"),
             (numeric, "0e999999999", "0"),
             (numeric, ".5", "50"),

@@ -11,6 +11,9 @@ use tessera_proto::{Error, Result};
 
 /// Reads a date.
 pub(crate) fn read_date(text: &str) -> Result<i32> {
+    if let Some(days) = plain_date(text.as_bytes()) {
+        return Ok(days);
+    }
     let bad = || invalid("date", text);
     match special(text) {
         Some(i64::MAX) => return Ok(i32::MAX),
@@ -28,6 +31,21 @@ pub(crate) fn read_date(text: &str) -> Result<i32> {
         .ok()
         .filter(|d| *d < i32::MAX && *d > i32::MIN)
         .ok_or_else(|| out_of_range("date", text))
+}
+
+/// What nearly all dates look like, `2024-01-31`; `None` for anything else, right or wrong.
+fn plain_date(text: &[u8]) -> Option<i32> {
+    let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1] = text else {
+        return None;
+    };
+    let number = |digits: &[&u8]| {
+        let add = |n: i64, digit: &&u8| digit.is_ascii_digit().then(|| n * 10 + i64::from(**digit - b'0'));
+        digits.iter().try_fold(0, add)
+    };
+    // There is no year 0.
+    let year = number(&[y0, y1, y2, y3]).filter(|year| *year > 0)?;
+    let days = days_of(year, number(&[m0, m1])?, number(&[d0, d1])?)?;
+    i32::try_from(days).ok()
 }
 
 /// Reads a time of day.
