@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tessera_meta::directory::ClusterDirectory;
 use tessera_meta::local::LocalMeta;
 use tessera_meta::view::ViewKeeper;
-use tessera_proto::memory::query_pool;
+use tessera_proto::memory::{MemoryPool, query_pool};
 use tessera_proto::service::ShardService;
 use tessera_proto::{Error, NodeId, Result};
 use tessera_router::engine::{Engine, RouterOptions};
@@ -41,8 +41,10 @@ pub struct EmbeddedOptions {
     pub http: Option<SocketAddr>,
     /// Folder below which `COPY ... FROM 'file'` may read.
     pub files_root: Option<PathBuf>,
-    /// Memory of the process for queries and decoded columns, bytes.
-    pub memory_bytes: usize,
+    /// Memory that all queries share.
+    pub query_memory: Arc<dyn MemoryPool>,
+    /// Memory for decoded columns, bytes.
+    pub column_bytes: usize,
     /// See [`config::check_listen`].
     pub insecure: bool,
 }
@@ -50,6 +52,7 @@ pub struct EmbeddedOptions {
 impl EmbeddedOptions {
     /// Three nodes in `dir` on a free loopback port.
     pub fn local(dir: impl Into<PathBuf>, nodes: u32) -> Self {
+        let (queries, columns) = config::memory_shares(config::memory_bytes(None));
         Self {
             dir: dir.into(),
             nodes,
@@ -57,7 +60,8 @@ impl EmbeddedOptions {
             flight: None,
             http: None,
             files_root: None,
-            memory_bytes: config::memory_bytes(None),
+            query_memory: query_pool(queries),
+            column_bytes: columns,
             insecure: false,
         }
     }
@@ -89,8 +93,7 @@ impl Embedded {
         let meta = LocalMeta::open(&options.dir.join("meta"))?;
         let keeper = ViewKeeper::start(meta.clone()).await?;
         let directory = Arc::new(ClusterDirectory::new(keeper.clone(), tokio::runtime::Handle::current()));
-        let (queries, columns) = config::memory_shares(options.memory_bytes);
-        let (memory, columns) = (query_pool(queries), ColumnCache::new(columns));
+        let (memory, columns) = (options.query_memory.clone(), ColumnCache::new(options.column_bytes));
         let engine = Engine::start(RouterOptions {
             meta: meta.clone(),
             directory: directory.clone(),

@@ -11,6 +11,7 @@ use tessera_benches::run::SHARDS_DEFAULT;
 use tessera_benches::workload::Workload;
 use tessera_benches::{BenchOptions, Ddl, Load, Peer, Verify, tpcds, tpch};
 use tessera_proto::Error;
+use tessera_proto::memory::query_pool;
 use tessera_shell::{Action, Format, ShellOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -287,6 +288,7 @@ async fn demo(args: DemoArgs) -> Result<ExitCode, Error> {
 
 async fn start(args: StartArgs) -> Result<ExitCode, Error> {
     let stop = stop_on_signal();
+    let (queries, columns) = config::memory_shares(config::memory_bytes(args.memory_mib));
     let options = EmbeddedOptions {
         dir: args.data.clone(),
         nodes: args.nodes,
@@ -294,7 +296,8 @@ async fn start(args: StartArgs) -> Result<ExitCode, Error> {
         flight: Some(args.flight),
         http: Some(args.http),
         files_root: args.files_root,
-        memory_bytes: config::memory_bytes(args.memory_mib),
+        query_memory: query_pool(queries),
+        column_bytes: columns,
         insecure: args.insecure,
     };
     let mut cluster = Embedded::start(options).await?;

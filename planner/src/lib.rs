@@ -68,9 +68,12 @@ pub struct PlanOptions {
     pub shard_local: bool,
     /// `tessera.join_order`.
     pub join_order: bool,
+    /// `tessera.hash_join`: off plans for little memory: joins whose inputs may spill, one partition above the leaves.
+    pub hash_join: bool,
     /// `tessera.distributed`.
     pub distributed: DistributedMode,
-    /// Session settings that change results; sent to the nodes. `timezone` is understood.
+    /// Session settings that change results; sent to the nodes. `timezone` and `tessera.hash_join` are
+    /// understood.
     pub settings: BTreeMap<String, String>,
     /// Output partitions of leaves and of everything above them; at least 2.
     pub target_partitions: usize,
@@ -214,7 +217,7 @@ pub async fn plan(
         schema: physical.schema(),
         physical,
         task: state.task_ctx(),
-        strategy: strategy(&cut, gather_bytes, options.distributed),
+        strategy: strategy(&cut, gather_bytes, mode(options)),
         fragments: explain::leaves(&cut).into_iter().map(explain::fragment).collect(),
         gather_bytes,
         explain: vec![],
@@ -239,6 +242,14 @@ pub async fn plan(
     planned.explain = explain::lines(planned.strategy, planned.nodes().len(), &cut);
     planned.explain.extend(notes);
     Ok(planned)
+}
+
+/// A query that has little memory exchanges nothing: what spills above the leaves does so in one place.
+fn mode(options: &PlanOptions) -> DistributedMode {
+    match options.hash_join {
+        true => options.distributed,
+        false => DistributedMode::Off,
+    }
 }
 
 fn strategy(cut: &LogicalPlan, gather_bytes: Option<usize>, mode: DistributedMode) -> Strategy {

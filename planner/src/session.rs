@@ -17,6 +17,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder, SessionStateDefau
 use datafusion::prelude::SessionConfig;
 use std::sync::Arc;
 use tessera_proto::fragment::LeafRuntime;
+use tessera_proto::frugal::{self, FrugalPlans};
 use tessera_proto::yielding::YieldInJoins;
 use tessera_proto::{Error, Result};
 
@@ -54,7 +55,8 @@ pub fn template_builder(runtime: Arc<RuntimeEnv>, leaves: Arc<LeafRuntime>) -> S
         .with_default_features()
         .with_table_function_list(table_functions())
         .with_query_planner(Arc::new(LeafQueryPlanner { bare }))
-        // Last: it must see the joins that the other rules leave.
+        // Last: they must see the joins that the other rules leave.
+        .with_physical_optimizer_rule(Arc::new(FrugalPlans))
         .with_physical_optimizer_rule(Arc::new(YieldInJoins))
 }
 
@@ -90,6 +92,11 @@ pub fn session_state(template: &SessionState, options: &PlanOptions) -> Result<S
     let mut state = template.clone();
     let config = state.config_mut().options_mut();
     config.execution.target_partitions = options.target_partitions.max(PARTITIONS_MIN);
+    if !options.hash_join {
+        frugal::configure(config);
+        // And no exchanges: those within a process can wait for each other for ever when two inputs spill (DataFusion #24883).
+        config.execution.target_partitions = 1;
+    }
     if let Some(zone) = options.settings.get("timezone") {
         check_time_zone(zone)?;
         config.execution.time_zone = Some(zone.clone());

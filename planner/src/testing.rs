@@ -405,6 +405,7 @@ impl Bench {
             profile: false,
             shard_local: true,
             join_order: true,
+            hash_join: true,
             distributed: DistributedMode::Off,
             settings: BTreeMap::new(),
             target_partitions: 2,

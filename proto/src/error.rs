@@ -221,6 +221,10 @@ impl From<DataFusionError> for Error {
         let text = error.strip_backtrace();
         let (code, message) = match error.find_root() {
             DataFusionError::ResourcesExhausted(m) => ("53200", m.clone()),
+            // A nested-loop join that runs out of memory reads its input once more; what comes from other nodes comes once.
+            DataFusionError::Internal(m) if m.contains("was already consumed") && m.contains("WorkerConnection") => {
+                ("53200", "a nested-loop join ran out of memory".to_owned())
+            }
             DataFusionError::NotImplemented(m) => ("0A000", m.clone()),
             DataFusionError::SQL(e, _) => ("42601", e.to_string()),
             DataFusionError::Plan(m) => ("42000", m.clone()),
@@ -229,7 +233,11 @@ impl From<DataFusionError> for Error {
             DataFusionError::Execution(m) => ("22000", m.clone()),
             _ => ("XX000", text),
         };
-        Self::new(code, message)
+        let error = Self::new(code, message);
+        match code {
+            "53200" => error.with_hint("start the server with more --memory-mib, or let the statement read less"),
+            _ => error,
+        }
     }
 }
 

@@ -28,11 +28,11 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{
     ChannelResolver, CoordinatorToWorkerMsg, DistributedExt, ExecuteTaskRequest, GetWorkerInfoRequest,
-    GetWorkerInfoResponse, MaybeEncoded, SetPlanRequest, Worker, WorkerChannel, WorkerPlanRewriteEvent,
-    WorkerPlanRewriteEventResponse, WorkerQueryContext, WorkerToCoordinatorMsg,
+    GetWorkerInfoResponse, MaybeEncoded, ProducerHead, SetPlanRequest, TaskKey, Worker, WorkerChannel,
+    WorkerPlanRewriteEvent, WorkerPlanRewriteEventResponse, WorkerQueryContext, WorkerToCoordinatorMsg,
 };
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use std::sync::Arc;
 use tonic::codegen::http::HeaderMap;
 use url::Url;
@@ -125,6 +125,25 @@ pub fn worker(
     Ok(Worker::from_session_builder(sessions)
         .with_runtime_env(runtime)
         .with_version(env!("CARGO_PKG_VERSION")))
+}
+
+/// Lets go of tasks that have ended, with the memory of their operators. A worker keeps its tasks in a cache that drops what
+/// was removed at its next use only, which on a quiet node may be hours away: call this every second or so.
+pub fn sweep(worker: &Worker) {
+    // Of no query: found missing, which is a use.
+    let task_key = TaskKey {
+        query_id: uuid::Uuid::nil(),
+        stage_id: 0,
+        task_number: 0,
+    };
+    let request = ExecuteTaskRequest {
+        task_key,
+        target_partition_start: 0,
+        target_partition_end: 0,
+        producer_head: ProducerHead::None,
+    };
+    // It would wait for a plan; the lookup comes first.
+    let _ = worker.execute_task(request).now_or_never();
 }
 
 fn session(

@@ -14,6 +14,7 @@ pub mod error;
 pub mod exchange;
 pub mod flight;
 pub mod fragment;
+pub mod frugal;
 pub mod functions;
 pub mod ids;
 pub mod ipc;

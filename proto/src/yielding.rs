@@ -11,7 +11,9 @@
 //! A nested-loop join compares each row with the whole build side, however large, so it gets one row at first and twice as many
 //! after each piece that was quick; any join gets fewer after one that was slow. Used on routers and nodes.
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use datafusion::arrow::compute::take;
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, internal_err};
@@ -73,6 +75,7 @@ fn wrap(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPla
 pub struct YieldExec {
     input: Arc<dyn ExecutionPlan>,
     rows: usize,
+    compact: bool,
 }
 
 impl YieldExec {
@@ -81,10 +84,19 @@ impl YieldExec {
         Self {
             input,
             rows: rows.max(1),
+            compact: false,
         }
     }
 
-    /// Most rows of the first piece.
+    /// Over `input`, not to be sent to other processes; no piece has more than `rows` rows, and each is a copy: it holds no memory but that of its rows.
+    pub fn compacting(input: Arc<dyn ExecutionPlan>, rows: usize) -> Self {
+        Self {
+            compact: true,
+            ..Self::new(input, rows)
+        }
+    }
+
+    /// Most rows of the first piece, or of any if they are copies.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -117,6 +129,8 @@ struct Cutting {
     input: SendableRecordBatchStream,
     rest: Option<RecordBatch>,
     pace: Pace,
+    /// Most rows of a copy.
+    compact: Option<usize>,
 }
 
 impl Cutting {
@@ -130,7 +144,7 @@ impl Cutting {
             },
         };
         tokio::task::yield_now().await;
-        let (rows, wanted) = (batch.num_rows(), self.pace.rows);
+        let (rows, wanted) = (batch.num_rows(), self.pace.rows.min(self.compact.unwrap_or(usize::MAX)));
         let piece = if wanted < rows {
             self.rest = Some(batch.slice(wanted, rows - wanted));
             batch.slice(0, wanted)
@@ -138,13 +152,38 @@ impl Cutting {
             batch
         };
         self.pace.given = Some((Instant::now(), piece.num_rows()));
-        Some(Ok(piece))
+        Some(if self.compact.is_some() {
+            copied(&piece)
+        } else {
+            Ok(piece)
+        })
     }
+}
+
+/// The same rows in memory of their own.
+fn copied(batch: &RecordBatch) -> Result<RecordBatch> {
+    let all = UInt32Array::from_iter_values(0..batch.num_rows() as u32);
+    let column = |array: &ArrayRef| {
+        let taken = take(array, &all, None)?;
+        // Views still point into the buffers of the whole.
+        Ok(match taken.data_type() {
+            DataType::Utf8View => Arc::new(taken.as_string_view().gc()) as ArrayRef,
+            DataType::BinaryView => Arc::new(taken.as_binary_view().gc()),
+            _ => taken,
+        })
+    };
+    let columns = batch.columns().iter().map(column).collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &options)?)
 }
 
 impl DisplayAs for YieldExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("YieldExec")
+        f.write_str(if self.compact {
+            "YieldExec: compact"
+        } else {
+            "YieldExec"
+        })
     }
 }
 
@@ -169,7 +208,10 @@ impl ExecutionPlan for YieldExec {
         let [input] = &children[..] else {
             return internal_err!("YieldExec has one input");
         };
-        Ok(Arc::new(Self::new(input.clone(), self.rows)))
+        Ok(Arc::new(Self {
+            input: input.clone(),
+            ..Self::clone(&self)
+        }))
     }
 
     fn apply_expressions(
@@ -187,6 +229,7 @@ impl ExecutionPlan for YieldExec {
                 rows: self.rows,
                 given: None,
             },
+            compact: self.compact.then_some(self.rows),
         };
         let pieces = futures::stream::unfold(cutting, async |mut cutting| {
             let piece = cutting.next().await?;
@@ -199,6 +242,20 @@ impl ExecutionPlan for YieldExec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use datafusion::arrow::array::{Array, Int64Array, StringViewArray};
+
+    #[test]
+    fn a_copy_of_a_piece_holds_only_its_rows() {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..10_000));
+        let texts = (0..10_000).map(|n| (n % 3 > 0).then(|| format!("a text that is not inlined {n}")));
+        let texts: ArrayRef = Arc::new(StringViewArray::from_iter(texts));
+        let whole = RecordBatch::try_from_iter([("n", numbers), ("t", texts)]).unwrap();
+        let piece = whole.slice(5_000, 10);
+        let copy = copied(&piece).unwrap();
+        assert_eq!(copy, piece);
+        assert!(copy.get_array_memory_size() < 2_000, "{}", copy.get_array_memory_size());
+        assert!(piece.column(1).get_array_memory_size() > 100_000);
+    }
 
     #[test]
     fn pieces_shrink_when_slow_and_grow_when_quick() {

@@ -12,6 +12,7 @@
 
 use crate::cluster::{bootstrap, catalog_store, reassign, statistics};
 use crate::ddl::fill;
+use crate::execute::admission::Admission;
 use crate::execute::point::Templates;
 use crate::session::{Session, SessionParams};
 use crate::txn::oracle::Oracle;
@@ -31,6 +32,7 @@ use tessera_meta::view::{ClusterView, ViewKeeper};
 use tessera_proto::flight::seal::Secret;
 use tessera_proto::fragment::LeafRuntime;
 use tessera_proto::functions;
+use tessera_proto::memory::SPILL_MERGE_FILES;
 use tessera_proto::profile::Profiles;
 use tessera_proto::service::{NodeDirectory, TimestampOracle};
 use tessera_proto::{Error, Result};
@@ -74,6 +76,7 @@ pub struct Engine {
     profiles: Profiles,
     files_root: Option<PathBuf>,
     query_threads: usize,
+    admission: Admission,
     /// `None` after shutdown.
     runtime: Mutex<Option<tokio::runtime::Runtime>>,
     handle: tokio::runtime::Handle,
@@ -131,6 +134,7 @@ impl Engine {
             profiles,
             files_root: options.files_root,
             query_threads: threads,
+            admission: Admission::new(threads),
             handle: runtime.handle().clone(),
             runtime: Mutex::new(Some(runtime)),
             statistics: ArcSwap::default(),
@@ -224,6 +228,11 @@ impl Engine {
         &self.templates
     }
 
+    /// Who may run now.
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
     /// Threads that run queries.
     pub(crate) fn query_threads(&self) -> usize {
         self.query_threads
@@ -298,7 +307,8 @@ impl Drop for Engine {
 fn runtime_env(memory: Arc<dyn MemoryPool>) -> Result<Arc<RuntimeEnv>> {
     let disk = DiskManagerBuilder::default()
         .with_mode(DiskManagerMode::OsTmpDirectory)
-        .with_max_temp_directory_size(SPILL_BYTES_MAX);
+        .with_max_temp_directory_size(SPILL_BYTES_MAX)
+        .with_max_spill_merge_fan_in(SPILL_MERGE_FILES);
     let builder = RuntimeEnvBuilder::new()
         .with_memory_pool(memory)
         .with_disk_manager_builder(disk);

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tessera_proto::{Error, Result};
 
+/// Whether joins may keep one side in memory. Nodes have to know.
+pub(crate) const HASH_JOIN: &str = "tessera.hash_join";
 /// The version in PostgreSQL's form, everywhere the same: clients parse the front, people read the rest.
 pub(crate) const SERVER_VERSION: &str = concat!("15.0 (Tessera ", env!("CARGO_PKG_VERSION"), ")");
 /// Longest value: nothing sensible is longer, and it is kept for the session's life.
@@ -177,7 +179,9 @@ impl Settings {
 
     /// What nodes must know to compute the same results.
     pub fn for_nodes(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([("timezone".to_owned(), self.get("timezone").unwrap_or_default())])
+        let names = ["timezone", HASH_JOIN];
+        let value = |name: &str| (name.to_owned(), self.get(name).unwrap_or_default());
+        names.into_iter().map(value).collect()
     }
 }
 

@@ -33,7 +33,9 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use tessera_proto::fragment::{LeafPlanCodec, TableSource};
+use tessera_proto::frugal::{self, FrugalPlans};
 use tessera_proto::ipc::relabel;
+use tessera_proto::memory::SPILL_MERGE_FILES;
 use tessera_proto::profile::{Profiles, spilled_bytes};
 use tessera_proto::service::{NodeDirectory, deadline};
 use tessera_proto::yielding::YieldInJoins;
@@ -58,9 +60,12 @@ pub fn query_memory(pool: Arc<dyn MemoryPool>, spill: Option<&Path>) -> Result<A
         Some(folder) => DiskManagerMode::Directories(vec![folder.to_owned()]),
         None => DiskManagerMode::Disabled,
     };
+    let disk = DiskManagerBuilder::default()
+        .with_mode(mode)
+        .with_max_spill_merge_fan_in(SPILL_MERGE_FILES);
     let builder = RuntimeEnvBuilder::new()
         .with_memory_pool(pool)
-        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode));
+        .with_disk_manager_builder(disk);
     Ok(builder.build_arc()?)
 }
 
@@ -137,6 +142,7 @@ impl Executor {
             .with_runtime_env(memory)
             .with_default_features()
             .with_scalar_functions(functions)
+            .with_physical_optimizer_rule(Arc::new(FrugalPlans))
             .with_physical_optimizer_rule(Arc::new(YieldInJoins))
             .build();
         Self {
@@ -228,6 +234,9 @@ impl Executor {
             zone.parse::<Tz>()
                 .map_err(|_| Error::new("22023", format!("time zone \"{zone}\" is not known")))?;
             state.config_mut().options_mut().execution.time_zone = Some(zone.clone());
+        }
+        if settings.get("tessera.hash_join").is_some_and(|on| on == "off") {
+            frugal::configure(state.config_mut().options_mut());
         }
         Ok(state)
     }

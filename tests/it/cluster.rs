@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tessera::embedded::{Embedded, EmbeddedOptions};
+use tessera_proto::memory::query_pool;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// Longest a test waits for something that should take moments.
@@ -17,7 +18,8 @@ pub async fn embedded(dir: &Path, nodes: u32) -> Embedded {
     let mut options = EmbeddedOptions::local(dir, nodes);
     options.files_root = Some(dir.to_path_buf());
     options.flight = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
-    options.memory_bytes = 1 << 30;
+    options.query_memory = query_pool(600 << 20);
+    options.column_bytes = 400 << 20;
     Embedded::start(options).await.expect("the cluster starts")
 }
 

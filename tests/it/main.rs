@@ -20,6 +20,7 @@
 //!   power.rs     power loss and full disks, when asked for
 //!   damage.rs    damaged files of one node are fetched again; of the only copy, refused
 //!   kills.rs     kill -9 of the whole process and of single nodes, at random moments
+//!   memory.rs    little memory: spill, sort-merge joins, many queries at once
 //!   analyze.rs   EXPLAIN ANALYZE: what every node did and what moved
 //!   bad_input.rs errors a user can make, and their SQLSTATEs
 //! ```
@@ -34,6 +35,7 @@ mod damage;
 mod explain;
 mod flight;
 mod kills;
+mod memory;
 mod oracle;
 mod power;
 mod processes;

@@ -5,11 +5,13 @@
 //!   point.rs     SELECT by primary key: one RPC
 //!   prepare.rs   session state, parameters, what a plan reads
 //!   stream.rs    from the query threads to the session, with cancel and deadline
+//!   admission.rs who may run now
 //!   copy_to.rs   COPY ... TO
 //!   literals.rs  quoted constants     arithmetic.rs   integers that overflow
 //!   describe.rs  types without running        show.rs  SHOW        verify.rs  VERIFY TABLE
 //! ```
 
+pub(crate) mod admission;
 mod arithmetic;
 pub(crate) mod copy_to;
 pub(crate) mod declared;

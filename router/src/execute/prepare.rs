@@ -9,6 +9,7 @@ use super::{arithmetic, literals};
 use crate::cluster::catalog::StatementCatalog;
 use crate::cluster::depends;
 use crate::session::StatementContext;
+use crate::settings::HASH_JOIN;
 use crate::views;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -46,6 +47,7 @@ pub(crate) fn options(context: &StatementContext, snapshot: Timestamp) -> PlanOp
         profile: context.profile,
         shard_local: settings.is_on("tessera.shard_local"),
         join_order: settings.is_on("tessera.join_order"),
+        hash_join: settings.is_on(HASH_JOIN),
         distributed: match settings.get("tessera.distributed").as_deref() {
             Some("on") => DistributedMode::On,
             Some("off") => DistributedMode::Off,

@@ -8,6 +8,7 @@
 //!
 //! After the first batch nothing is repeated: the client may have seen rows.
 
+use super::admission::{Entry, Place};
 use super::declared::declared;
 use super::point::{self, PointRead, Template};
 use super::prepare::{self, Bound};
@@ -15,6 +16,7 @@ use super::stream;
 use crate::cluster::catalog::StatementCatalog;
 use crate::outcome::{Outcome, RowsTag};
 use crate::session::StatementContext;
+use crate::settings::HASH_JOIN;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
@@ -22,11 +24,15 @@ use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 use sqlparser::ast::Query;
 use std::sync::Arc;
+use std::time::Duration;
 use tessera_meta::view::Retries;
 use tessera_planner::Planned;
 use tessera_planner::names::result_schema;
 use tessera_proto::sql_type::SqlType;
 use tessera_proto::{Result, Timestamp};
+
+/// Pauses before each attempt of a query that ran out of memory. Nodes let go of what the one before held within about a second.
+const FRUGAL_WAITS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2)];
 
 /// A query that runs.
 pub(crate) struct Running {
@@ -116,16 +122,38 @@ fn types_of(params: &[ScalarValue]) -> Vec<Option<DataType>> {
         .collect()
 }
 
-/// Starts a query and waits for its first batch.
+/// Starts a query and waits for its first batch. A query that runs out of memory before it is planned once more, with joins
+/// that spill.
 ///
 /// # Errors
-/// The planner's, the nodes', 57014.
+/// The planner's, the nodes', 57014, 53200.
 pub(crate) async fn open(context: &StatementContext, request: Request<'_>) -> Result<Running> {
+    let mut opened = open_as_set(context, &request, Entry::Usual).await;
+    let mut frugal = context.clone();
+    if out_of_memory(&opened) && frugal.settings.is_on(HASH_JOIN) {
+        frugal.settings.set(HASH_JOIN, "off")?;
+        for wait in FRUGAL_WAITS {
+            tracing::info!("planning a query once more, with joins that spill");
+            context.bounded(async { Ok(tokio::time::sleep(wait).await) }).await?;
+            opened = open_as_set(&frugal, &request, Entry::Alone).await;
+            if !out_of_memory(&opened) {
+                break;
+            }
+        }
+    }
+    opened
+}
+
+fn out_of_memory(opened: &Result<Running>) -> bool {
+    opened.as_ref().err().is_some_and(|error| error.code == "53200")
+}
+
+async fn open_as_set(context: &StatementContext, request: &Request<'_>, entry: Entry) -> Result<Running> {
     let mut retries = Retries::default();
     loop {
         let catalog = StatementCatalog::new(context);
         let revision = catalog.view().revision;
-        match context.bounded(attempt(context, &catalog, &request)).await {
+        match context.bounded(attempt(context, &catalog, request, entry)).await {
             Err(error) => {
                 let again = retries.after(error, context.engine.views(), revision);
                 context.bounded(again).await?;
@@ -135,7 +163,12 @@ pub(crate) async fn open(context: &StatementContext, request: Request<'_>) -> Re
     }
 }
 
-async fn attempt(context: &StatementContext, catalog: &StatementCatalog, request: &Request<'_>) -> Result<Running> {
+async fn attempt(
+    context: &StatementContext,
+    catalog: &StatementCatalog,
+    request: &Request<'_>,
+    entry: Entry,
+) -> Result<Running> {
     let Request { query, params, .. } = request;
     let templates = context.engine.templates();
     if let Some(text) = request.text
@@ -161,8 +194,13 @@ async fn attempt(context: &StatementContext, catalog: &StatementCatalog, request
     bound.plan = prepare::fill(context, bound.plan, params.clone())?;
     (request.check)(&bound.plan)?;
     let declared = declared(query, &bound.plan);
+    let place = context
+        .engine
+        .admission()
+        .enter(context, catalog, &bound.plan, entry)
+        .await?;
     let ready = plan(context, catalog, bound).await?;
-    first(context, query, ready, declared).await
+    first(context, query, ready, declared, place).await
 }
 
 async fn point(
@@ -291,6 +329,7 @@ async fn first(
     query: &Query,
     ready: Ready,
     declared: Vec<Option<SqlType>>,
+    place: Place,
 ) -> Result<Running> {
     let Ready {
         planned,
@@ -298,7 +337,13 @@ async fn first(
         query_id,
     } = ready;
     let schema = result_schema(query, &planned.schema);
-    let mut rows = stream::start(context, planned.physical.clone(), planned.task.clone(), schema.clone());
+    let mut rows = stream::start(
+        context,
+        planned.physical.clone(),
+        planned.task.clone(),
+        schema.clone(),
+        place,
+    );
     let first = rows.try_next().await?;
     Ok(Running {
         schema,

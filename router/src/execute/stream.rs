@@ -8,6 +8,7 @@
 //! A client that reads slowly fills the channel and so stops the plan. An end that is not the plan's own is an error,
 //! never a short result.
 
+use super::admission::Place;
 use crate::error::{cancelled_by_user, timed_out};
 use crate::session::StatementContext;
 use datafusion::arrow::array::RecordBatch;
@@ -27,18 +28,17 @@ const BATCHES: usize = 4;
 
 type Item = std::result::Result<RecordBatch, DataFusionError>;
 
-/// Starts the plan; its batches are labelled with `schema`. Dropping the stream ends it.
+/// Starts the plan; its batches are labelled with `schema`. Dropping the stream ends it. `place` is given back at its end.
 pub(crate) fn start(
     context: &StatementContext,
     physical: Arc<dyn ExecutionPlan>,
     task: Arc<TaskContext>,
     schema: SchemaRef,
+    place: Place,
 ) -> SendableRecordBatchStream {
     let (sender, receiver) = mpsc::channel(BATCHES);
-    let running = context
-        .engine
-        .query_handle()
-        .spawn(run(context.clone(), physical, task, sender));
+    let running = run(context.clone(), physical, task, sender, place);
+    let running = context.engine.query_handle().spawn(running);
     let state = Running {
         receiver,
         task: Some(AbortOnDropHandle::new(running)),
@@ -68,6 +68,7 @@ async fn run(
     physical: Arc<dyn ExecutionPlan>,
     task: Arc<TaskContext>,
     sender: mpsc::Sender<Item>,
+    place: Place,
 ) {
     let work = async {
         let mut stream = match execute_stream(physical, task) {
@@ -92,6 +93,7 @@ async fn run(
         () = tokio::time::sleep_until(context.deadline) => Some(timed_out()),
     };
     // The plan is gone by now; only this item waits for a slow client.
+    drop(place);
     if let Some(error) = stopped {
         let _ = sender.send(Err(error.into())).await;
     }

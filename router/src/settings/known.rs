@@ -139,6 +139,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         Kind::OneOf(&["auto", "off", "on"]),
         "whether nodes exchange rows among each other: by the estimated bytes, never, or wherever they can",
     ),
+    setting(
+        super::HASH_JOIN,
+        "on",
+        Kind::Bool,
+        "whether joins may keep one side in memory; off sorts both sides, which may spill",
+    ),
     setting("tessera.join_order", "on", Kind::Bool, "whether joins are reordered"),
     setting(
         "tessera.shard_local",

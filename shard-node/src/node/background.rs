@@ -5,6 +5,7 @@
 //!   beat     every 200 ms to every node; who is alive goes to the machines
 //!   doubt    prepared for too long? ask home. Committed at home? tell the participants, then log End
 //!   upkeep   seal big deltas, cut the log, forget old staged files
+//!   sweep    let go of what tasks of queries held that have ended
 //! ```
 
 use super::ShardNode;
@@ -155,6 +156,21 @@ pub async fn beat(node: Arc<ShardNode>, stop: CancellationToken) {
             });
         }
         told = (alive, disks, Instant::now());
+    }
+}
+
+/// Pause between two looks for tasks that have ended.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(400);
+
+/// Lets go of what tasks of queries held that have ended, until `stop`.
+pub async fn sweep(node: Arc<ShardNode>, stop: CancellationToken) {
+    let mut tick = interval(SWEEP_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => tessera_proto::exchange::sweep(&node.worker),
+        }
     }
 }
 

@@ -139,6 +139,7 @@ impl ShardNode {
         self.tasks.spawn(background::beat(self.clone(), self.stop.clone()));
         self.tasks.spawn(background::resolve(self.clone(), self.stop.clone()));
         self.tasks.spawn(background::upkeep(self.clone(), self.stop.clone()));
+        self.tasks.spawn(background::sweep(self.clone(), self.stop.clone()));
     }
 
     /// Tells the cluster where this node is and which disk it has.

@@ -1,0 +1,128 @@
+//! Plans for little memory: joins that spill, and batches that a sort can hold.
+//!
+//! ```text
+//!   HashJoinExec          the build side in memory, or 53200      SortMergeJoinExec
+//!     build                                                  ──▶    SortExec                build     spills
+//!     probe                                                           YieldExec: compact    small batches of their own
+//!                                                                   SortExec                probe     spills
+//!                                                                     YieldExec: compact
+//! ```
+//!
+//! Only in sessions with `prefer_hash_join` off ([`configure`]). DataFusion's planner obeys that option itself where it plans
+//! for several partitions; a leaf with one partition gets hash joins all the same. A sort must hold at least one batch, and one
+//! that is a piece of a larger one counts as the whole. Left alone: NOT IN with NULLs, which sort-merge joins do not know,
+//! and inputs of several partitions that are not spread by the keys.
+
+use crate::yielding::YieldExec;
+use datafusion::arrow::compute::SortOptions;
+use datafusion::common::config::{ConfigNonZeroUsize, ConfigOptions};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Result, internal_err};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode, SortMergeJoinExec};
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, PhysicalExpr};
+use std::sync::Arc;
+
+/// What each sort keeps back for merging; DataFusion's 10 MiB is much for a query that has little.
+const SORT_RESERVATION_BYTES: usize = 512 << 10;
+
+/// Rows of a batch: a sort must hold at least one, and merging spilled ones two of each of two files.
+const BATCH_ROWS: usize = 512;
+
+/// Makes a session take as little memory as it can, at the price of time.
+pub fn configure(options: &mut ConfigOptions) {
+    options.optimizer.prefer_hash_join = false;
+    options.execution.sort_spill_reservation_bytes = SORT_RESERVATION_BYTES;
+    // Batches are not joined before they are sorted: of the pieces of what was joined, each counts as the whole, once more.
+    options.execution.sort_in_place_threshold_bytes = 0;
+    if let Ok(rows) = ConfigNonZeroUsize::try_new(BATCH_ROWS) {
+        options.execution.batch_size = rows;
+    }
+}
+
+/// The physical rule. Put it before the one that lets joins yield.
+#[derive(Debug)]
+pub struct FrugalPlans;
+
+impl PhysicalOptimizerRule for FrugalPlans {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, options: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        if options.optimizer.prefer_hash_join {
+            return Ok(plan);
+        }
+        let changed = plan.transform_up(|node| match node.downcast_ref::<HashJoinExec>() {
+            Some(join) if can_change(join) => Ok(Transformed::yes(sort_merge(join)?)),
+            _ => Ok(Transformed::no(node)),
+        })?;
+        let compact = changed
+            .data
+            .transform_up(|node| match node.downcast_ref::<SortExec>() {
+                Some(sort) if sort.fetch().is_none() => Ok(Transformed::yes(compact_below(sort)?)),
+                _ => Ok(Transformed::no(node)),
+            })?;
+        Ok(compact.data)
+    }
+
+    fn name(&self) -> &str {
+        "frugal_plans"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn can_change(join: &HashJoinExec) -> bool {
+    let partitions = |side: &Arc<dyn ExecutionPlan>| side.output_partitioning().partition_count();
+    let alone = partitions(join.left()) == 1 && partitions(join.right()) == 1;
+    let spread = *join.partition_mode() == PartitionMode::Partitioned;
+    !join.null_aware && join.fetch().is_none() && (alone || spread)
+}
+
+fn sort_merge(join: &HashJoinExec) -> Result<Arc<dyn ExecutionPlan>> {
+    let (left, right): (Vec<_>, Vec<_>) = join.on().iter().cloned().unzip();
+    let merged: Arc<dyn ExecutionPlan> = Arc::new(SortMergeJoinExec::try_new(
+        sorted(join.left(), left)?,
+        sorted(join.right(), right)?,
+        join.on().to_vec(),
+        join.filter().cloned(),
+        *join.join_type(),
+        vec![SortOptions::default(); join.on().len()],
+        join.null_equality(),
+    )?);
+    let Some(projection) = join.projection.as_deref() else {
+        return Ok(merged);
+    };
+    let schema = merged.schema();
+    let column = |index: &usize| {
+        let name = schema.field(*index).name();
+        (
+            Arc::new(Column::new(name, *index)) as Arc<dyn PhysicalExpr>,
+            name.clone(),
+        )
+    };
+    let columns: Vec<_> = projection.iter().map(column).collect();
+    Ok(Arc::new(ProjectionExec::try_new(columns, merged)?))
+}
+
+fn compact_below(sort: &SortExec) -> Result<Arc<dyn ExecutionPlan>> {
+    let input = YieldExec::compacting(sort.input().clone(), BATCH_ROWS);
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    Arc::new(sort.clone()).replace_children(vec![Arc::new(input)], options)
+}
+
+fn sorted(side: &Arc<dyn ExecutionPlan>, keys: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn ExecutionPlan>> {
+    let keys = keys
+        .into_iter()
+        .map(|key| PhysicalSortExpr::new(key, SortOptions::default()));
+    let Some(order) = LexOrdering::new(keys) else {
+        return internal_err!("a hash join has keys");
+    };
+    Ok(Arc::new(
+        SortExec::new(order, side.clone()).with_preserve_partitioning(true),
+    ))
+}
