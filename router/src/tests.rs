@@ -1,5 +1,6 @@
 //! Sessions against nodes in memory: every path of the router from text to rows and back.
 
+mod admission;
 mod pending;
 
 use crate::engine::{Engine, RouterOptions};

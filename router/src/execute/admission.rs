@@ -7,8 +7,8 @@
 //! ```
 //!
 //! They share cores, so that more of them at a time are not sooner done, and memory, of which each then has less: thirty hash
-//! joins that fit one after the other do not fit together. A place is given back when the plan ends, whether or not the
-//! client has read all rows. Waiting ends with the statement's time, or when its user cancels.
+//! joins that fit one after the other do not fit together. A place is given back when the plan ends, or when its
+//! client has kept it waiting for a second. Waiting ends with the statement's time, or when its user cancels.
 
 use super::prepare::stub;
 use crate::cluster::catalog::StatementCatalog;

@@ -134,7 +134,11 @@ pub(crate) async fn open(context: &StatementContext, request: Request<'_>) -> Re
         frugal.settings.set(HASH_JOIN, "off")?;
         for wait in FRUGAL_WAITS {
             tracing::info!("planning a query once more, with joins that spill");
-            context.bounded(async { Ok(tokio::time::sleep(wait).await) }).await?;
+            let pause = async {
+                tokio::time::sleep(wait).await;
+                Ok(())
+            };
+            context.bounded(pause).await?;
             opened = open_as_set(&frugal, &request, Entry::Alone).await;
             if !out_of_memory(&opened) {
                 break;

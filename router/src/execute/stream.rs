@@ -19,10 +19,13 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::StreamExt;
 use std::sync::Arc;
+use std::time::Duration;
 use tessera_proto::{Error, Result, ipc};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+/// How long a client may keep a query waiting before the next heavy one gets its place: what it computes meanwhile is little.
+const PLACE_PATIENCE: Duration = Duration::from_secs(1);
 /// Batches between the query threads and the session: at most 8,192 rows each.
 const BATCHES: usize = 4;
 
@@ -70,6 +73,7 @@ async fn run(
     sender: mpsc::Sender<Item>,
     place: Place,
 ) {
+    let mut place = Some(place);
     let work = async {
         let mut stream = match execute_stream(physical, task) {
             Ok(stream) => stream,
@@ -80,7 +84,16 @@ async fn run(
         };
         while let Some(item) = stream.next().await {
             let failed = item.is_err();
-            if sender.send(item).await.is_err() || failed {
+            let room = match tokio::time::timeout(PLACE_PATIENCE, sender.reserve()).await {
+                Ok(room) => room,
+                Err(_) => {
+                    place.take();
+                    sender.reserve().await
+                }
+            };
+            let Ok(room) = room else { return };
+            room.send(item);
+            if failed {
                 return;
             }
         }
