@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tessera::embedded::{Embedded, EmbeddedOptions};
-use tessera_benches::{load, tpch};
+use tessera_benches::{BenchOptions, Load, run, tpch};
 use tessera_proto::memory::{BYTES_MIN, query_pool};
 use tokio_postgres::Client;
 
@@ -254,9 +254,9 @@ async fn tpch_completes_in_a_quarter_of_its_memory() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let memory = Adjustable::new();
     let cluster = start(dir.path(), memory.clone()).await;
-    load::load(&cluster.url(), &tpch::workload(), scale)
-        .await
-        .expect("loads");
+    let mut options = BenchOptions::new(cluster.url(), scale);
+    (options.load, options.queries) = (Load::Stream, Some(vec![6]));
+    run(&tpch::workload(), options).await.expect("loads");
     cluster.engine().refresh_statistics().await;
     let client = connect(&cluster.url()).await;
     let mut failed = vec![];
