@@ -70,14 +70,10 @@ impl ClusterView {
         self.views.get(self.relation(schema, name)?)
     }
 
-    /// The catalog as it is shown: without tables that have no name yet.
-    pub fn shown(self: &Arc<Self>) -> Arc<Self> {
-        if self.pending.is_empty() {
-            return self.clone();
-        }
-        let mut shown = Self::clone(self);
-        shown.tables.retain(|id, _| !self.pending.contains_key(id));
-        Arc::new(shown)
+    /// The tables that have a name: what is shown of the catalog.
+    pub fn named_tables(&self) -> impl Iterator<Item = &Arc<TableDef>> {
+        let named = |table: &&Arc<TableDef>| !self.pending.contains_key(&table.id);
+        self.tables.values().filter(named)
     }
 
     /// The shards of a group, ascending by index.

@@ -28,6 +28,8 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, PhysicalExpr};
 use std::sync::Arc;
 
+/// The setting, `on` or `off`, by which routers tell nodes.
+pub const HASH_JOIN: &str = "tessera.hash_join";
 /// What each sort keeps back for merging; DataFusion's 10 MiB is much for a query that has little.
 const SORT_RESERVATION_BYTES: usize = 512 << 10;
 

@@ -13,10 +13,9 @@ mod known;
 use known::{SETTINGS, check, display, find, unknown};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tessera_proto::frugal::HASH_JOIN;
 use tessera_proto::{Error, Result};
 
-/// Whether joins may keep one side in memory. Nodes have to know.
-pub(crate) const HASH_JOIN: &str = "tessera.hash_join";
 /// The version in PostgreSQL's form, everywhere the same: clients parse the front, people read the rest.
 pub(crate) const SERVER_VERSION: &str = concat!("15.0 (Tessera ", env!("CARGO_PKG_VERSION"), ")");
 /// Longest value: nothing sensible is longer, and it is kept for the session's life.

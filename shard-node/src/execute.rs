@@ -235,7 +235,7 @@ impl Executor {
                 .map_err(|_| Error::new("22023", format!("time zone \"{zone}\" is not known")))?;
             state.config_mut().options_mut().execution.time_zone = Some(zone.clone());
         }
-        if settings.get("tessera.hash_join").is_some_and(|on| on == "off") {
+        if settings.get(frugal::HASH_JOIN).is_some_and(|on| on == "off") {
             frugal::configure(state.config_mut().options_mut());
         }
         Ok(state)

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use tessera::embedded::{Embedded, EmbeddedOptions};
 use tessera_benches::{BenchOptions, Load, run, tpch};
 use tessera_proto::memory::{BYTES_MIN, query_pool};
+use tokio::sync::Notify;
 use tokio_postgres::Client;
 
 /// As good as none.
@@ -31,6 +32,8 @@ struct Adjustable {
     pool: ArcSwap<Arc<dyn MemoryPool>>,
     limit: AtomicUsize,
     consumers: AtomicUsize,
+    /// Told when the last consumer goes.
+    freed: Notify,
     peak: AtomicUsize,
     refused: AtomicUsize,
 }
@@ -41,6 +44,7 @@ impl Adjustable {
             pool: ArcSwap::from_pointee(query_pool(UNLIMITED)),
             limit: AtomicUsize::new(UNLIMITED),
             consumers: AtomicUsize::new(0),
+            freed: Notify::new(),
             peak: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
         })
@@ -48,14 +52,9 @@ impl Adjustable {
 
     /// Sets the limit for what comes, and forgets the peak.
     async fn limit(&self, bytes: usize) {
-        let start = Instant::now();
         while self.consumers.load(Ordering::SeqCst) > 0 {
-            let left = self.pool.load();
-            assert!(
-                start.elapsed() < cluster::PATIENCE,
-                "the last query still has memory: {left:?}"
-            );
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            let freed = tokio::time::timeout(cluster::PATIENCE, self.freed.notified()).await;
+            assert!(freed.is_ok(), "the last query still has memory: {:?}", self.pool.load());
         }
         assert_eq!(self.reserved(), 0, "memory that nobody holds");
         self.pool.store(Arc::new(query_pool(bytes)));
@@ -81,7 +80,9 @@ impl MemoryPool for Adjustable {
 
     fn unregister(&self, consumer: &MemoryConsumer) {
         self.pool.load().unregister(consumer);
-        self.consumers.fetch_sub(1, Ordering::SeqCst);
+        if self.consumers.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.freed.notify_one();
+        }
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {

@@ -40,7 +40,7 @@ impl StatementCatalog {
         let view = context.engine.view();
         let statistics = context.engine.statistics();
         let system = SystemSource {
-            view: view.shown(),
+            view: view.clone(),
             statuses: statistics.statuses.clone(),
             database: context.params.database.clone(),
             user: context.params.user.clone(),

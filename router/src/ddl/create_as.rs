@@ -34,8 +34,7 @@ pub(crate) async fn run(
     if !statement.with_data {
         let described = describe::query(context, &statement.query, &[]).await?;
         let columns = described.columns.unwrap_or_else(|| Schema::empty().into());
-        let mut create = table_of(statement, &columns, &described.declared)?;
-        create.if_not_exists = false;
+        let create = table_of(statement, &columns, &described.declared)?;
         return match create::table(context, &create).await {
             Ok(Outcome::Done { notices, .. }) => Ok(Outcome::Done {
                 tag: TAG.into(),
@@ -90,7 +89,8 @@ fn table_of(statement: &CreateTableAs, rows: &Schema, declared: &[Option<SqlType
     }
     Ok(CreateTable {
         name: statement.name.clone(),
-        if_not_exists: statement.if_not_exists,
+        // Looked at here: the command tag is another.
+        if_not_exists: false,
         reference: statement.reference,
         columns,
         primary_key: vec![],

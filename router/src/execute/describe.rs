@@ -24,14 +24,11 @@ pub(crate) async fn describe(
     let hints: Vec<Option<DataType>> = hints.iter().map(|h| h.map(SqlType::arrow)).collect();
     match statement {
         Statement::Query(select) => query(context, select, &hints).await,
-        Statement::CreateTableAs(create) => {
-            let (_, params) = bind(context, &create.query, &hints).await?;
-            Ok(Described {
-                params,
-                columns: None,
-                declared: vec![],
-            })
-        }
+        Statement::CreateTableAs(create) => Ok(Described {
+            columns: None,
+            declared: vec![],
+            ..query(context, &create.query, &hints).await?
+        }),
         Statement::Explain { query, .. } => {
             let (_, params) = bind(context, query, &hints).await?;
             Ok(rows(params, explain::schema()))

@@ -9,7 +9,6 @@ use super::{arithmetic, literals};
 use crate::cluster::catalog::StatementCatalog;
 use crate::cluster::depends;
 use crate::session::StatementContext;
-use crate::settings::HASH_JOIN;
 use crate::views;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -23,6 +22,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use tessera_planner::{Catalog, DistributedMode, PlanOptions, Relation};
 use tessera_proto::fragment::StubTable;
+use tessera_proto::frugal::HASH_JOIN;
 use tessera_proto::{Error, GroupId, Result, Timestamp};
 use uuid::Uuid;
 

@@ -16,7 +16,6 @@ use super::stream;
 use crate::cluster::catalog::StatementCatalog;
 use crate::outcome::{Outcome, RowsTag};
 use crate::session::StatementContext;
-use crate::settings::HASH_JOIN;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
@@ -28,6 +27,7 @@ use std::time::Duration;
 use tessera_meta::view::Retries;
 use tessera_planner::Planned;
 use tessera_planner::names::result_schema;
+use tessera_proto::frugal::HASH_JOIN;
 use tessera_proto::sql_type::SqlType;
 use tessera_proto::{Result, Timestamp};
 
@@ -129,8 +129,8 @@ fn types_of(params: &[ScalarValue]) -> Vec<Option<DataType>> {
 /// The planner's, the nodes', 57014, 53200.
 pub(crate) async fn open(context: &StatementContext, request: Request<'_>) -> Result<Running> {
     let mut opened = open_as_set(context, &request, Entry::Usual).await;
-    let mut frugal = context.clone();
-    if out_of_memory(&opened) && frugal.settings.is_on(HASH_JOIN) {
+    if out_of_memory(&opened) && context.settings.is_on(HASH_JOIN) {
+        let mut frugal = context.clone();
         frugal.settings.set(HASH_JOIN, "off")?;
         for wait in FRUGAL_WAITS {
             tracing::info!("planning a query once more, with joins that spill");

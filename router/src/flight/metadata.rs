@@ -132,7 +132,7 @@ async fn tables(view: &ClusterView, session: &FlightSession, command: CommandGet
     check_pattern(command.db_schema_filter_pattern.as_ref())?;
     check_pattern(command.table_name_filter_pattern.as_ref())?;
     let mut builder: GetTablesBuilder = command.into_builder();
-    for def in view.tables.values() {
+    for def in view.named_tables() {
         let added = builder.append(DATABASE, &def.schema, &def.name, TABLE, &table_schema(def));
         added.map_err(building)?;
     }

@@ -140,7 +140,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         "whether nodes exchange rows among each other: by the estimated bytes, never, or wherever they can",
     ),
     setting(
-        super::HASH_JOIN,
+        tessera_proto::frugal::HASH_JOIN,
         "on",
         Kind::Bool,
         "whether joins may keep one side in memory; off sorts both sides, which may spill",

@@ -6,6 +6,7 @@ use crate::ddl::fill::{Filling, columns, now_ms};
 use datafusion::arrow::array::{Int64Array, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use std::sync::Arc;
+use std::time::Duration;
 use tessera_parser::{CreateTable, ObjectName};
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +39,8 @@ async fn until_none_pending(cluster: &Cluster) {
     let views = cluster.engine.views();
     let mut changes = views.changes();
     while !views.refresh().await.unwrap().pending.is_empty() {
-        changes.changed().await.unwrap();
+        let changed = tokio::time::timeout(Duration::from_secs(30), changes.changed());
+        changed.await.expect("a table is still without a name").unwrap();
     }
 }
 

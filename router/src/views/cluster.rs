@@ -93,7 +93,7 @@ fn shards(source: &SystemSource) -> Option<Arc<dyn TableProvider>> {
         ("bytes", Int),
         ("degraded", Bool),
     ];
-    let mut defs: Vec<_> = source.view.tables.values().collect();
+    let mut defs: Vec<_> = source.view.named_tables().collect();
     defs.sort_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
     let mut rows = vec![];
     for def in defs {

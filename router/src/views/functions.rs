@@ -155,8 +155,7 @@ fn session_functions(source: &SystemSource) -> Vec<ScalarUDF> {
         function("pg_table_is_visible", Boolean, {
             let visible: std::collections::HashSet<i64> = source
                 .view
-                .tables
-                .values()
+                .named_tables()
                 .filter(|t| t.schema == "public")
                 .flat_map(|t| [t.id.0 as i64, primary_key_oid(t.id)])
                 .chain(
@@ -246,7 +245,7 @@ struct PrimaryKey {
 }
 
 fn primary_keys(source: &SystemSource) -> HashMap<i64, PrimaryKey> {
-    let keyed = source.view.tables.values().filter(|t| !t.primary_key.is_empty());
+    let keyed = source.view.named_tables().filter(|t| !t.primary_key.is_empty());
     keyed
         .map(|t| {
             let columns: Vec<_> = t.primary_key.iter().map(|&c| t.columns[c].name.as_str()).collect();
@@ -277,8 +276,7 @@ fn relation_names(source: &SystemSource) -> HashMap<i64, String> {
     };
     let tables = source
         .view
-        .tables
-        .values()
+        .named_tables()
         .map(|t| (t.id.0 as i64, qualified(&t.schema, &t.name)));
     let views = source
         .view

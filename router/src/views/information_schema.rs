@@ -21,8 +21,7 @@ fn tables(source: &SystemSource) -> Option<Arc<dyn TableProvider>> {
     let database = source.database.as_str();
     let base = source
         .view
-        .tables
-        .values()
+        .named_tables()
         .map(|t| row![database, t.schema.as_str(), t.name.as_str(), "BASE TABLE"]);
     let views = source
         .view
@@ -55,7 +54,7 @@ fn columns(source: &SystemSource) -> Option<Arc<dyn TableProvider>> {
         ("numeric_scale", Int),
     ];
     let mut rows = vec![];
-    for def in source.view.tables.values() {
+    for def in source.view.named_tables() {
         for (i, column) in def.columns.iter().enumerate().filter(|(_, c)| !c.hidden) {
             let length = match column.sql_type {
                 SqlType::Char(n) | SqlType::Varchar(Some(n)) => Value::Int(i64::from(n)),

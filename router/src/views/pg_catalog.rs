@@ -153,7 +153,7 @@ fn class(source: &SystemSource) -> Option<Arc<dyn TableProvider>> {
         ]
     };
     let mut rows = vec![];
-    for def in source.view.tables.values() {
+    for def in source.view.named_tables() {
         let visible = def.columns.iter().filter(|c| !c.hidden).count();
         let keyed = !def.primary_key.is_empty();
         rows.push(relation(
@@ -236,7 +236,7 @@ fn attribute(source: &SystemSource) -> Option<Arc<dyn TableProvider>> {
         (DEFAULT_COLUMN, Text),
     ];
     let mut rows = vec![];
-    for def in source.view.tables.values() {
+    for def in source.view.named_tables() {
         for (i, column) in def.columns.iter().enumerate().filter(|(_, c)| !c.hidden) {
             let (oid, typmod) = type_oid(column.sql_type);
             let default = column.default.clone();
@@ -268,7 +268,7 @@ pub(super) const DEFAULT_COLUMN: &str = "tessera_default";
 
 fn attrdef(source: &SystemSource) -> Option<Arc<dyn TableProvider>> {
     let mut rows = vec![];
-    for def in source.view.tables.values() {
+    for def in source.view.named_tables() {
         for (i, column) in def.columns.iter().enumerate().filter(|(_, c)| c.default.is_some()) {
             rows.push(row![
                 def.id.0 * 2_000 + i as u64,
@@ -298,7 +298,7 @@ fn index(source: &SystemSource) -> Option<Arc<dyn TableProvider>> {
         ("indisreplident", Bool),
         ("indkey", Text),
     ];
-    let keyed = source.view.tables.values().filter(|t| !t.primary_key.is_empty());
+    let keyed = source.view.named_tables().filter(|t| !t.primary_key.is_empty());
     let rows: Vec<_> = keyed
         .map(|def| {
             let key: Vec<_> = def.primary_key.iter().map(|c| (c + 1).to_string()).collect();
@@ -336,7 +336,7 @@ fn constraint(source: &SystemSource) -> Option<Arc<dyn TableProvider>> {
         ("confrelid", Int),
         ("conkey", Text),
     ];
-    let keyed = source.view.tables.values().filter(|t| !t.primary_key.is_empty());
+    let keyed = source.view.named_tables().filter(|t| !t.primary_key.is_empty());
     let rows: Vec<_> = keyed
         .map(|def| {
             let key: Vec<_> = def.primary_key.iter().map(|c| (c + 1).to_string()).collect();
@@ -559,7 +559,7 @@ fn tables(source: &SystemSource) -> Option<Arc<dyn TableProvider>> {
         ("tableowner", Text),
         ("hasindexes", Bool),
     ];
-    let rows = source.view.tables.values().map(|t| {
+    let rows = source.view.named_tables().map(|t| {
         row![
             t.schema.as_str(),
             t.name.as_str(),
