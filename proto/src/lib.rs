@@ -10,6 +10,7 @@
 //! generated messages (`v1`). No I/O except the gRPC client twin of [`service::ShardService`].
 
 pub mod client;
+pub mod clock;
 pub mod error;
 pub mod exchange;
 pub mod flight;

@@ -11,7 +11,6 @@
 //! ```
 
 use crate::cluster::{bootstrap, catalog_store, reassign, statistics};
-use crate::ddl::fill;
 use crate::execute::admission::Admission;
 use crate::execute::point::Templates;
 use crate::session::{Session, SessionParams};
@@ -29,6 +28,7 @@ use std::time::Duration;
 use tessera_meta::MetaStore;
 use tessera_meta::secret::cluster_secret;
 use tessera_meta::view::{ClusterView, ViewKeeper};
+use tessera_proto::clock::now_ms;
 use tessera_proto::flight::seal::Secret;
 use tessera_proto::fragment::LeafRuntime;
 use tessera_proto::functions;
@@ -326,7 +326,7 @@ async fn poll(engine: Arc<Engine>) {
             if let Err(error) = reassign::add_reference_copies(&engine).await {
                 tracing::warn!(%error, "reference tables could not be spread to new nodes");
             }
-            if let Err(error) = catalog_store::drop_expired(&engine.views, fill::now_ms()).await {
+            if let Err(error) = catalog_store::drop_expired(&engine.views, now_ms()).await {
                 tracing::warn!(%error, "tables of statements that never ended could not be dropped");
             }
             // A change of the cluster is worth a look at once, but not more than one a second.

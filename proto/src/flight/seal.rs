@@ -8,13 +8,14 @@
 //! and node, and again after a restart, until its time is over. The secret lives in the meta store
 //! (`tessera_meta::secret`). Not here: revoking one ticket, and changing the secret. Source: RFC 2104.
 
+use crate::clock::now_ms;
 use crate::error::{Error, Result};
 use crate::v1;
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use prost::Message;
 use sha2::Sha256;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Largest ticket: a plan or a statement with its parameters. It travels to the client and back, once per endpoint, and
 /// drivers take 16 MiB in one message.
@@ -135,11 +136,6 @@ pub fn kind_of(sealed: &[u8]) -> Option<u8> {
 /// When something sealed now for `life` ends, as Unix time in milliseconds.
 pub fn expires_in(life: Duration) -> u64 {
     now_ms() + life.as_millis() as u64
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |elapsed| elapsed.as_millis() as u64)
 }
 
 #[cfg(test)]

@@ -18,20 +18,14 @@ use crate::session::StatementContext;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 use tessera_parser::{ColumnSpec, CreateTable};
+use tessera_proto::clock::now_ms;
 use tessera_proto::sql_type::SqlType;
 use tessera_proto::table::TableDef;
 use tessera_proto::{Error, Result};
 
 /// What a statement may take beyond its own time: a commit that was begun, and clocks that differ.
 const EXPIRY_SLACK_MS: u64 = 300_000;
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
-}
 
 /// A table being filled. Dropping it drops the table.
 #[derive(Debug)]

@@ -2,12 +2,13 @@
 
 use super::Cluster;
 use crate::cluster::catalog_store;
-use crate::ddl::fill::{Filling, columns, now_ms};
+use crate::ddl::fill::{Filling, columns};
 use datafusion::arrow::array::{Int64Array, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use std::sync::Arc;
 use std::time::Duration;
 use tessera_parser::{CreateTable, ObjectName};
+use tessera_proto::clock::now_ms;
 use tokio_util::sync::CancellationToken;
 
 fn one_column() -> Schema {

@@ -14,8 +14,8 @@
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tessera_meta::{Change, Expect, MetaStore, Op};
+use tessera_proto::clock::now_ms;
 use tessera_proto::service::TimestampOracle;
 use tessera_proto::v1::{self, oracle_server};
 use tessera_proto::{Error, Result, Retry, Timestamp, keys};
@@ -202,13 +202,6 @@ async fn read_mark(store: &dyn MetaStore) -> Result<Mark> {
         revision: entry.revision,
         value_ms,
     })
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_millis() as u64
 }
 
 impl std::fmt::Debug for Oracle {
