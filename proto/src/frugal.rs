@@ -2,16 +2,19 @@
 //!
 //! ```text
 //!   HashJoinExec          the build side in memory, or 53200      SortMergeJoinExec
-//!     build                                                  ──▶    SortExec                build     spills
-//!     probe                                                           YieldExec: compact    small batches of their own
-//!                                                                   SortExec                probe     spills
-//!                                                                     YieldExec: compact
+//!     build                                                  ──▶    YieldExec: compact
+//!     probe                                                           SortExec              build     spills
+//!                                                                       YieldExec: compact  small batches of their own
+//!                                                                   YieldExec: compact
+//!                                                                     SortExec              probe     spills
+//!                                                                       YieldExec: compact
 //! ```
 //!
 //! Only in sessions with `prefer_hash_join` off ([`configure`]). DataFusion's planner obeys that option itself where it plans
-//! for several partitions; a leaf with one partition gets hash joins all the same. A sort must hold at least one batch, and one
-//! that is a piece of a larger one counts as the whole. Left alone: NOT IN with NULLs, which sort-merge joins do not know,
-//! and inputs of several partitions that are not spread by the keys.
+//! for several partitions; a leaf with one partition gets hash joins all the same. A sort must hold at least one batch, and a
+//! join the rows of one key; a batch that is a piece of a larger one, or points into others, counts as all of them. Left
+//! alone: NOT IN with NULLs, which sort-merge joins do not know, and inputs of several partitions that are not spread by the
+//! keys.
 
 use crate::yielding::YieldExec;
 use datafusion::arrow::compute::SortOptions;
@@ -34,7 +37,7 @@ pub const HASH_JOIN: &str = "tessera.hash_join";
 const SORT_RESERVATION_BYTES: usize = 512 << 10;
 
 /// Rows of a batch: a sort must hold at least one, and merging spilled ones two of each of two files.
-const BATCH_ROWS: usize = 512;
+const BATCH_ROWS: usize = 256;
 
 /// Makes a session take as little memory as it can, at the price of time.
 pub fn configure(options: &mut ConfigOptions) {
@@ -42,9 +45,16 @@ pub fn configure(options: &mut ConfigOptions) {
     options.execution.sort_spill_reservation_bytes = SORT_RESERVATION_BYTES;
     // Batches are not joined before they are sorted: of the pieces of what was joined, each counts as the whole, once more.
     options.execution.sort_in_place_threshold_bytes = 0;
+    // The older aggregates keep memory back for their last batches; the newer fail when those do not fit any more.
+    options.execution.enable_migration_aggregate = false;
     if let Ok(rows) = ConfigNonZeroUsize::try_new(BATCH_ROWS) {
         options.execution.batch_size = rows;
     }
+}
+
+/// Whether a session was [`configure`]d so.
+pub fn configured(options: &ConfigOptions) -> bool {
+    !options.optimizer.prefer_hash_join
 }
 
 /// The physical rule. Put it before the one that lets joins yield.
@@ -53,19 +63,20 @@ pub struct FrugalPlans;
 
 impl PhysicalOptimizerRule for FrugalPlans {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, options: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        if options.optimizer.prefer_hash_join {
+        if !configured(options) {
             return Ok(plan);
         }
         let changed = plan.transform_up(|node| match node.downcast_ref::<HashJoinExec>() {
             Some(join) if can_change(join) => Ok(Transformed::yes(sort_merge(join)?)),
             _ => Ok(Transformed::no(node)),
         })?;
-        let compact = changed
-            .data
-            .transform_up(|node| match node.downcast_ref::<SortExec>() {
-                Some(sort) if sort.fetch().is_none() => Ok(Transformed::yes(compact_below(sort)?)),
-                _ => Ok(Transformed::no(node)),
-            })?;
+        let compact = changed.data.transform_up(|node| {
+            let sorts = node.downcast_ref::<SortExec>().is_some_and(|s| s.fetch().is_none());
+            match sorts || node.is::<SortMergeJoinExec>() {
+                true => Ok(Transformed::yes(compact_below(node)?)),
+                false => Ok(Transformed::no(node)),
+            }
+        })?;
         Ok(compact.data)
     }
 
@@ -111,10 +122,12 @@ fn sort_merge(join: &HashJoinExec) -> Result<Arc<dyn ExecutionPlan>> {
     Ok(Arc::new(ProjectionExec::try_new(columns, merged)?))
 }
 
-fn compact_below(sort: &SortExec) -> Result<Arc<dyn ExecutionPlan>> {
-    let input = YieldExec::compacting(sort.input().clone(), BATCH_ROWS);
-    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-    Arc::new(sort.clone()).replace_children(vec![Arc::new(input)], options)
+fn compact_below(node: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let compact = |input: &Arc<dyn ExecutionPlan>| -> Arc<dyn ExecutionPlan> {
+        Arc::new(YieldExec::compacting(input.clone(), BATCH_ROWS))
+    };
+    let inputs = node.children().into_iter().map(compact).collect();
+    node.replace_children(inputs, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
 }
 
 fn sorted(side: &Arc<dyn ExecutionPlan>, keys: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn ExecutionPlan>> {

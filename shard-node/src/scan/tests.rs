@@ -5,6 +5,7 @@ use crate::storage::test_tables::{rows, store, table};
 use crate::storage::{ShardStore, Write};
 use datafusion::arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
 use datafusion::arrow::util::pretty::pretty_format_batches;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use std::sync::Arc;
 use tessera_proto::sql_type::SqlType;
@@ -48,7 +49,11 @@ fn filled(dir: &std::path::Path, def: &Arc<TableDef>) -> ShardStore {
 }
 
 async fn query(store: &ShardStore, def: &Arc<TableDef>, ts: u64, sql: &str) -> String {
-    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(2));
+    query_in(SessionConfig::new().with_target_partitions(2), store, def, ts, sql).await
+}
+
+async fn query_in(config: SessionConfig, store: &ShardStore, def: &Arc<TableDef>, ts: u64, sql: &str) -> String {
+    let context = SessionContext::new_with_config(config);
     context
         .register_table("t", shard_table(def.clone(), vec![store.clone()], Timestamp(ts)))
         .unwrap();
@@ -180,6 +185,41 @@ async fn decodes_only_what_a_filter_leaves() {
     let segment = store.version().tables[&def.id].segments[0].clone();
     let decoded: std::collections::BTreeSet<_> = segment.kept.lock().iter().map(|k| k.column.to_string()).collect();
     assert_eq!(decoded, ["name".to_string()].into());
+}
+
+/// With little memory a scan holds 8,192 rows of a row group, not all of it.
+#[tokio::test]
+async fn scans_in_blocks_with_little_memory() {
+    let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
+    let store = two_row_groups(dir.path(), &def);
+    let scan = |config: SessionConfig, sql: &'static str| {
+        let runtime = RuntimeEnvBuilder::new().with_memory_limit(3 << 20, 1.0);
+        let context = SessionContext::new_with_config_rt(config, runtime.build_arc().unwrap());
+        let table = shard_table(def.clone(), vec![store.clone()], Timestamp(1));
+        context.register_table("t", table).unwrap();
+        async move { context.sql(sql).await.unwrap().collect().await }
+    };
+    let plain = SessionConfig::new().with_target_partitions(2);
+    let mut little = plain.clone();
+    tessera_proto::frugal::configure(little.options_mut());
+    let all = "select count(*), sum(id), max(name), count(span), sum(price), max(tag) from t";
+    let got = pretty_format_batches(&scan(little.clone(), all).await.unwrap()).unwrap();
+    let segment = store.version().tables[&def.id].segments[0].clone();
+    assert!(segment.kept.lock().iter().all(|k| k.block.is_some()));
+    let error = scan(plain, all).await.unwrap_err();
+    assert_eq!(tessera_proto::Error::from(error).code, "53200");
+    let wanted = query(&store, &def, 1, all).await;
+    let got = got.to_string();
+    let row = got.lines().nth(3).unwrap().replace(' ', "");
+    assert_eq!(row, wanted);
+    for sql in [
+        "select count(*) from t where name like '%99'",
+        "select count(*) from t where id >= 8190 and id < 8194",
+        "select count(*) from (select id from t limit 9000) as s",
+    ] {
+        let wanted = query(&store, &def, 1, sql).await;
+        assert_eq!(query_in(little.clone(), &store, &def, 1, sql).await, wanted, "{sql}");
+    }
 }
 
 /// A table (id, f float8) with these values of f in one segment.

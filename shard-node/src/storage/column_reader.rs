@@ -5,14 +5,15 @@
 //!                                           l_shipdate decoded ┴▶ [array, array], the second now cached too
 //! ```
 //!
-//! A block of 8,192 rows is read where a scan would read all of the row group: for rows by key.
+//! A block of 8,192 rows is read where all of the row group would be too much: for rows by key, and for scans of queries that
+//! have little memory.
 //!
 //! Columns are matched by name; one that the file does not have (added to the table later) is NULL.
 
 use crate::storage::columns::ChunkKey;
 use crate::storage::segment::{PAGE_ROWS, from_stored, parquet_error};
 use crate::storage::version::Segment;
-use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt64Array, new_null_array};
+use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, UInt64Array, new_null_array};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
@@ -23,7 +24,7 @@ use parquet::arrow::parquet_to_arrow_schema;
 use std::sync::Arc;
 use tessera_proto::{Error, Result};
 
-/// Rows that reading one row by its key decodes: a page of the file.
+/// Rows that are decoded where a row group would be too much: a page of the file.
 pub(crate) const BLOCK_ROWS: usize = PAGE_ROWS;
 
 /// Least and greatest value and number of NULLs of a column, one per row group (a zone map). Bounds may be wider than the
@@ -157,6 +158,7 @@ impl Segment {
         };
         let column = |field: &&FieldRef| -> Result<ArrayRef> {
             let array = match batch.column_by_name(field.name()) {
+                Some(stored) if block.is_some() => alone(from_stored(stored.clone(), field.data_type())?),
                 Some(stored) => from_stored(stored.clone(), field.data_type())?,
                 None => new_null_array(field.data_type(), rows),
             };
@@ -206,5 +208,14 @@ impl Segment {
             max,
             nulls: converter.row_group_null_counts(groups).ok()?,
         })
+    }
+}
+
+/// The same values in memory of their own: views hold the text of their neighbours, and the dictionary of the row group.
+pub(crate) fn alone(array: ArrayRef) -> ArrayRef {
+    match array.data_type() {
+        DataType::Utf8View => Arc::new(array.as_string_view().gc()),
+        DataType::BinaryView => Arc::new(array.as_binary_view().gc()),
+        _ => array,
     }
 }

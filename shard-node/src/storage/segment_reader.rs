@@ -3,7 +3,7 @@
 //! Columns are matched by name; a column that the file does not have (added to the table later) is NULL. Blocking.
 
 use crate::storage::checked_file::CheckedFile;
-use crate::storage::column_reader::BLOCK_ROWS;
+use crate::storage::column_reader::{BLOCK_ROWS, alone};
 use crate::storage::keys::{for_each_key, hash_key};
 use crate::storage::segment::{self, CTS_COLUMN, KEY_ENTRY};
 use crate::storage::sidecar;
@@ -131,15 +131,6 @@ impl Segment {
             schema: Arc::new(Schema::new(fields)),
             names,
         })
-    }
-}
-
-/// A value without the text of its neighbours, which a view still holds.
-fn alone(array: ArrayRef) -> ArrayRef {
-    match array.data_type() {
-        DataType::Utf8View => Arc::new(array.as_string_view().gc()),
-        DataType::BinaryView => Arc::new(array.as_binary_view().gc()),
-        _ => array,
     }
 }
 
