@@ -23,6 +23,7 @@ use datafusion::common::{DFSchema, Result, internal_err};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::{EmptyRelation, LogicalPlan};
+use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode};
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
@@ -36,6 +37,7 @@ use datafusion_distributed::{
 use std::sync::Arc;
 use tessera_proto::exchange::{STREAM_BYTES, StageSettings, TASK_PLAN_BYTES_MAX, configure, worker_url};
 use tessera_proto::fragment::{LeafRuntime, ShardLocalExec};
+use tessera_proto::functions::ROUTER_PREFIX;
 use tessera_proto::{Error, NodeId};
 use url::Url;
 
@@ -73,6 +75,12 @@ pub(crate) async fn distribute(
     }
     if is_too_deep(&plan) {
         return Ok(Outcome::Gather("it is nested too deeply".into()));
+    }
+    if let Some(function) = router_function(&plan)? {
+        let what = function.trim_start_matches(ROUTER_PREFIX);
+        return Ok(Outcome::Gather(format!(
+            "it cannot travel: {what} is for the router alone"
+        )));
     }
     let session = session(plan, state, nodes, options)?;
     // The planner wraps ours, which has the plan already: what is asked for is ignored.
@@ -267,6 +275,23 @@ fn is_too_deep(plan: &Arc<dyn ExecutionPlan>) -> bool {
         plans.extend(node.children().into_iter().map(|child| (child, depth + 1)));
     }
     false
+}
+
+/// A function in the plan that nodes do not have.
+fn router_function(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<String>> {
+    let mut found = None;
+    plan.apply(|node| {
+        node.apply_expressions(&mut |expr| {
+            expr.apply(|e| {
+                let call = e
+                    .downcast_ref::<ScalarFunctionExpr>()
+                    .filter(|c| c.name().starts_with(ROUTER_PREFIX));
+                found = found.take().or(call.map(|c| c.name().to_owned()));
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(found)
 }
 
 fn is_expr_too_deep(root: &Arc<dyn PhysicalExpr>) -> bool {

@@ -6,6 +6,8 @@
 //!   INTERVAL '1 day 02:03'            CAST('1 day 02:03' AS INTERVAL)       whoever binds reads it as PostgreSQL does
 //!   SELECT k, k, *                    SELECT k, k AS "k 2", *               names of a projection must be unique
 //!   f > 1e300                         f > CAST('1e300' AS double precision) more digits than numeric has here
+//!   every(b), variance(f), sign(n)    bool_and(b), var_samp(f), signum(n)   the same by another name
+//!   mod(a, b)                         a % b
 //! ```
 //!
 //! Clients see the names of the query as it was written ([`crate::names`]).
@@ -14,8 +16,9 @@ use crate::types::Length;
 use datafusion::arrow::datatypes::DECIMAL128_MAX_PRECISION;
 use datafusion::execution::SessionState;
 use sqlparser::ast::{
-    CastKind, DataType, Expr, Ident, Interval, ObjectName, Select, SelectItem, Statement, TableAlias,
-    TableAliasColumnDef, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
+    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
+    Interval, ObjectName, Select, SelectItem, Statement, TableAlias, TableAliasColumnDef, TableFactor, Value,
+    ValueWithSpan, VisitMut, VisitorMut,
 };
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -78,6 +81,12 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Function(function) = expr
+            && let Some(other) = renamed(function)
+        {
+            *expr = other;
+            return ControlFlow::Continue(());
+        }
         if let Expr::Value(ValueWithSpan {
             value: Value::Number(number, _),
             span,
@@ -108,6 +117,42 @@ impl VisitorMut for Rewriter<'_> {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// A call of a function that DataFusion has by another name, or as an operator.
+fn renamed(function: &Function) -> Option<Expr> {
+    let [part] = function.name.0.as_slice() else {
+        return None;
+    };
+    let name = match folded(part.as_ident()?).as_str() {
+        "every" => "bool_and",
+        "variance" => "var_samp",
+        "sign" => "signum",
+        "mod" => {
+            let FunctionArguments::List(list) = &function.args else {
+                return None;
+            };
+            let operand = |arg: &FunctionArg| match arg {
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => {
+                    Some(Box::new(Expr::Nested(Box::new(expr.clone()))))
+                }
+                _ => None,
+            };
+            let [left, right] = list.args.as_slice() else {
+                return None;
+            };
+            return Some(Expr::Nested(Box::new(Expr::BinaryOp {
+                left: operand(left)?,
+                op: BinaryOperator::Modulo,
+                right: operand(right)?,
+            })));
+        }
+        _ => return None,
+    };
+    Some(Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        ..function.clone()
+    }))
 }
 
 fn cast(constant: ValueWithSpan, data_type: DataType) -> Expr {

@@ -316,7 +316,9 @@ impl ShardService for FakeNode {
                 .collect(),
         });
         let mut state = SessionContext::new().state();
-        state.register_udf(functions::arithmetic::function())?;
+        for function in functions::portable() {
+            state.register_udf(function)?;
+        }
         let codec = LeafPlanCodec { tables: Some(tables) };
         let plan = logical_plan_from_bytes_with_extension_codec(&request.plan, &state.task_ctx(), &codec)?;
         let plan = DefaultPhysicalPlanner::default()

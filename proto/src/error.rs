@@ -247,7 +247,11 @@ fn arrow_code(error: &datafusion::arrow::error::ArrowError) -> (&'static str, St
     match error {
         A::DivideByZero => ("22012", "division by zero".into()),
         A::ArithmeticOverflow(m) => ("22003", m.clone()),
+        A::CastError(m) if m.starts_with("Can't cast value") || m.contains("is out of range") => ("22003", m.clone()),
         A::CastError(m) | A::ParseError(m) => ("22P02", m.clone()),
+        A::InvalidArgumentError(m) if m.contains("too large to store in a Decimal") => {
+            ("22003", "numeric field overflow".to_owned())
+        }
         A::InvalidArgumentError(m) => ("22023", m.clone()),
         other => ("XX000", other.to_string()),
     }

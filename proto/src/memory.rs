@@ -26,7 +26,7 @@ const CONSUMERS_SHOWN: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
 /// Spilled files that one merge reads at a time. It reserves room for a batch of each, which nobody can make it give back: with
 /// more, the first sort to merge would take what the others of the query need.
-pub const SPILL_MERGE_FILES: usize = 16;
+pub const SPILL_MERGE_FILES: usize = 8;
 
 /// A pool of `bytes`, at least [`BYTES_MIN`].
 pub fn query_pool(bytes: usize) -> Arc<dyn MemoryPool> {

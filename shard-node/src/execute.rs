@@ -136,7 +136,7 @@ impl Executor {
             .with_target_partitions(partitions.max(1))
             .with_information_schema(false);
         let mut functions = SessionStateDefaults::default_scalar_functions();
-        functions.push(tessera_proto::functions::arithmetic::function());
+        functions.extend(tessera_proto::functions::portable());
         let template = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(memory)

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use tessera_proto::functions;
 
-/// The functions that every node has: those DataFusion registers by itself, and checked arithmetic.
+/// The functions that every node has: those DataFusion registers by itself, and ours.
 struct NodeFunctions {
     scalar: HashMap<String, Arc<ScalarUDF>>,
     aggregate: HashMap<String, Arc<AggregateUDF>>,
@@ -28,7 +28,7 @@ struct NodeFunctions {
 static NODE_FUNCTIONS: LazyLock<NodeFunctions> = LazyLock::new(|| NodeFunctions {
     scalar: SessionStateDefaults::default_scalar_functions()
         .into_iter()
-        .chain([functions::arithmetic::function()])
+        .chain(functions::portable())
         .map(|f| (f.name().to_owned(), f))
         .collect(),
     aggregate: SessionStateDefaults::default_aggregate_functions()

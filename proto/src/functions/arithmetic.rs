@@ -1,16 +1,17 @@
-//! Integer arithmetic that fails where the result does not fit, as PostgreSQL's does; DataFusion's wraps around.
+//! Arithmetic that fails where the result does not fit, as PostgreSQL's does; DataFusion's wraps around, or is infinite.
 //!
 //! ```text
 //!   a * b + c - d      __tessera_arithmetic('*+-', a, b, c, d)      from left to right, checked at every step
 //! ```
 //!
-//! One call for a chain, because plans may be nested only so deep. Operands and result have one type. Routers put it in the place
-//! of operators when they bind; it cannot be named in SQL. Not here: division, which checks by itself.
+//! One call for a chain, because plans may be nested only so deep. Operands and result have one type, an integer or a float.
+//! Routers put it in the place of operators when they bind; it cannot be named in SQL. Not here: division of integers, which
+//! checks by itself, and numerics ([`super::division`]).
 
 use crate::error::Error;
-use datafusion::arrow::array::{ArrayRef, Datum, Scalar};
-use datafusion::arrow::compute::kernels::numeric::{add, mul, sub};
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::array::{ArrayRef, ArrowPrimitiveType, AsArray, Datum, Scalar};
+use datafusion::arrow::compute::kernels::numeric::{add, div, mul, sub};
+use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type};
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::expr::ScalarFunction;
@@ -27,13 +28,14 @@ pub fn function() -> Arc<ScalarUDF> {
     FUNCTION.clone()
 }
 
-/// `left op right`, both of one integer type; a `left` that is such a chain itself becomes longer. `None` for operators
-/// that are not checked here.
-pub fn checked(left: Expr, op: Operator, right: Expr) -> Option<Expr> {
+/// `left op right`, both of this integer or float type; a `left` that is such a chain itself becomes longer. `None` for
+/// operators that are not checked here.
+pub fn checked(left: Expr, op: Operator, right: Expr, data_type: &DataType) -> Option<Expr> {
     let symbol = match op {
         Operator::Plus => '+',
         Operator::Minus => '-',
         Operator::Multiply => '*',
+        Operator::Divide if data_type.is_floating() => '/',
         _ => return None,
     };
     let args = match left {
@@ -128,6 +130,7 @@ fn step(symbol: char, left: &ColumnarValue, right: &ColumnarValue) -> Result<Col
         '+' => add,
         '-' => sub,
         '*' => mul,
+        '/' => div,
         other => return exec_err!("{NAME} with operator {other}"),
     };
     let data_type = left.data_type();
@@ -137,10 +140,45 @@ fn step(symbol: char, left: &ColumnarValue, right: &ColumnarValue) -> Result<Col
         ArrowError::ArithmeticOverflow(_) => out_of_range(&data_type).into(),
         other => datafusion::error::DataFusionError::from(other),
     })?;
+    match data_type {
+        DataType::Float32 => check_floats::<Float32Type>(symbol, left.as_ref(), right.as_ref(), &result)?,
+        DataType::Float64 => check_floats::<Float64Type>(symbol, left.as_ref(), right.as_ref(), &result)?,
+        _ => {}
+    }
     Ok(match both_scalar {
         true => ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?),
         false => ColumnarValue::Array(result),
     })
+}
+
+/// Finite numbers have a finite result, or there is an error.
+fn check_floats<T>(symbol: char, left: &dyn Datum, right: &dyn Datum, result: &ArrayRef) -> Result<()>
+where
+    T: ArrowPrimitiveType<Native: Into<f64>>,
+{
+    let results = result.as_primitive::<T>();
+    let is_finite = |value: &T::Native| Into::<f64>::into(*value).is_finite();
+    if results.values().iter().all(is_finite) {
+        return Ok(());
+    }
+    let operand = |side: &dyn Datum, row: usize| -> f64 {
+        let (array, is_scalar) = side.get();
+        array.as_primitive::<T>().value(if is_scalar { 0 } else { row }).into()
+    };
+    for (row, value) in results.iter().enumerate() {
+        let Some(value) = value.filter(|v| !is_finite(v)) else {
+            continue;
+        };
+        let value: f64 = value.into();
+        let (l, r) = (operand(left, row), operand(right, row));
+        if symbol == '/' && r == 0.0 && !l.is_nan() {
+            return Err(Error::new("22012", "division by zero").into());
+        }
+        if value.is_infinite() && l.is_finite() && r.is_finite() {
+            return Err(Error::new("22003", "value out of range: overflow").into());
+        }
+    }
+    Ok(())
 }
 
 fn datum(value: &ColumnarValue) -> Result<Box<dyn Datum>> {
@@ -163,7 +201,7 @@ fn out_of_range(data_type: &DataType) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datafusion::arrow::array::{AsArray, Int64Array};
+    use datafusion::arrow::array::Int64Array;
     use datafusion::arrow::datatypes::{Field, Int64Type};
     use datafusion::config::ConfigOptions;
     use datafusion::logical_expr::{col, lit};
@@ -223,9 +261,26 @@ mod tests {
     }
 
     #[test]
+    fn floats_stay_finite() {
+        let float = |v: f64| ColumnarValue::Scalar(ScalarValue::Float64(Some(v)));
+        for (symbol, left, right, code) in [
+            ("/", 1.0, 0.0, "22012"),
+            ("/", 0.0, -0.0, "22012"),
+            ("*", 1e300, 1e300, "22003"),
+            ("+", f64::MAX, f64::MAX, "22003"),
+        ] {
+            let error = Error::from(run(symbol, vec![float(left), float(right)]).unwrap_err());
+            assert_eq!(error.code, code, "{left} {symbol} {right}");
+        }
+        // What is infinite already may stay so.
+        assert!(run("*", vec![float(f64::INFINITY), float(2.0)]).is_ok());
+        assert!(run("/", vec![float(f64::NAN), float(0.0)]).is_ok());
+    }
+
+    #[test]
     fn chains_are_one_call() {
-        let sum = checked(col("a"), Operator::Plus, lit(1i64)).unwrap();
-        let sum = checked(sum, Operator::Minus, col("b")).unwrap();
+        let sum = checked(col("a"), Operator::Plus, lit(1i64), &DataType::Int64).unwrap();
+        let sum = checked(sum, Operator::Minus, col("b"), &DataType::Int64).unwrap();
         assert!(matches!(&sum, Expr::ScalarFunction(call) if call.args.len() == 4));
         // Names stay those of the operators.
         let operators = (col("a") + lit(1i64)) - col("b");

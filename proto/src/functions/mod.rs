@@ -1,27 +1,37 @@
 //! Functions that DataFusion lacks, for routers and for the workers that run what routers planned.
 //!
-//! Of these a shard node's leaf may hold checked arithmetic; the rest of what it may evaluate is DataFusion's own.
+//! Of these a shard node's leaf may hold those of [`portable`]; the rest of what it may evaluate is DataFusion's own.
 
 pub mod arithmetic;
 mod decimal_average;
+pub mod division;
 mod random_uuid;
+pub mod rounding;
 mod zero_if_null;
 
 pub use decimal_average::decimal_average;
 pub use zero_if_null::zero_if_null;
 
 use datafusion::logical_expr::ScalarUDF;
+use std::sync::Arc;
+
+/// How names of functions begin that only routers have: a plan with one of them runs there.
+pub const ROUTER_PREFIX: &str = "__router_";
 
 /// Those that users may name.
 pub fn public() -> Vec<ScalarUDF> {
     vec![ScalarUDF::from(random_uuid::GenRandomUuid::default())]
 }
 
+/// Those that only plans name, and every node evaluates in its leaves.
+pub fn portable() -> Vec<Arc<ScalarUDF>> {
+    vec![arithmetic::function(), division::function(), rounding::function()]
+}
+
 /// Those that only plans name.
 pub fn internal() -> Vec<ScalarUDF> {
-    vec![
-        arithmetic::function().as_ref().clone(),
-        ScalarUDF::from(decimal_average::DecimalAverage::default()),
-        ScalarUDF::from(zero_if_null::ZeroIfNull::default()),
-    ]
+    let mut all: Vec<_> = portable().iter().map(|f| f.as_ref().clone()).collect();
+    all.push(ScalarUDF::from(decimal_average::DecimalAverage::default()));
+    all.push(ScalarUDF::from(zero_if_null::ZeroIfNull::default()));
+    all
 }

@@ -1,7 +1,8 @@
-//! Integers that overflow are errors, and sums of bigint are numeric, as in PostgreSQL.
+//! Integers and floats that overflow are errors, and sums of bigint are numeric, as in PostgreSQL.
 //!
 //! ```text
 //!   a + 1, a - b, a * b      of integers: checked (tessera_proto::functions::arithmetic), 22003 where DataFusion wraps around
+//!   f * g, f / g             of floats likewise, 22003 or 22012 where DataFusion is infinite
 //!   sum(b)                   of bigint: of b as numeric, so that it cannot overflow; DataFusion's wraps around, too
 //! ```
 //!
@@ -34,8 +35,13 @@ pub(super) fn rewrite(mut expr: Expr, schema: &DFSchema) -> DfResult<Transformed
     let Some(argument) = bigint(args, schema) else {
         return Ok(Transformed::no(expr));
     };
-    *args = vec![argument.cast_to(&SUMMED, schema)?];
+    *args = vec![summed(argument, schema)?];
     Ok(Transformed::yes(expr))
+}
+
+/// A bigint so that its sum does not overflow.
+pub(super) fn summed(argument: Expr, schema: &DFSchema) -> DfResult<Expr> {
+    argument.cast_to(&SUMMED, schema)
 }
 
 /// The only argument, if it is a bigint.
@@ -66,14 +72,28 @@ fn is_wide(expr: &Expr, schema: &DFSchema) -> bool {
     }
 }
 
-/// The checked form of integer arithmetic; `None` for any other operator.
+/// The checked form of arithmetic with integers, or with a float; `None` for any other operator.
 fn binary_of(binary: &BinaryExpr, schema: &DFSchema) -> DfResult<Option<Expr>> {
-    let is_integer = |e: &Expr| e.get_type(schema).is_ok_and(|t| t.is_signed_integer());
-    let checkable = matches!(binary.op, Operator::Plus | Operator::Minus | Operator::Multiply);
-    if !checkable || !is_integer(&binary.left) || !is_integer(&binary.right) {
+    let (Ok(left), Ok(right)) = (binary.left.get_type(schema), binary.right.get_type(schema)) else {
+        return Ok(None);
+    };
+    let number = |t: &DataType| t.is_signed_integer() || t.is_floating() || matches!(t, DataType::Decimal128(..));
+    let integers = left.is_signed_integer() && right.is_signed_integer();
+    let floats = number(&left) && number(&right) && (left.is_floating() || right.is_floating());
+    let checkable = match binary.op {
+        Operator::Plus | Operator::Minus | Operator::Multiply => integers || floats,
+        Operator::Divide => floats,
+        _ => false,
+    };
+    if !checkable {
         return Ok(None);
     }
-    let result = Expr::BinaryExpr(binary.clone()).get_type(schema)?;
+    let result = match floats && left != right {
+        // Of two types it is double precision: real is for two of them.
+        true => DataType::Float64,
+        false => Expr::BinaryExpr(binary.clone()).get_type(schema)?,
+    };
     let operand = |e: &Expr| e.clone().cast_to(&result, schema);
-    Ok(checked(operand(&binary.left)?, binary.op, operand(&binary.right)?))
+    let (left, right) = (operand(&binary.left)?, operand(&binary.right)?);
+    Ok(checked(left, binary.op, right, &result))
 }

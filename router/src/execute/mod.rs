@@ -7,12 +7,14 @@
 //!   stream.rs    from the query threads to the session, with cancel and deadline
 //!   admission.rs who may run now
 //!   copy_to.rs   COPY ... TO
-//!   literals.rs  quoted constants     arithmetic.rs   integers that overflow
+//!   literals.rs  quoted constants     arithmetic.rs   numbers that overflow     averages.rs   of exact numbers
+//!   scalars.rs   other casts, operators and functions     text.rs, to_char.rs   values as text
 //!   describe.rs  types without running        show.rs  SHOW        verify.rs  VERIFY TABLE
 //! ```
 
 pub(crate) mod admission;
 mod arithmetic;
+mod averages;
 pub(crate) mod copy_to;
 pub(crate) mod declared;
 pub(crate) mod describe;
@@ -20,6 +22,9 @@ mod literals;
 pub(crate) mod point;
 pub(crate) mod prepare;
 pub(crate) mod query;
+mod scalars;
 pub(crate) mod show;
 pub(crate) mod stream;
+mod text;
+mod to_char;
 pub(crate) mod verify;

@@ -5,7 +5,7 @@
 //!   else                      as written; computed tables may be joined, their functions may not be used
 //! ```
 
-use super::{arithmetic, literals};
+use super::{arithmetic, averages, literals, scalars};
 use crate::cluster::catalog::StatementCatalog;
 use crate::cluster::depends;
 use crate::session::StatementContext;
@@ -93,7 +93,8 @@ pub(crate) async fn bind(
     Ok(Bound { state, options, plan })
 }
 
-/// Reads quoted constants and checks integer arithmetic; part of [`bind`], for those who bind by themselves.
+/// Gives constants, operators, casts and functions the values they have in PostgreSQL; part of [`bind`], for those who bind by
+/// themselves.
 ///
 /// # Errors
 /// 22P02, 22007 and the like.
@@ -102,15 +103,20 @@ pub(crate) fn read_literals(context: &StatementContext, plan: LogicalPlan) -> Re
     let read = plan.transform_up_with_subqueries(|node| {
         let preserver = NamePreserver::new(&node);
         let schema = merge_schema(&node.inputs());
-        let rewrite =
-            |expr| literals::rewrite(expr, &schema, &zone)?.transform_data(|expr| arithmetic::rewrite(expr, &schema));
+        let rewrite = |expr| {
+            literals::rewrite(expr, &schema, &zone)?
+                .transform_data(|expr| scalars::rewrite(expr, &schema, &zone))?
+                .transform_data(|expr| arithmetic::rewrite(expr, &schema))
+        };
         let changed = node.map_expressions(|expr| {
             let name = preserver.save(&expr);
             let changed = expr.transform_up(rewrite)?;
             Ok(changed.update_data(|e| name.restore(e)))
         })?;
         // Always: a type below may have changed.
-        changed.map_data(LogicalPlan::recompute_schema)
+        changed
+            .map_data(LogicalPlan::recompute_schema)?
+            .transform_data(averages::rewrite)
     })?;
     Ok(read.data)
 }

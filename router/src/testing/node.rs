@@ -256,7 +256,9 @@ impl ShardService for FakeNode {
             tables: defs.map(|d| (d.id, d)).collect(),
         };
         let mut state = SessionStateBuilder::new().with_default_features().build();
-        state.register_udf(tessera_proto::functions::arithmetic::function())?;
+        for function in tessera_proto::functions::portable() {
+            state.register_udf(function)?;
+        }
         let codec = LeafPlanCodec {
             tables: Some(Arc::new(source)),
         };

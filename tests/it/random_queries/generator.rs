@@ -343,9 +343,10 @@ impl Generator {
             4 => (format!("sum({})", self.expression(columns, number, 1)), number),
             5 => (format!("min({})", any.sql), any.kind),
             6 => (format!("max({})", any.sql), any.kind),
-            // Through integers, because engines give averages different scales.
+            // Through integers, because engines give averages different types and scales; times a prime, so that no
+            // average is so near to a half that only one of them rounds it up.
             _ => (
-                format!("CAST(avg({}) * 100 AS bigint)", self.column_of(columns, Integer)),
+                format!("CAST(round(avg({}) * 97) AS bigint)", self.column_of(columns, Integer)),
                 Integer,
             ),
         };

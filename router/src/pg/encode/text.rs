@@ -195,13 +195,12 @@ pub(super) fn interval(array: &dyn Array, row: usize) -> Result<(i32, i32, i64)>
             (0, value.days, i64::from(value.milliseconds) * 1_000)
         }
         DataType::Interval(IntervalUnit::YearMonth) => (at::<IntervalYearMonthType>(array, row), 0, 0),
-        DataType::Duration(unit) => (
-            0,
-            0,
-            to_micros(*unit)
-                .apply(raw(array, row)?)
-                .ok_or_else(|| time_out_of_range("interval"))?,
-        ),
+        DataType::Duration(unit) => {
+            let micros = to_micros(*unit).apply(raw(array, row)?);
+            let micros = micros.ok_or_else(|| time_out_of_range("interval"))?;
+            // Between timestamps PostgreSQL counts days.
+            (0, (micros / calendar::DAY_MICROS) as i32, micros % calendar::DAY_MICROS)
+        }
         other => return Err(Error::internal(format!("{other} is no interval"))),
     })
 }
