@@ -188,6 +188,7 @@ fn make_unique(select: &mut Select) {
     let is_wildcard = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
     let wildcard = select.projection.iter().any(is_wildcard);
     let mut seen = HashSet::new();
+    name_casts(select);
     for (position, item) in select.projection.iter_mut().enumerate() {
         let (expr, key, is_column) = match item {
             SelectItem::ExprWithAlias { expr, alias } => (expr, format!("as {}", folded(alias)), false),
@@ -207,6 +208,37 @@ fn make_unique(select: &mut Select) {
             *item = SelectItem::ExprWithAlias {
                 expr: expr.clone(),
                 alias: Ident::with_quote('"', format!("{key} {}", position + 1)),
+            };
+        }
+    }
+}
+
+/// Gives casts of columns the column's name, as PostgreSQL does, where no other item has it: ORDER BY means them then.
+fn name_casts(select: &mut Select) {
+    let column = |expr: &Expr| match expr {
+        Expr::Identifier(ident) => Some(folded(ident)),
+        Expr::CompoundIdentifier(parts) => parts.last().map(folded),
+        _ => None,
+    };
+    let name = |item: &SelectItem| match item {
+        SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
+        SelectItem::UnnamedExpr(Expr::Cast { expr, .. }) => column(expr),
+        SelectItem::UnnamedExpr(expr) => column(expr),
+        _ => None,
+    };
+    let names: Vec<_> = select.projection.iter().map(name).collect();
+    let is_wildcard = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
+    if select.projection.iter().any(is_wildcard) {
+        return;
+    }
+    for (item, name) in select.projection.iter_mut().zip(&names) {
+        if let SelectItem::UnnamedExpr(expr @ Expr::Cast { .. }) = item
+            && let Some(name) = name
+            && names.iter().flatten().filter(|other| *other == name).count() == 1
+        {
+            *item = SelectItem::ExprWithAlias {
+                expr: expr.clone(),
+                alias: Ident::with_quote('"', name),
             };
         }
     }

@@ -230,7 +230,7 @@ impl From<DataFusionError> for Error {
             DataFusionError::Plan(m) => ("42000", m.clone()),
             DataFusionError::SchemaError(e, _) => ("42703", e.to_string()),
             DataFusionError::ArrowError(e, _) => arrow_code(e),
-            DataFusionError::Execution(m) => ("22000", m.clone()),
+            DataFusionError::Execution(m) => (execution_code(m), m.clone()),
             _ => ("XX000", text),
         };
         let error = Self::new(code, message);
@@ -238,6 +238,16 @@ impl From<DataFusionError> for Error {
             "53200" => error.with_hint("start the server with more --memory-mib, or let the statement read less"),
             _ => error,
         }
+    }
+}
+
+/// SQLSTATE of a function that refuses its arguments.
+fn execution_code(message: &str) -> &'static str {
+    match message {
+        m if m.starts_with("Unable to parse date from") => "22008",
+        m if m.starts_with("field position must not be zero") => "22023",
+        m if m.starts_with("null character not permitted") => "54000",
+        _ => "22000",
     }
 }
 
@@ -249,7 +259,7 @@ fn arrow_code(error: &datafusion::arrow::error::ArrowError) -> (&'static str, St
         A::ArithmeticOverflow(m) => ("22003", m.clone()),
         A::CastError(m) if m.starts_with("Can't cast value") || m.contains("is out of range") => ("22003", m.clone()),
         A::CastError(m) | A::ParseError(m) => ("22P02", m.clone()),
-        A::InvalidArgumentError(m) if m.contains("too large to store in a Decimal") => {
+        A::InvalidArgumentError(m) if m.contains(" to store in a Decimal") => {
             ("22003", "numeric field overflow".to_owned())
         }
         A::InvalidArgumentError(m) => ("22023", m.clone()),

@@ -9,6 +9,7 @@
 //!   explain.rs   what moves and what stays in queries derived from TPC-H
 //!   oracle.rs    single-process DataFusion over the same rows
 //!   random_queries.rs  seeded random queries on every cluster shape, against single-process DataFusion
+//!   scalars.rs   casts, operators and functions, against recorded answers of PostgreSQL 15 and a living one
 //!   sql_matrix.rs  every feature of SELECT over every shape of data on every cluster shape
 //!   tpcds.rs     the 99 queries against single-process DataFusion
 //!   shard_local.rs  every sentence of the shard-local rule, against single-process DataFusion
@@ -41,6 +42,7 @@ mod power;
 mod processes;
 mod random_queries;
 mod restart;
+mod scalars;
 mod shard_local;
 mod slt;
 mod sql_matrix;

@@ -25,7 +25,9 @@ pub fn public() -> Vec<ScalarUDF> {
 
 /// Those that only plans name, and every node evaluates in its leaves.
 pub fn portable() -> Vec<Arc<ScalarUDF>> {
-    vec![arithmetic::function(), division::function(), rounding::function()]
+    let mut all = rounding::functions();
+    all.extend([arithmetic::function(), division::function()]);
+    all
 }
 
 /// Those that only plans name.

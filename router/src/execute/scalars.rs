@@ -3,10 +3,10 @@
 //! ```text
 //!   2.5::int                  rounded, then cast        DataFusion cuts off
 //!   n / 3                     __tessera_divide(n, 3)    of numerics, 16 digits after the point, rounded
-//!   ceil(n), trunc(n, 1)      cast to the scale that is left
+//!   ceil(n), trunc(n, 1)      __tessera_ceil(n)         of the scale that is left
 //!   ts::text, f || 'x'        __router_text(ts)         as a client would see it
 //!   d + interval '1 day'      CAST(d AS timestamp) + interval; compared with a date it stays one, where that is the same
-//!   round(f)                  halves to the even neighbour
+//!   round(f), round(n, 1)     halves to the even neighbour, of numerics away from zero (DataFusion's has two types)
 //!   extract(second FROM ts)   with its fraction
 //!   to_char(ts, 'YYYY-MM')    __router_to_char          DataFusion reads the pattern as strftime does
 //!   a SIMILAR TO '(x|y)%'     a ~ '^(?:(x|y).*)$'
@@ -17,18 +17,17 @@
 
 use super::text::text_of;
 use super::to_char::to_char;
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::datatypes::{DECIMAL128_MAX_SCALE, DataType, TimeUnit};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result as DfResult};
 use datafusion::logical_expr::expr::{Between, Like, ScalarFunction};
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator, lit};
 use datafusion::scalar::ScalarValue;
 use tessera_proto::functions::division::divide;
-use tessera_proto::functions::rounding::{self, rounded};
+use tessera_proto::functions::rounding::{Mode, is_rounded, rounded, rounded_to};
 use tessera_proto::{Error, Result};
 
 const TIMESTAMP: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
-/// Microseconds of a minute and their fractions, and of any seconds that may be extracted.
 const MICROS_SECOND: f64 = 1e6;
 
 /// One expression, its operands done already. Text is written for a session in `zone`.
@@ -71,10 +70,6 @@ fn cast_of(cast: Cast, schema: &DFSchema, zone: &str) -> Transformed<Expr> {
         });
     }
     Transformed::no(Expr::Cast(cast))
-}
-
-fn is_rounded(expr: &Expr) -> bool {
-    matches!(expr, Expr::ScalarFunction(call) if call.func == rounding::function())
 }
 
 fn is_text(data_type: &DataType) -> bool {
@@ -248,18 +243,15 @@ fn regular(pattern: &str) -> String {
 
 fn function_of(mut call: ScalarFunction, schema: &DFSchema, zone: &str) -> DfResult<Transformed<Expr>> {
     let first = call.args.first().map_or(DataType::Null, |arg| type_of(arg, schema));
-    let whole =
-        |expr: Expr, precision: u8, scale: i8| Transformed::yes(cast_to(expr, DataType::Decimal128(precision, scale)));
     Ok(match (call.func.name(), first, call.args.len()) {
-        ("ceil" | "floor" | "trunc", DataType::Decimal128(precision, scale), 1) if scale > 0 => {
-            whole(Expr::ScalarFunction(call), precision, 0)
+        (name, DataType::Decimal128(..), 1) if let Some(mode) = mode(name) => {
+            Transformed::yes(rounded_to(call.args.swap_remove(0), 0, mode))
         }
-        ("trunc", DataType::Decimal128(precision, scale), 2)
-            if let Some(Expr::Literal(ScalarValue::Int64(Some(digits)), _)) = call.args.get(1)
-                && (0..i64::from(scale)).contains(digits) =>
+        (name @ ("round" | "trunc"), DataType::Decimal128(..), 2)
+            if let Some(mode) = mode(name)
+                && let Some(digits) = digits(&call.args) =>
         {
-            let digits = *digits as i8;
-            whole(Expr::ScalarFunction(call), precision, digits)
+            Transformed::yes(rounded_to(call.args.swap_remove(0), digits, mode))
         }
         ("round", first, 1) if first.is_floating() => Transformed::yes(rounded(call.args.swap_remove(0))),
         ("concat" | "concat_ws", ..) => {
@@ -288,6 +280,26 @@ fn function_of(mut call: ScalarFunction, schema: &DFSchema, zone: &str) -> DfRes
         }
         _ => Transformed::no(Expr::ScalarFunction(call)),
     })
+}
+
+fn mode(function: &str) -> Option<Mode> {
+    Some(match function {
+        "round" => Mode::Nearest,
+        "ceil" => Mode::Up,
+        "floor" => Mode::Down,
+        "trunc" => Mode::Cut,
+        _ => return None,
+    })
+}
+
+/// The second argument, if it is a constant of so few digits that a numeric can have them.
+fn digits(args: &[Expr]) -> Option<i8> {
+    match args.get(1) {
+        Some(Expr::Literal(ScalarValue::Int64(Some(digits)), _)) => i8::try_from(*digits)
+            .ok()
+            .filter(|d| (0..=DECIMAL128_MAX_SCALE).contains(d)),
+        _ => None,
+    }
 }
 
 fn has_seconds(data_type: &DataType) -> bool {
