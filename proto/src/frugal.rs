@@ -11,10 +11,10 @@
 //! ```
 //!
 //! Only in sessions with `prefer_hash_join` off ([`configure`]). DataFusion's planner obeys that option itself where it plans
-//! for several partitions; a leaf with one partition gets hash joins all the same. A sort must hold at least one batch, and a
-//! join the rows of one key; a batch that is a piece of a larger one, or points into others, counts as all of them. Left
-//! alone: NOT IN with NULLs, which sort-merge joins do not know, and inputs of several partitions that are not spread by the
-//! keys.
+//! for several partitions; a leaf with one partition gets hash joins all the same. A sort must hold at least one batch, a join
+//! the rows of one key, and a TopK the batches of its rows; one that is a piece of a larger one, or points into others, counts
+//! as all of them. Left alone: NOT IN with NULLs, which sort-merge joins do not know, and inputs of several partitions that
+//! are not spread by the keys.
 
 use crate::yielding::YieldExec;
 use datafusion::arrow::compute::SortOptions;
@@ -70,13 +70,13 @@ impl PhysicalOptimizerRule for FrugalPlans {
             Some(join) if can_change(join) => Ok(Transformed::yes(sort_merge(join)?)),
             _ => Ok(Transformed::no(node)),
         })?;
-        let compact = changed.data.transform_up(|node| {
-            let sorts = node.downcast_ref::<SortExec>().is_some_and(|s| s.fetch().is_none());
-            match sorts || node.is::<SortMergeJoinExec>() {
-                true => Ok(Transformed::yes(compact_below(node)?)),
-                false => Ok(Transformed::no(node)),
-            }
-        })?;
+        let compact =
+            changed
+                .data
+                .transform_up(|node| match node.is::<SortExec>() || node.is::<SortMergeJoinExec>() {
+                    true => Ok(Transformed::yes(compact_below(node)?)),
+                    false => Ok(Transformed::no(node)),
+                })?;
         Ok(compact.data)
     }
 
