@@ -6,6 +6,7 @@
 //!   SET NAMES 'UTF8'     ->  client_encoding = UTF8
 //!   SET TRANSACTION ISOLATION LEVEL SERIALIZABLE  ->  LOCAL transaction_isolation = serializable
 //!   ALTER SHARD n OF table { SWITCH LEADER | PROMOTE | FORCE PROMOTE ACCEPT DATA LOSS }     VERIFY TABLE table
+//!   ANALYZE [VERBOSE] [table [(column, ...)], ...]
 //! ```
 //!
 //! Names are not checked here: which settings exist is the session's business.
@@ -14,7 +15,7 @@ use sqlparser::tokenizer::Token;
 
 use crate::cursor::Cursor;
 use crate::error::{Stop, unsupported};
-use crate::statement::{ShardAction, Statement};
+use crate::statement::{AnalyzeTable, ShardAction, Statement};
 
 /// Settings whose value is a list of names, so that quotes around a name are part of it (PostgreSQL's GUC_LIST_QUOTE).
 const LISTS_OF_NAMES: &[&str] = &[
@@ -261,6 +262,31 @@ pub(crate) fn parse_verify(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
     let name = cursor.object_name()?;
     cursor.finish()?;
     Ok(Statement::VerifyTable { name })
+}
+
+/// Reads what follows `ANALYZE`. VERBOSE changes nothing.
+pub(crate) fn parse_analyze(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
+    if cursor.sees_symbol(&Token::LParen) {
+        return unsupported("ANALYZE with options in parentheses", "leave them out");
+    }
+    cursor.take(&["VERBOSE"]);
+    let mut tables = vec![];
+    while !cursor.is_done() {
+        let name = cursor.object_name()?;
+        let columns = match cursor.sees_symbol(&Token::LParen) {
+            true => cursor.distinct_names_in_parentheses()?,
+            false => vec![],
+        };
+        tables.push(AnalyzeTable { name, columns });
+        if !cursor.take_symbol(&Token::Comma) {
+            break;
+        }
+        if cursor.is_done() {
+            return Err(cursor.syntax_error().into());
+        }
+    }
+    cursor.finish()?;
+    Ok(Statement::Analyze { tables })
 }
 
 /// Reads what follows `ALTER SHARD`.

@@ -94,6 +94,7 @@ fn parse_statement(mut cursor: Cursor<'_>) -> Result<Statement, Stop> {
         "RESET" => admin::parse_reset(cursor),
         "DISCARD" => admin::parse_discard(cursor),
         "VERIFY" => admin::parse_verify(cursor),
+        "ANALYZE" | "ANALYSE" => admin::parse_analyze(cursor),
         "ALTER" if cursor.take(&["SHARD"]) => admin::parse_alter_shard(cursor),
         _ => unsupported::refuse_statement(&start),
     }

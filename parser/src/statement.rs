@@ -123,6 +123,11 @@ pub enum Statement {
         /// The table.
         name: ObjectName,
     },
+    /// ANALYZE.
+    Analyze {
+        /// The tables named; none is all of them.
+        tables: Vec<AnalyzeTable>,
+    },
     /// ALTER SHARD n OF t.
     AlterShard {
         /// Number of the shard within its table.
@@ -434,4 +439,13 @@ pub struct Unsupported {
     pub what: String,
     /// What to do instead.
     pub hint: String,
+}
+
+/// A table of ANALYZE.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnalyzeTable {
+    /// The table.
+    pub name: ObjectName,
+    /// The columns named; none is all of them.
+    pub columns: Vec<String>,
 }

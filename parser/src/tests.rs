@@ -66,6 +66,10 @@ fn print(statement: &Statement) -> String {
         Statement::Reset { name } => format!("reset {name:?}"),
         Statement::Discard => "discard".to_owned(),
         Statement::VerifyTable { name } => format!("verify {name}"),
+        Statement::Analyze { tables } => {
+            let tables = tables.iter().map(|t| format!("{} {:?}", t.name, t.columns));
+            format!("analyze {}", tables.collect::<Vec<_>>().join(", "))
+        }
         Statement::AlterShard { shard, table, action } => format!("shard {shard} of {table}: {action:?}"),
         Statement::Unsupported(unsupported) => {
             assert!(!unsupported.hint.is_empty(), "every refusal has a hint");
@@ -600,6 +604,10 @@ fn settings() {
 #[test]
 fn cluster_commands() {
     check("VERIFY TABLE s.t", "verify s.t");
+    check("ANALYZE", "analyze ");
+    check("analyse verbose t", "analyze t []");
+    check("ANALYZE s.t (a, B), u", "analyze s.t [\"a\", \"b\"], u []");
+    check("ANALYZE t,", "42601 syntax error at end of input @11");
     check("ALTER SHARD 3 OF t SWITCH LEADER", "shard 3 of t: SwitchLeader");
     check("ALTER SHARD 0 OF TABLE s.t PROMOTE", "shard 0 of s.t: Promote");
     check(
@@ -638,7 +646,6 @@ fn what_is_not_there_yet_is_named() {
         "LISTEN c",
         "LOCK t",
         "VACUUM",
-        "ANALYZE t",
         "CREATE SEQUENCE s",
         "CREATE FUNCTION f() RETURNS int",
         "DO $$ x $$",

@@ -71,14 +71,6 @@ const STATEMENTS: &[(&[&str], &str)] = &[
     (&["UNLISTEN"], "poll a table"),
     (&["LOCK"], "leave it out; every statement sees one snapshot"),
     (&["VACUUM"], "leave it out; storage is cleaned in the background"),
-    (
-        &["ANALYZE"],
-        "leave it out; statistics are gathered while data is loaded",
-    ),
-    (
-        &["ANALYSE"],
-        "leave it out; statistics are gathered while data is loaded",
-    ),
     (&["CLUSTER"], "leave it out; rows are sorted when they are written"),
     (&["REINDEX"], "leave it out; there are no indexes to rebuild"),
     (&["CHECKPOINT"], "leave it out; a statement is durable when it returns"),
@@ -153,7 +145,7 @@ const OBJECTS: &[(&[&str], &str)] = &[
 /// First words of the statements we do.
 const KNOWN: &[&str] = &[
     "SELECT", "WITH", "VALUES", "TABLE", "EXPLAIN", "CREATE", "DROP", "INSERT", "COPY", "SET", "SHOW", "RESET",
-    "DISCARD", "VERIFY", "ALTER",
+    "DISCARD", "VERIFY", "ANALYZE", "ALTER",
 ];
 
 /// Objects CREATE and DROP do.

@@ -232,6 +232,7 @@ async fn run(context: &StatementContext, parsed: &ParsedStatement, params: Vec<S
         Statement::CopyTo(copy) => execute::copy_to::run(context, copy).await,
         Statement::Show { name } => execute::show::run(context, name).await,
         Statement::VerifyTable { name } => execute::verify::run(context, name).await,
+        Statement::Analyze { tables } => execute::analyze::run(context, tables).await,
         Statement::AlterShard { shard, table, action } => ddl::alter_shard::run(context, *shard, table, *action).await,
         Statement::CreateSchema { .. }
         | Statement::CreateTable(_)

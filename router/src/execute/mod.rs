@@ -10,9 +10,11 @@
 //!   literals.rs  quoted constants     arithmetic.rs   numbers that overflow     averages.rs   of exact numbers
 //!   scalars.rs   other casts, operators and functions     text.rs, to_char.rs   values as text
 //!   describe.rs  types without running        show.rs  SHOW        verify.rs  VERIFY TABLE
+//!   analyze.rs   ANALYZE
 //! ```
 
 pub(crate) mod admission;
+pub(crate) mod analyze;
 mod arithmetic;
 mod averages;
 pub(crate) mod copy_to;
