@@ -16,6 +16,7 @@ mod exchange;
 pub mod explain;
 pub mod growth;
 pub mod join_order;
+mod json;
 pub mod leaf;
 pub mod names;
 pub mod prune;

@@ -7,6 +7,7 @@
 //! Some options are not the user's to choose, because leaves depend on them: see [`template_builder`].
 
 use crate::PlanOptions;
+use crate::json::JsonOperators;
 use crate::leaf::LeafQueryPlanner;
 use crate::series::Series;
 use datafusion::arrow::array::timezone::Tz;
@@ -14,6 +15,7 @@ use datafusion::catalog::TableFunction;
 use datafusion::config::ConfigOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder, SessionStateDefaults};
+use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::prelude::SessionConfig;
 use std::sync::Arc;
 use tessera_proto::fragment::LeafRuntime;
@@ -54,10 +56,18 @@ pub fn template_builder(runtime: Arc<RuntimeEnv>, leaves: Arc<LeafRuntime>) -> S
         .with_runtime_env(runtime)
         .with_default_features()
         .with_table_function_list(table_functions())
+        .with_expr_planners(expr_planners())
         .with_query_planner(Arc::new(LeafQueryPlanner { bare }))
         // Last: they must see the joins that the other rules leave.
         .with_physical_optimizer_rule(Arc::new(FrugalPlans))
         .with_physical_optimizer_rule(Arc::new(YieldInJoins))
+}
+
+/// Ours come first.
+fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
+    let mut all: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(JsonOperators)];
+    all.extend(SessionStateDefaults::default_expr_planners());
+    all
 }
 
 /// DataFusion's, with our own where PostgreSQL has one of the name.

@@ -5,6 +5,7 @@
 pub mod arithmetic;
 mod decimal_average;
 pub mod division;
+pub mod json;
 mod random_uuid;
 pub mod rounding;
 mod zero_if_null;
@@ -20,12 +21,16 @@ pub const ROUTER_PREFIX: &str = "__router_";
 
 /// Those that users may name.
 pub fn public() -> Vec<ScalarUDF> {
-    vec![ScalarUDF::from(random_uuid::GenRandomUuid::default())]
+    let mut all = vec![ScalarUDF::from(random_uuid::GenRandomUuid::default())];
+    let json = json::functions().into_iter().filter(|f| !f.name().starts_with("__"));
+    all.extend(json.map(|f| f.as_ref().clone()));
+    all
 }
 
-/// Those that only plans name, and every node evaluates in its leaves.
+/// Those that every node evaluates in its leaves.
 pub fn portable() -> Vec<Arc<ScalarUDF>> {
     let mut all = rounding::functions();
+    all.extend(json::functions());
     all.extend([arithmetic::function(), division::function()]);
     all
 }

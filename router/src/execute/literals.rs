@@ -5,6 +5,7 @@
 //!   ts < 'infinity'    b = '\x00'         k IN ('1', '2')         compared: read as the other side's type
 //!   n < f              n numeric, f floating point: both as double precision
 //!   'abcd'::varchar(2) ab                 'ab  '::char(3) ab      cut to length, as an explicit cast does
+//!   '{"a": 1}'::json   checked; it stays text
 //!   $1::date           the parameter is a date                   where the client does not say its type
 //! ```
 //!
@@ -24,8 +25,9 @@ use datafusion::logical_expr::expr::{Between, InList, Placeholder};
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator, lit};
 use datafusion::scalar::ScalarValue;
 use std::sync::Arc;
-use tessera_planner::types::{Length, length};
+use tessera_planner::types::{Length, is_json, length};
 use tessera_proto::Result;
+use tessera_proto::functions::json::Json;
 use tessera_proto::sql_type::SqlType;
 
 /// One expression, its operands read already. A timestamptz without a zone is of `zone`.
@@ -127,6 +129,10 @@ fn cast_of(cast: Cast, zone: &str) -> DfResult<Transformed<Expr>> {
             // Its padding is not part of the value; whoever shows the column adds it.
             Length::Char(n) => rtrim(vec![left(text, lit(i64::from(n)))]),
         }));
+    }
+    if is_json(&cast.field) {
+        let text = Expr::Cast(Cast::new(cast.expr, DataType::Utf8View));
+        return Ok(Transformed::yes(Json::Check.call(vec![text])));
     }
     let to = cast.field.data_type();
     match *cast.expr {

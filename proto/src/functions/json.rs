@@ -1,0 +1,384 @@
+//! Reading JSON that is kept as text, as PostgreSQL's type `json` does.
+//!
+//! ```text
+//!   '{"a": {"b": [1, "x"]}}'   -> 'a'   {"b": [1, "x"]}      ->> 'a'   the same      the text as it stands in the document
+//!                              #>> '{a,b,1}'   x             -> 1      NULL          an object has no positions
+//! ```
+//!
+//! `->`, `->>`, `#>` and `#>>` are planned to these functions; `json_extract_path`, `json_extract_path_text`,
+//! `json_array_length` and `json_typeof` can be named. Of keys that come twice the last counts. Whatever is not JSON is 22P02.
+//! Not here: `jsonb`, building JSON, and functions that return sets. Source: PostgreSQL 15, section 9.16.
+
+use crate::error::Error;
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int32Array, StringViewBuilder};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Int64Type};
+use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use std::sync::{Arc, LazyLock};
+
+/// What is done with a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Json {
+    /// Checks it; the text stays.
+    Check,
+    /// `->`: a member by key, or an element by position; negative ones count from the end.
+    Get,
+    /// `->>`: the same as text.
+    GetText,
+    /// `#>`: along keys and positions, all as text.
+    Path,
+    /// `#>>`: the same as text.
+    PathText,
+    /// Elements of an array.
+    Length,
+    /// `object`, `array`, `string`, `number`, `boolean` or `null`.
+    TypeOf,
+}
+
+static FUNCTIONS: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
+    let all = [
+        Json::Check,
+        Json::Get,
+        Json::GetText,
+        Json::Path,
+        Json::PathText,
+        Json::Length,
+        Json::TypeOf,
+    ];
+    all.map(|kind| Arc::new(ScalarUDF::from(JsonFunction::new(kind))))
+        .to_vec()
+});
+
+/// All of them; those that begin with `json_` may be named in SQL.
+pub fn functions() -> Vec<Arc<ScalarUDF>> {
+    FUNCTIONS.clone()
+}
+
+impl Json {
+    /// A call.
+    pub fn call(self, args: Vec<Expr>) -> Expr {
+        Expr::ScalarFunction(ScalarFunction::new_udf(FUNCTIONS[self as usize].clone(), args))
+    }
+}
+
+/// One of the functions.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct JsonFunction {
+    kind: Json,
+    signature: Signature,
+}
+
+impl JsonFunction {
+    fn new(kind: Json) -> Self {
+        Self {
+            kind,
+            signature: Signature::variadic_any(Volatility::Immutable),
+        }
+    }
+}
+
+impl ScalarUDFImpl for JsonFunction {
+    fn name(&self) -> &str {
+        match self.kind {
+            Json::Check => "__tessera_json",
+            Json::Get => "__tessera_json_get",
+            Json::GetText => "__tessera_json_get_text",
+            Json::Path => "json_extract_path",
+            Json::PathText => "json_extract_path_text",
+            Json::Length => "json_array_length",
+            Json::TypeOf => "json_typeof",
+        }
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        let arguments = match self.kind {
+            Json::Check | Json::Length | Json::TypeOf => types.len() == 1,
+            Json::Get | Json::GetText => types.len() == 2,
+            Json::Path | Json::PathText => !types.is_empty(),
+        };
+        let is_text = |t: &DataType| t.is_string() || t.is_null();
+        let fits = match types {
+            [document, keys @ ..] => {
+                let positions = matches!(self.kind, Json::Get | Json::GetText);
+                is_text(document) && keys.iter().all(|t| is_text(t) || (positions && t.is_integer()))
+            }
+            [] => false,
+        };
+        if !arguments || !fits {
+            let types: Vec<_> = types.iter().map(ToString::to_string).collect();
+            return plan_err!("function {}({}) does not exist", self.name(), types.join(", "));
+        }
+        Ok(match self.kind {
+            Json::Length => DataType::Int32,
+            _ => DataType::Utf8View,
+        })
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let constant = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
+        let rows = if constant { 1 } else { args.number_rows };
+        let columns = args
+            .args
+            .into_iter()
+            .map(|a| a.into_array(rows))
+            .collect::<Result<Vec<_>>>()?;
+        let result = self.evaluate(&columns, rows)?;
+        Ok(match constant {
+            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?),
+            false => ColumnarValue::Array(result),
+        })
+    }
+}
+
+impl JsonFunction {
+    fn evaluate(&self, columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+        let Some((documents, keys)) = columns.split_first() else {
+            return exec_err!("{} without arguments", self.name());
+        };
+        let documents = cast(documents, &DataType::Utf8View)?;
+        let documents = documents.as_string_view();
+        let keys = keys.iter().map(Keys::new).collect::<Result<Vec<_>>>()?;
+        let document = |row: usize| (!documents.is_null(row)).then(|| documents.value(row));
+        if self.kind == Json::Length {
+            let lengths = (0..rows).map(|row| document(row).map(length).transpose());
+            return Ok(Arc::new(lengths.collect::<std::result::Result<Int32Array, Error>>()?));
+        }
+        let mut texts = StringViewBuilder::with_capacity(rows);
+        for row in 0..rows {
+            let found = match document(row) {
+                Some(text) => {
+                    check(text)?;
+                    self.found(text, &keys, row)?
+                }
+                None => None,
+            };
+            texts.append_option(found);
+        }
+        Ok(Arc::new(texts.finish()))
+    }
+
+    fn found(&self, text: &str, keys: &[Keys], row: usize) -> std::result::Result<Option<String>, Error> {
+        let mut value = text.trim_matches(WHITE);
+        if self.kind == Json::Check {
+            return Ok(Some(text.to_owned()));
+        }
+        for key in keys {
+            let along = matches!(self.kind, Json::Path | Json::PathText);
+            let inside = match key.at(row) {
+                None => None,
+                Some(Key::Position(position)) => element(value, position)?,
+                // Along a path, a number is a position in an array.
+                Some(Key::Name(name)) if along && value.starts_with('[') => match name.parse() {
+                    Ok(position) => element(value, position)?,
+                    Err(_) => None,
+                },
+                Some(Key::Name(name)) => member(value, name)?,
+            };
+            match inside {
+                Some(inside) => value = inside,
+                None => return Ok(None),
+            }
+        }
+        Ok(match self.kind {
+            Json::TypeOf => Some(type_of(value).to_owned()),
+            Json::GetText | Json::PathText if value == "null" => None,
+            Json::GetText | Json::PathText if value.starts_with('"') => Some(parse(value)?),
+            _ => Some(value.to_owned()),
+        })
+    }
+}
+
+/// A column of keys.
+enum Keys {
+    Names(ArrayRef),
+    Positions(ArrayRef),
+}
+
+enum Key<'a> {
+    Name(&'a str),
+    Position(i64),
+}
+
+impl Keys {
+    fn new(array: &ArrayRef) -> Result<Self> {
+        Ok(match array.data_type().is_integer() {
+            true => Self::Positions(cast(array, &DataType::Int64)?),
+            false => Self::Names(cast(array, &DataType::Utf8View)?),
+        })
+    }
+
+    fn at(&self, row: usize) -> Option<Key<'_>> {
+        match self {
+            Self::Names(names) if names.is_valid(row) => Some(Key::Name(names.as_string_view().value(row))),
+            Self::Positions(all) if all.is_valid(row) => {
+                Some(Key::Position(all.as_primitive::<Int64Type>().value(row)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// JSON's white space.
+const WHITE: [char; 4] = [' ', '\t', '\n', '\r'];
+
+fn invalid(error: &serde_json::Error) -> Error {
+    Error::new("22P02", "invalid input syntax for type json").with_detail(error.to_string())
+}
+
+fn check(text: &str) -> std::result::Result<(), Error> {
+    parse::<IgnoredAny>(text).map(drop)
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> std::result::Result<T, Error> {
+    serde_json::from_str(text).map_err(|e| invalid(&e))
+}
+
+/// The value that `text` begins with, and its bytes.
+fn first<T: DeserializeOwned>(text: &str) -> std::result::Result<(T, usize), Error> {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<T>();
+    let value = values.next().transpose().map_err(|e| invalid(&e))?;
+    let value = value.ok_or_else(|| Error::new("22P02", "invalid input syntax for type json"))?;
+    Ok((value, values.byte_offset()))
+}
+
+/// The values of an array or object, one after the other, each as it stands in the document; keys of an object before them.
+struct Inside<'a> {
+    rest: &'a str,
+    keys: bool,
+}
+
+impl<'a> Inside<'a> {
+    /// `None` for other values.
+    fn of(value: &'a str, open: char) -> Option<Self> {
+        value.strip_prefix(open).map(|rest| Self {
+            rest,
+            keys: open == '{',
+        })
+    }
+
+    /// The document was checked before: what stands between values is what should.
+    fn next(&mut self) -> std::result::Result<Option<(Option<String>, &'a str)>, Error> {
+        let between = |c: char| WHITE.contains(&c) || c == ',' || c == ':';
+        self.rest = self.rest.trim_start_matches(between);
+        if self.rest.starts_with([']', '}']) || self.rest.is_empty() {
+            return Ok(None);
+        }
+        let mut key = None;
+        if self.keys {
+            let (name, bytes) = first::<String>(self.rest)?;
+            key = Some(name);
+            self.rest = self.rest[bytes..].trim_start_matches(between);
+        }
+        let (_, bytes) = first::<IgnoredAny>(self.rest)?;
+        let (value, rest) = self.rest.split_at(bytes);
+        self.rest = rest;
+        Ok(Some((key, value)))
+    }
+}
+
+fn member<'a>(value: &'a str, name: &str) -> std::result::Result<Option<&'a str>, Error> {
+    let Some(mut inside) = Inside::of(value, '{') else {
+        return Ok(None);
+    };
+    let mut found = None;
+    while let Some((key, value)) = inside.next()? {
+        if key.as_deref() == Some(name) {
+            found = Some(value);
+        }
+    }
+    Ok(found)
+}
+
+fn element(value: &str, position: i64) -> std::result::Result<Option<&str>, Error> {
+    let Some(mut inside) = Inside::of(value, '[') else {
+        return Ok(None);
+    };
+    let mut all = vec![];
+    while let Some((_, value)) = inside.next()? {
+        all.push(value);
+    }
+    let position = if position < 0 {
+        position + all.len() as i64
+    } else {
+        position
+    };
+    Ok(usize::try_from(position).ok().and_then(|p| all.get(p).copied()))
+}
+
+fn length(text: &str) -> std::result::Result<i32, Error> {
+    check(text)?;
+    let mut inside = match Inside::of(text.trim_matches(WHITE), '[') {
+        Some(inside) => inside,
+        None => {
+            let kind = if type_of(text.trim_matches(WHITE)) == "object" {
+                "an object"
+            } else {
+                "a scalar"
+            };
+            return Err(Error::new("22023", format!("cannot get array length of {kind}")));
+        }
+    };
+    let mut length = 0;
+    while inside.next()?.is_some() {
+        length += 1;
+    }
+    Ok(length)
+}
+
+fn type_of(value: &str) -> &'static str {
+    match value.as_bytes().first() {
+        Some(b'{') => "object",
+        Some(b'[') => "array",
+        Some(b'"') => "string",
+        Some(b't' | b'f') => "boolean",
+        Some(b'n') => "null",
+        _ => "number",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_stand_as_they_stood() {
+        let text = r#"{"a": {"b" : [1, -2.50e3 ,"x\u0041\"", null, true]}, "a2": 1, "a2":{ "c":2 } }"#;
+        let a = member(text, "a").unwrap().unwrap();
+        assert_eq!(a, r#"{"b" : [1, -2.50e3 ,"x\u0041\"", null, true]}"#);
+        let b = member(a, "b").unwrap().unwrap();
+        for (position, wanted) in [
+            (0, Some("1")),
+            (1, Some("-2.50e3")),
+            (2, Some(r#""x\u0041\"""#)),
+            (3, Some("null")),
+            (-1, Some("true")),
+            (5, None),
+            (-6, None),
+        ] {
+            assert_eq!(element(b, position).unwrap(), wanted, "{position}");
+        }
+        // The last of two counts.
+        assert_eq!(member(text, "a2").unwrap(), Some(r#"{ "c":2 }"#));
+        assert_eq!(member(b, "a").unwrap(), None);
+        assert_eq!(length("[]").unwrap(), 0);
+        assert_eq!(length(b).unwrap(), 5);
+        assert_eq!(length("{}").unwrap_err().code, "22023");
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused() {
+        let deep = "[".repeat(100_000);
+        for text in ["", "{", "[1,]", "{\"a\" 1}", "nul", "1 2", "'a'", deep.as_str()] {
+            assert_eq!(check(text).unwrap_err().code, "22P02");
+        }
+    }
+}
