@@ -13,6 +13,7 @@
 
 use crate::error::Error;
 use crate::exchange::Carried;
+use crate::functions::ROUTER_PREFIX;
 use crate::ids::NodeId;
 use crate::profile::Profiles;
 use crate::service::NodeDirectory;
@@ -22,7 +23,7 @@ use crate::v1::transfer::Source;
 use crate::yielding::YieldExec;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchemaRef, Result, Statistics, TableReference, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, TableProviderFilterPushDown, TableType};
@@ -248,13 +249,24 @@ impl TableProvider for StubTable {
         }))
     }
 
+    /// Not those that only routers evaluate: the scan would stay there with them.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+        let answer = |filter: &&Expr| {
+            Ok(match filter.exists(|e| Ok(is_for_routers(e)))? {
+                true => TableProviderFilterPushDown::Unsupported,
+                false => TableProviderFilterPushDown::Inexact,
+            })
+        };
+        filters.iter().map(answer).collect()
     }
 
     fn statistics(&self) -> Option<Statistics> {
         self.statistics.clone()
     }
+}
+
+fn is_for_routers(expr: &Expr) -> bool {
+    matches!(expr, Expr::ScalarFunction(call) if call.func.name().starts_with(ROUTER_PREFIX))
 }
 
 /// Carries a stub's statistics through physical planning.

@@ -45,7 +45,7 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
     FUNCTIONS.to_vec()
 }
 
-/// `value`, a Decimal128 or a float, as the nearest whole number.
+/// `value`, a Decimal128 or a float, as the nearest whole number: for a cast of it, whose name is the value's.
 pub fn rounded(value: Expr) -> Expr {
     Expr::ScalarFunction(ScalarFunction::new_udf(Mode::Nearest.function(), vec![value]))
 }
@@ -53,6 +53,12 @@ pub fn rounded(value: Expr) -> Expr {
 /// Whether it is what [`rounded`] makes.
 pub fn is_rounded(expr: &Expr) -> bool {
     matches!(expr, Expr::ScalarFunction(call) if call.func == Mode::Nearest.function() && call.args.len() == 1)
+}
+
+/// `round(value)` of a float.
+pub fn rounded_float(value: Expr) -> Expr {
+    let like = Expr::Literal(ScalarValue::Float64(None), None);
+    Expr::ScalarFunction(ScalarFunction::new_udf(Mode::Nearest.function(), vec![value, like]))
 }
 
 /// `value`, a Decimal128, with so many digits after the point.
@@ -79,7 +85,7 @@ impl Mode {
     }
 }
 
-/// A function: a value, and for numerics a NULL of the scale it shall have.
+/// A function: a value, and a NULL of the scale that a numeric shall have; without, it stands below a cast.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Rounding {
     mode: Mode,
@@ -111,7 +117,7 @@ impl ScalarUDFImpl for Rounding {
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         match types {
-            [float] if float.is_floating() => Ok(float.clone()),
+            [float] | [float, _] if float.is_floating() => Ok(float.clone()),
             [DataType::Decimal128(precision, scale)] => Ok(result(*precision, *scale, 0)),
             [DataType::Decimal128(precision, scale), DataType::Decimal128(_, digits)] => {
                 Ok(result(*precision, *scale, *digits))

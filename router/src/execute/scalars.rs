@@ -24,7 +24,7 @@ use datafusion::logical_expr::expr::{Between, Like, ScalarFunction};
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator, lit};
 use datafusion::scalar::ScalarValue;
 use tessera_proto::functions::division::divide;
-use tessera_proto::functions::rounding::{Mode, is_rounded, rounded, rounded_to};
+use tessera_proto::functions::rounding::{Mode, is_rounded, rounded, rounded_float, rounded_to};
 use tessera_proto::{Error, Result};
 
 const TIMESTAMP: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
@@ -142,14 +142,8 @@ pub(super) fn as_decimal(expr: Expr, data_type: &DataType) -> Expr {
         DataType::Int32 => 10,
         _ => 20,
     };
-    match expr {
-        // Folded here, because names of columns show constants.
-        Expr::Literal(ScalarValue::Int64(Some(value)), metadata) => {
-            let value = ScalarValue::Decimal128(Some(value.into()), digits, 0);
-            Expr::Literal(value, metadata)
-        }
-        other => cast_to(other, DataType::Decimal128(digits, 0)),
-    }
+    // A cast of a constant, too: names of columns show constants, and not casts.
+    cast_to(expr, DataType::Decimal128(digits, 0))
 }
 
 /// `CAST(date AS timestamp) + interval` as a date, if the interval is of whole days or months: the midnight it is compares
@@ -253,7 +247,7 @@ fn function_of(mut call: ScalarFunction, schema: &DFSchema, zone: &str) -> DfRes
         {
             Transformed::yes(rounded_to(call.args.swap_remove(0), digits, mode))
         }
-        ("round", first, 1) if first.is_floating() => Transformed::yes(rounded(call.args.swap_remove(0))),
+        ("round", first, 1) if first.is_floating() => Transformed::yes(rounded_float(call.args.swap_remove(0))),
         ("concat" | "concat_ws", ..) => {
             let mut changed = false;
             for arg in &mut call.args {

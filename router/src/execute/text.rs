@@ -52,10 +52,10 @@ impl ScalarUDFImpl for Text {
         Ok(DataType::Utf8View)
     }
 
-    /// That of the argument: a cast has no name of its own either.
+    /// Not the argument's, though a cast has that: a projection below a join may hold both.
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
         let [only] = take_function_args(self.name(), args)?;
-        Ok(only.schema_name().to_string())
+        Ok(format!("CAST({} AS text)", only.schema_name()))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
