@@ -166,7 +166,7 @@ fn is_keyword_in_other_case(rest: &str) -> bool {
         rest.get(..word.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(word))
     };
-    KEYWORDS.iter().chain(&REFUSED).any(|word| matches(word))
+    KEYWORDS.iter().chain(&REFUSED).any(matches)
 }
 
 fn write(fields: &[Field], at: &NaiveDateTime) -> String {
@@ -181,7 +181,7 @@ fn write(fields: &[Field], at: &NaiveDateTime) -> String {
 }
 
 fn value(keyword: &str, bare: bool, at: &NaiveDateTime, out: &mut String) {
-    let hour12 = if at.hour() % 12 == 0 { 12 } else { at.hour() % 12 };
+    let hour12 = at.hour12().1;
     let half = if at.hour() < 12 { "am" } else { "pm" };
     let (month, day) = (at.format("%B").to_string(), at.format("%A").to_string());
     let year = i64::from(at.year());
