@@ -29,6 +29,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub mod types;
+mod window_limits;
 
 pub use bind::parameter_types;
 pub use catalog::{Catalog, ReferenceCopy, Relation};
@@ -204,6 +205,7 @@ pub async fn plan(
         }
         _ => optimized,
     };
+    let optimized = window_limits::split(optimized)?;
     let cut = {
         let mut leaves = LeafBuilder::new(&cluster, catalog, options);
         shard_local::rule::cut(optimized, &cluster, &mut leaves, options.shard_local)?
