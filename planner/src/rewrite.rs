@@ -188,7 +188,9 @@ fn make_unique(select: &mut Select) {
     let is_wildcard = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
     let wildcard = select.projection.iter().any(is_wildcard);
     let mut seen = HashSet::new();
-    name_casts(select);
+    if !wildcard {
+        name_casts(select);
+    }
     for (position, item) in select.projection.iter_mut().enumerate() {
         let (expr, key, is_column) = match item {
             SelectItem::ExprWithAlias { expr, alias } => (expr, format!("as {}", folded(alias)), false),
@@ -227,10 +229,6 @@ fn name_casts(select: &mut Select) {
         _ => None,
     };
     let names: Vec<_> = select.projection.iter().map(name).collect();
-    let is_wildcard = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
-    if select.projection.iter().any(is_wildcard) {
-        return;
-    }
     for (item, name) in select.projection.iter_mut().zip(&names) {
         if let SelectItem::UnnamedExpr(expr @ Expr::Cast { .. }) = item
             && let Some(name) = name

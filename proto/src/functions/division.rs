@@ -12,7 +12,8 @@ use crate::error::Error;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Decimal128Array};
 use datafusion::arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, i256};
 use datafusion::common::utils::take_function_args;
-use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
+use datafusion::common::{Result, exec_err, plan_err};
+use datafusion::functions::utils::make_scalar_function;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -77,14 +78,11 @@ impl ScalarUDFImpl for Division {
         let DataType::Decimal128(_, scale) = *args.return_field.data_type() else {
             return exec_err!("{} as {}", self.name(), args.return_field.data_type());
         };
-        let both_scalar = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
-        let rows = if both_scalar { 1 } else { args.number_rows };
-        let [left, right] = take_function_args(self.name(), args.args)?;
-        let quotients = quotients(&left.into_array(rows)?, &right.into_array(rows)?, scale)?;
-        Ok(match both_scalar {
-            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&quotients, 0)?),
-            false => ColumnarValue::Array(quotients),
-        })
+        let divided = |values: &[ArrayRef]| {
+            let [left, right] = take_function_args(self.name(), values)?;
+            quotients(left, right, scale)
+        };
+        make_scalar_function(divided, vec![])(&args.args)
     }
 }
 

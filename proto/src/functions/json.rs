@@ -13,7 +13,8 @@ use crate::error::Error;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int32Array, StringViewBuilder};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type};
-use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
+use datafusion::common::{Result, exec_err, plan_err};
+use datafusion::functions::utils::make_scalar_function;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -124,26 +125,16 @@ impl ScalarUDFImpl for JsonFunction {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let constant = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
-        let rows = if constant { 1 } else { args.number_rows };
-        let columns = args
-            .args
-            .into_iter()
-            .map(|a| a.into_array(rows))
-            .collect::<Result<Vec<_>>>()?;
-        let result = self.evaluate(&columns, rows)?;
-        Ok(match constant {
-            true => ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?),
-            false => ColumnarValue::Array(result),
-        })
+        make_scalar_function(|columns| self.evaluate(columns), vec![])(&args.args)
     }
 }
 
 impl JsonFunction {
-    fn evaluate(&self, columns: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+    fn evaluate(&self, columns: &[ArrayRef]) -> Result<ArrayRef> {
         let Some((documents, keys)) = columns.split_first() else {
             return exec_err!("{} without arguments", self.name());
         };
+        let rows = documents.len();
         let documents = cast(documents, &DataType::Utf8View)?;
         let documents = documents.as_string_view();
         let keys = keys.iter().map(Keys::new).collect::<Result<Vec<_>>>()?;

@@ -17,7 +17,9 @@ use datafusion::arrow::datatypes::{
 };
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::error::DataFusionError;
+use datafusion::functions::utils::make_scalar_function;
 use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::function::Hint;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
@@ -140,14 +142,11 @@ impl ScalarUDFImpl for Rounding {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let to = args.return_field.data_type();
-        Ok(match args.args.first() {
-            Some(ColumnarValue::Array(array)) => ColumnarValue::Array(round(array, to, self.mode)?),
-            Some(ColumnarValue::Scalar(value)) => {
-                let rounded = round(&value.to_array()?, to, self.mode)?;
-                ColumnarValue::Scalar(ScalarValue::try_from_array(&rounded, 0)?)
-            }
-            None => return exec_err!("{} without arguments", self.name()),
-        })
+        let rounded = |values: &[ArrayRef]| match values.first() {
+            Some(values) => round(values, to, self.mode),
+            None => exec_err!("{} without arguments", self.name()),
+        };
+        make_scalar_function(rounded, vec![Hint::Pad, Hint::AcceptsSingular])(&args.args)
     }
 }
 

@@ -55,5 +55,5 @@ pub(crate) async fn run(context: &StatementContext, tables: &[AnalyzeTable]) -> 
 }
 
 fn has_column(def: &TableDef, name: &str) -> bool {
-    def.columns.iter().any(|column| !column.hidden && column.name == name)
+    def.column(name).is_some_and(|at| !def.columns[at].hidden)
 }

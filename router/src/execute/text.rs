@@ -12,8 +12,9 @@ use crate::pg::TextRows;
 use bytes::BytesMut;
 use datafusion::arrow::array::{ArrayRef, StringViewBuilder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::Result;
 use datafusion::common::utils::take_function_args;
-use datafusion::common::{Result, ScalarValue};
+use datafusion::functions::utils::make_scalar_function;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -59,14 +60,11 @@ impl ScalarUDFImpl for Text {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [value] = take_function_args(self.name(), args.args)?;
-        Ok(match value {
-            ColumnarValue::Array(array) => ColumnarValue::Array(self.written(&array)?),
-            ColumnarValue::Scalar(value) => {
-                let written = self.written(&value.to_array()?)?;
-                ColumnarValue::Scalar(ScalarValue::try_from_array(&written, 0)?)
-            }
-        })
+        let written = |values: &[ArrayRef]| {
+            let [only] = take_function_args(self.name(), values)?;
+            self.written(only)
+        };
+        make_scalar_function(written, vec![])(&args.args)
     }
 }
 
