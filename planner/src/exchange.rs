@@ -38,6 +38,7 @@ use std::sync::Arc;
 use tessera_proto::exchange::{STREAM_BYTES, StageSettings, TASK_PLAN_BYTES_MAX, configure, worker_url};
 use tessera_proto::fragment::{LeafRuntime, ShardLocalExec};
 use tessera_proto::functions::ROUTER_PREFIX;
+use tessera_proto::order;
 use tessera_proto::{Error, NodeId};
 use url::Url;
 
@@ -92,6 +93,8 @@ pub(crate) async fn distribute(
     if !physical.is::<DistributedExec>() {
         return Ok(Outcome::Gather("nothing in it needs an exchange".into()));
     }
+    // The router's own stage; workers see to theirs.
+    let physical = order::ensure_windows(physical)?;
     let task = session.task_ctx();
     if let Err(error) = check_stages(&physical, &task) {
         let why = Error::from(error).message;

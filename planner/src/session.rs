@@ -19,8 +19,8 @@ use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::prelude::SessionConfig;
 use std::sync::Arc;
 use tessera_proto::fragment::LeafRuntime;
-use tessera_proto::frugal::{self, FrugalPlans};
-use tessera_proto::yielding::YieldInJoins;
+use tessera_proto::frugal;
+use tessera_proto::physical;
 use tessera_proto::{Error, Result};
 
 /// Fewest partitions above the leaves. With one, every distribution counts as satisfied and no exchange is ever planned.
@@ -58,9 +58,7 @@ pub fn template_builder(runtime: Arc<RuntimeEnv>, leaves: Arc<LeafRuntime>) -> S
         .with_table_function_list(table_functions())
         .with_expr_planners(expr_planners())
         .with_query_planner(Arc::new(LeafQueryPlanner { bare }))
-        // Last: they must see the joins that the other rules leave.
-        .with_physical_optimizer_rule(Arc::new(FrugalPlans))
-        .with_physical_optimizer_rule(Arc::new(YieldInJoins))
+        .with_physical_optimizer_rules(physical::rules())
 }
 
 /// Ours come first.

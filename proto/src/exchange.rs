@@ -14,10 +14,10 @@ use crate::error::Error;
 use crate::fragment::{LeafCodec, LeafRuntime};
 use crate::functions;
 use crate::ids::NodeId;
+use crate::order;
 use crate::profile::Profiles;
 use crate::service::NodeDirectory;
 use crate::v1::transfer::Source;
-use crate::window_order;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::common::extensions_options;
@@ -166,7 +166,7 @@ fn session(
 
 /// What a decoded plan lacks.
 fn rewrite(event: WorkerPlanRewriteEvent<'_>) -> Result<WorkerPlanRewriteEventResponse> {
-    window_order::ensure(event.plan).map(WorkerPlanRewriteEventResponse::new)
+    order::ensure_windows(event.plan).map(WorkerPlanRewriteEventResponse::new)
 }
 
 /// Finds a worker's channel through the node directory.

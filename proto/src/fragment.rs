@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::exchange::Carried;
 use crate::functions::ROUTER_PREFIX;
 use crate::ids::NodeId;
+use crate::outer_sides::OuterSideExec;
 use crate::profile::Profiles;
 use crate::service::NodeDirectory;
 use crate::table::TableDef;
@@ -375,6 +376,9 @@ struct LeafMessage {
     /// Not a leaf but a [`YieldExec`] with this bound.
     #[prost(uint64, optional, tag = "5")]
     yield_rows: Option<u64>,
+    /// Not a leaf but an [`OuterSideExec`].
+    #[prost(bool, tag = "6")]
+    outer_side: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -402,6 +406,10 @@ impl PhysicalExtensionCodec for LeafCodec {
         if let Some(rows) = leaf.yield_rows {
             let input = inputs.first().ok_or_else(|| malformed("no input to yield to"))?;
             return Ok(Arc::new(YieldExec::new(input.clone(), rows as usize)));
+        }
+        if leaf.outer_side {
+            let input = inputs.first().ok_or_else(|| malformed("no input of an outer side"))?;
+            return Ok(Arc::new(OuterSideExec::new(input.clone())));
         }
         let schema = leaf.schema.as_ref().ok_or_else(|| malformed("no schema"))?;
         let schema: datafusion::arrow::datatypes::Schema = schema.try_into()?;
@@ -440,6 +448,13 @@ impl PhysicalExtensionCodec for LeafCodec {
             };
             return Ok(message.encode(buf).map_err(encoding)?);
         }
+        if node.is::<OuterSideExec>() {
+            let message = LeafMessage {
+                outer_side: true,
+                ..LeafMessage::default()
+            };
+            return Ok(message.encode(buf).map_err(encoding)?);
+        }
         // Codecs are tried in turn, so anything that is not ours must be an error.
         let Some(leaf) = node.downcast_ref::<ShardLocalExec>() else {
             return internal_err!("not a shard-local leaf");
@@ -457,6 +472,7 @@ impl PhysicalExtensionCodec for LeafCodec {
                 })
                 .collect(),
             yield_rows: None,
+            outer_side: false,
         };
         Ok(message.encode(buf).map_err(encoding)?)
     }

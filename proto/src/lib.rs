@@ -21,13 +21,16 @@ pub mod ids;
 pub mod ipc;
 pub mod keys;
 pub mod memory;
+pub mod order;
+pub mod outer_sides;
+pub mod physical;
 pub mod profile;
+pub mod pushdown;
 pub mod service;
 pub mod shard_map;
 pub mod sql_type;
 pub mod table;
 pub mod token;
-mod window_order;
 pub mod yielding;
 
 /// Messages and services generated from `proto/*.proto`.

@@ -33,12 +33,12 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use tessera_proto::fragment::{LeafPlanCodec, TableSource};
-use tessera_proto::frugal::{self, FrugalPlans};
+use tessera_proto::frugal;
 use tessera_proto::ipc::relabel;
 use tessera_proto::memory::SPILL_MERGE_FILES;
+use tessera_proto::physical;
 use tessera_proto::profile::{Profiles, spilled_bytes};
 use tessera_proto::service::{NodeDirectory, deadline};
-use tessera_proto::yielding::YieldInJoins;
 use tessera_proto::{Error, NodeId, Result, v1};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -142,8 +142,7 @@ impl Executor {
             .with_runtime_env(memory)
             .with_default_features()
             .with_scalar_functions(functions)
-            .with_physical_optimizer_rule(Arc::new(FrugalPlans))
-            .with_physical_optimizer_rule(Arc::new(YieldInJoins))
+            .with_physical_optimizer_rules(physical::rules())
             .build();
         Self {
             template: Arc::new(template),

@@ -1,18 +1,24 @@
-//! On a worker: windows whose input can no longer be shown to be sorted sort it themselves.
+//! Sorts where an operator's input cannot, or can no longer, be shown to be in the order it needs.
 //!
 //! ```text
-//!   router:   Window PARTITION BY u.x          worker:   Window PARTITION BY u.x
-//!               Sort t.a                                   Sort u.x               <- inserted here
-//!                 Join t.a = u.x                             rows from the stage below, of which only columns are known
+//!   as planned:   Window PARTITION BY u.x      in stages:   Window PARTITION BY u.x
+//!                   Sort t.a                                  Sort u.x               <- inserted here
+//!                     Join t.a = u.x                            rows from the stage below, of which only columns are known
 //! ```
 //!
 //! The planner leaves a column out of a sort when it is constant or equal to another one. What proves that may lie in
 //! the stage below, and facts about columns do not travel: a window then refuses to run, or asserts. Only windows look at
-//! their input's order again when they run; other operators were told by the plan.
+//! their input's order again when they run; other operators were told by the plan. So [`ensure_windows`] is for plans that
+//! were cut in stages, on the router and on workers.
+//!
+//! [`EnsureOrder`] is for plans that DataFusion's own rules made: they move sorts below joins and forget there what was
+//! constant above, and their last check refuses the plan ("does not satisfy order requirements").
 
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
-use datafusion::physical_expr::LexOrdering;
+use datafusion::physical_expr::{LexOrdering, OrderingRequirements};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{
@@ -24,31 +30,73 @@ use std::sync::Arc;
 ///
 /// # Errors
 /// DataFusion's, from building an operator anew; none is expected.
-pub fn ensure(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    Ok(plan.transform_up(sorted)?.data)
+pub fn ensure_windows(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let is_window = |node: &dyn ExecutionPlan| node.is::<BoundedWindowAggExec>() || node.is::<WindowAggExec>();
+    ensure(plan, is_window)
+}
+
+/// The physical rule: put it right before DataFusion's `SanityCheckPlan`.
+#[derive(Debug)]
+pub struct EnsureOrder;
+
+impl PhysicalOptimizerRule for EnsureOrder {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        ensure(plan, |_| true)
+    }
+
+    fn name(&self) -> &str {
+        "ensure_order"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn ensure(
+    plan: Arc<dyn ExecutionPlan>,
+    is_meant: impl Fn(&dyn ExecutionPlan) -> bool,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let changed = plan.transform_up(|node| match is_meant(node.as_ref()) {
+        true => sorted(node),
+        false => Ok(Transformed::no(node)),
+    })?;
+    Ok(changed.data)
 }
 
 fn sorted(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
-    let is_window = node.is::<BoundedWindowAggExec>() || node.is::<WindowAggExec>();
-    let requirement = node.required_input_ordering().into_iter().next().flatten();
-    let input = node.children().first().map(|input| (*input).clone());
-    let (true, Some(requirement), Some(input)) = (is_window, requirement, input) else {
-        return Ok(Transformed::no(node));
-    };
-    let requirement = requirement.into_single();
-    let properties = input.equivalence_properties();
-    if properties.ordering_satisfy_requirement(requirement.clone())? {
+    let requirements = node.required_input_ordering();
+    if requirements.iter().all(Option::is_none) {
         return Ok(Transformed::no(node));
     }
-    // A sort that was right on the router is a part of this one.
+    let mut changed = false;
+    let mut inputs = vec![];
+    for (input, requirement) in node.children().into_iter().zip(requirements) {
+        let requirement = requirement.map(OrderingRequirements::into_single);
+        let missing = match requirement {
+            Some(r) if !input.equivalence_properties().ordering_satisfy_requirement(r.clone())? => Some(r),
+            _ => None,
+        };
+        changed |= missing.is_some();
+        inputs.push(match missing {
+            Some(requirement) => sort(input, LexOrdering::from(requirement)),
+            None => input.clone(),
+        });
+    }
+    if !changed {
+        return Ok(Transformed::no(node));
+    }
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    node.replace_children(inputs, options).map(Transformed::yes)
+}
+
+fn sort(input: &Arc<dyn ExecutionPlan>, order: LexOrdering) -> Arc<dyn ExecutionPlan> {
+    // A sort that was right where it was planned is a part of this one.
     let below = match input.downcast_ref::<SortExec>() {
         Some(sort) if sort.fetch().is_none() => sort.input().clone(),
-        _ => input,
+        _ => input.clone(),
     };
-    let sort = SortExec::new(LexOrdering::from(requirement), below).with_preserve_partitioning(true);
-    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-    node.replace_children(vec![Arc::new(sort)], options)
-        .map(Transformed::yes)
+    Arc::new(SortExec::new(order, below).with_preserve_partitioning(true))
 }
 
 #[cfg(test)]
@@ -77,7 +125,7 @@ mod tests {
     }
 
     async fn check(sql: &str, expected: &str) {
-        let plan = ensure(forgetful(sql).await).expect("rewritten");
+        let plan = ensure_windows(forgetful(sql).await).expect("rewritten");
         let text = displayable(plan.as_ref()).indent(false).to_string();
         let sorts: Vec<_> = text
             .lines()
