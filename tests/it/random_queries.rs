@@ -20,6 +20,8 @@ use tokio_postgres::Client;
 
 /// Queries of an everyday run: enough to meet every construct of the generator.
 const QUERIES: u64 = 150;
+/// Seeds beyond them that once gave other rows; their smallest forms are in `slt/random_finds.slt`.
+const FOUND: [u64; 6] = [3017, 3576, 3707, 3831, 3913, 4725];
 /// Mismatches after which a run gives up: the first few tell enough.
 const MISMATCHES_MAX: usize = 10;
 /// Longest a query over a few dozen rows may take, on a machine that is busy.
@@ -53,9 +55,6 @@ struct Tally {
     refused: BTreeMap<String, usize>,
     /// By message: DataFusion cannot, so there is nothing to compare with.
     not_compared: BTreeMap<String, usize>,
-    /// DataFusion's check of its own plan failed here and not in the oracle's plan: it pushes a sort below a join and
-    /// forgets there which columns are constant. Loud and rare, and in every mode alike.
-    insane: usize,
     mismatches: Vec<String>,
 }
 
@@ -63,9 +62,10 @@ struct Tally {
 async fn random_queries_give_the_rows_of_one_process() {
     let first = setting("TESSERA_RANDOM_SEED", 1);
     let count = setting("TESSERA_RANDOM_QUERIES", QUERIES);
-    let questions = questions(first..first + count).await;
-    println!("seeds {first} to {}", first + count - 1);
     let everyday = std::env::var_os("TESSERA_RANDOM_QUERIES").is_none();
+    let found = FOUND.into_iter().filter(|_| everyday);
+    let questions = questions((first..first + count).chain(found)).await;
+    println!("seeds {first} to {}", first + count - 1);
     let mut mismatches = vec![];
     for nodes in if everyday { 3..=3 } else { 1..=3 } {
         let dir = tempfile::tempdir().expect("temporary folder");
@@ -88,7 +88,7 @@ async fn random_queries_give_the_rows_of_one_process() {
     );
 }
 
-async fn questions(seeds: std::ops::Range<u64>) -> Vec<Question> {
+async fn questions(seeds: impl Iterator<Item = u64>) -> Vec<Question> {
     let oracle = oracle::datafusion(&generator::tables()).await;
     let mut questions = vec![];
     for seed in seeds {
@@ -118,10 +118,9 @@ async fn ask_all(url: &str, shape: &str, questions: &[Question]) -> Vec<String> 
         let count = |by_message: &BTreeMap<String, usize>| by_message.values().sum::<usize>();
         let (refused, not_compared) = (count(&tally.refused), count(&tally.not_compared));
         println!(
-            "{shape}, {mode}: {} equal, {} different, {refused} refused, {not_compared} not compared, {} without a plan",
+            "{shape}, {mode}: {} equal, {} different, {refused} refused, {not_compared} not compared",
             tally.equal,
             tally.mismatches.len(),
-            tally.insane,
         );
         if mode == MODES[0].0 {
             for (message, count) in tally.refused.iter().chain(&tally.not_compared) {
@@ -129,10 +128,7 @@ async fn ask_all(url: &str, shape: &str, questions: &[Question]) -> Vec<String> 
             }
         }
         // A generator that asks for what nobody can do tests nothing.
-        assert!(
-            (refused + not_compared + tally.insane * 50) * 10 <= questions.len().max(100),
-            "{tally:?}"
-        );
+        assert!((refused + not_compared) * 10 <= questions.len().max(100), "{tally:?}");
         mismatches.extend(tally.mismatches.into_iter().map(|m| format!("{shape}, {mode}: {m}")));
         if mismatches.len() >= MISMATCHES_MAX {
             break;
@@ -156,7 +152,6 @@ async fn ask(client: &Client, questions: &[Question]) -> Tally {
                 match answer {
                     Err(theirs) => *tally.not_compared.entry(shorten(theirs)).or_default() += 1,
                     Ok(_) if code == "0A000" => *tally.refused.entry(shorten(&message)).or_default() += 1,
-                    Ok(_) if message.contains("does not satisfy order requirements") => tally.insane += 1,
                     Ok(_) => mismatch(format!("{code} {message}")),
                 }
             }

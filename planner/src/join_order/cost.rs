@@ -1,19 +1,19 @@
-//! What an order of joins costs, and greedy searches for a cheap one.
+//! What an order of joins costs, and greedy searches for a cheap one. All orders: `dynamic.rs`.
 //!
 //! ```text
 //!   join on the nodes     (rows in + rows out) x 50 ns / nodes          cut      bytes to the router x 0.7 ns
 //!   join on the router    (rows in + rows out) x 50 ns
 //! ```
 //!
-//! Rows of a join: product of the sides, divided for each class of equal expressions by the larger number of distinct
-//! values. The constants are measured ones (`docs`); only their ratio matters.
+//! Rows of a join: product of the sides, divided by the larger number of distinct keys. A side has no more keys than rows,
+//! however many values each of their columns has: those of one key are rarely independent. The constants are measured ones (`docs`); only their ratio matters.
 
-use super::graph::{Graph, is_over};
+use super::graph::{Graph, equal_sides, is_over};
 use crate::cluster::Cluster;
 use crate::shard_local::locality::{Locality, derive};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::stats::Precision;
-use datafusion::common::{JoinConstraint, JoinType, NullEquality, ScalarValue, Statistics};
+use datafusion::common::{DFSchema, JoinConstraint, JoinType, NullEquality, ScalarValue, Statistics};
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, Join, LogicalPlan};
 use std::cmp::Ordering;
@@ -59,6 +59,13 @@ pub struct Joined {
     rows: f64,
 }
 
+impl Joined {
+    /// Whether all of it runs on the nodes.
+    pub fn is_local(&self) -> bool {
+        self.locality.is_some()
+    }
+}
+
 /// The costs of one graph.
 pub struct Costs<'a> {
     graph: &'a Graph<'a>,
@@ -91,7 +98,23 @@ impl<'a> Costs<'a> {
         }
     }
 
-    fn single(&self, number: usize) -> Option<Joined> {
+    /// Relations.
+    pub fn len(&self) -> usize {
+        self.relations.len()
+    }
+
+    /// Columns of a relation.
+    pub fn schema(&self, number: usize) -> &DFSchema {
+        self.relations[number].plan.schema()
+    }
+
+    /// Relations, classes and conditions.
+    pub fn graph(&self) -> &Graph<'a> {
+        self.graph
+    }
+
+    /// A relation alone.
+    pub fn single(&self, number: usize) -> Option<Joined> {
         let relation = self.relations.get(number)?;
         let rows = match relation.statistics.num_rows {
             Precision::Exact(rows) | Precision::Inexact(rows) => rows as f64,
@@ -148,12 +171,7 @@ impl<'a> Costs<'a> {
     fn candidate(&self, parts: &[Joined], i: usize, j: usize) -> Option<Candidate> {
         let (left, right) = (&parts[i], &parts[j]);
         let is_connected = !self.equal_pairs(left, right).is_empty();
-        // The smaller side first: DataFusion builds its hash table of the left one.
-        let joined = if left.rows <= right.rows {
-            self.join(left, right)?
-        } else {
-            self.join(right, left)?
-        };
+        let joined = self.smaller_first(left, right)?;
         let added = joined.cost - left.cost - right.cost;
         Some(Candidate {
             pair: (i, j),
@@ -163,28 +181,43 @@ impl<'a> Costs<'a> {
         })
     }
 
-    /// One pair of equal expressions for each class that has members on both sides.
+    /// Two parts joined, the smaller side first: DataFusion builds its hash table of the left one.
+    pub fn smaller_first(&self, left: &Joined, right: &Joined) -> Option<Joined> {
+        if left.rows <= right.rows {
+            self.join(left, right)
+        } else {
+            self.join(right, left)
+        }
+    }
+
+    /// One pair of equal expressions for each class that has members on both sides, and for each equality between them.
     fn equal_pairs(&self, left: &Joined, right: &Joined) -> Vec<(Expr, Expr)> {
+        let (left, right) = (left.plan.schema(), right.plan.schema());
         let on = |class: &Vec<Expr>| {
-            let l = class.iter().find(|e| is_over(e, left.plan.schema()))?;
-            let r = class.iter().find(|e| is_over(e, right.plan.schema()))?;
+            let l = class.iter().find(|e| is_over(e, left))?;
+            let r = class.iter().find(|e| is_over(e, right))?;
             Some((l.clone(), r.clone()))
         };
-        self.graph.classes.iter().filter_map(on).collect()
+        let conditions = self.graph.conditions.iter();
+        let equalities = conditions.filter_map(|c| equal_sides(c, left, right));
+        let classes = self.graph.classes.iter().filter_map(on);
+        classes.chain(equalities.map(|(l, r)| (l.clone(), r.clone()))).collect()
     }
 
     fn join(&self, left: &Joined, right: &Joined) -> Option<Joined> {
         let on = self.equal_pairs(left, right);
         let (l, r) = (Arc::new(left.plan.clone()), Arc::new(right.plan.clone()));
         let schema = l.schema().join(r.schema()).ok()?;
-        // Conditions that could not be checked on one side and can be now.
-        let due = |c: &&Expr| is_over(c, &schema) && !is_over(c, l.schema()) && !is_over(c, r.schema());
+        // Conditions that could not be checked on one side and can be now, and are no keys.
+        let due = |c: &&Expr| {
+            let is_new = is_over(c, &schema) && !is_over(c, l.schema()) && !is_over(c, r.schema());
+            is_new && equal_sides(c, l.schema(), r.schema()).is_none()
+        };
         let filter = conjunction(self.graph.conditions.iter().filter(due).cloned());
-        let selectivity: f64 = on
-            .iter()
-            .map(|(a, b)| 1.0 / self.distinct(a, left).max(self.distinct(b, right)))
-            .product();
-        let rows = (left.rows * right.rows * selectivity).max(1.0);
+        let keys = |joined: &Joined, distinct: f64| distinct.clamp(1.0, joined.rows.max(1.0));
+        let lefts = keys(left, on.iter().map(|(l, _)| self.distinct(l, left)).product());
+        let rights = keys(right, on.iter().map(|(_, r)| self.distinct(r, right)).product());
+        let rows = (left.rows * right.rows / lefts.max(rights)).max(1.0);
         let (kind, constraint, nulls) = (JoinType::Inner, JoinConstraint::On, NullEquality::NullEqualsNothing);
         let plan = LogicalPlan::Join(Join::try_new(l, r, on, filter, kind, constraint, nulls, false).ok()?);
         let locality = match (&left.locality, &right.locality) {
@@ -206,7 +239,8 @@ impl<'a> Costs<'a> {
         })
     }
 
-    fn finished(&self, joined: Joined) -> Joined {
+    /// With the way to the router, unless an aggregate shrinks the rows before.
+    pub fn finished(&self, joined: Joined) -> Joined {
         if self.shrinks { joined } else { self.gathered(joined) }
     }
 

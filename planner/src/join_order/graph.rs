@@ -6,7 +6,9 @@
 //! ```
 //!
 //! Expressions of one class are equal in every result row, so any two of them join their relations: `a` and `c` above can
-//! be joined directly. Projections that only drop columns are looked through.
+//! be joined directly. Two of them over one relation are a condition on it, for a join takes one of each side. What is equal
+//! to an expression over several relations (`a.x + b.y = c.z`) is a condition too. Projections that only drop columns are
+//! looked through.
 
 use super::cost::Tree;
 use datafusion::common::tree_node::TreeNode;
@@ -39,6 +41,7 @@ impl<'a> Graph<'a> {
             tree: Tree::Relation(0),
         };
         graph.tree = graph.take(root);
+        graph.equate_within_relations();
         graph.conditions.iter().all(is_movable).then_some(graph)
     }
 
@@ -88,19 +91,29 @@ impl<'a> Graph<'a> {
     }
 
     fn add(&mut self, condition: &Expr, left: &DFSchema, right: &DFSchema) {
-        if let Expr::BinaryExpr(BinaryExpr {
-            left: l,
-            op: Operator::Eq,
-            right: r,
-        }) = condition
-            && ((is_over(l, left) && is_over(r, right)) || (is_over(l, right) && is_over(r, left)))
-        {
-            return self.equate(l.as_ref().clone(), r.as_ref().clone());
+        match equal_sides(condition, left, right) {
+            Some((l, r)) => self.equate(l.clone(), r.clone()),
+            None => self.conditions.push(condition.clone()),
         }
-        self.conditions.push(condition.clone());
+    }
+
+    /// A class with several expressions over one relation says something of that relation alone.
+    fn equate_within_relations(&mut self) {
+        for relation in &self.relations {
+            for class in &self.classes {
+                let mut own = class.iter().filter(|e| is_over(e, relation.schema()));
+                if let Some(first) = own.next() {
+                    self.conditions.extend(own.map(|other| first.clone().eq(other.clone())));
+                }
+            }
+        }
     }
 
     fn equate(&mut self, l: Expr, r: Expr) {
+        let is_of_one = |e: &Expr| self.relations.iter().any(|relation| is_over(e, relation.schema()));
+        if !is_of_one(&l) || !is_of_one(&r) {
+            return self.conditions.push(l.eq(r));
+        }
         let (mut merged, rest): (Vec<Vec<Expr>>, Vec<Vec<Expr>>) = self
             .classes
             .drain(..)
@@ -114,6 +127,25 @@ impl<'a> Graph<'a> {
         }
         self.classes = rest;
         self.classes.push(class);
+    }
+}
+
+/// Both sides of an equality, the one over `left` first; `None` for a condition that does not join them so.
+pub fn equal_sides<'e>(condition: &'e Expr, left: &DFSchema, right: &DFSchema) -> Option<(&'e Expr, &'e Expr)> {
+    let Expr::BinaryExpr(BinaryExpr {
+        left: l,
+        op: Operator::Eq,
+        right: r,
+    }) = condition
+    else {
+        return None;
+    };
+    if is_over(l, left) && is_over(r, right) {
+        Some((l, r))
+    } else if is_over(l, right) && is_over(r, left) {
+        Some((r, l))
+    } else {
+        None
     }
 }
 
@@ -156,4 +188,59 @@ fn only_drops(projection: &Projection) -> bool {
         .iter()
         .zip(columns)
         .all(|(expr, output)| matches!(expr, Expr::Column(column) if *column == output))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::logical_expr::{LogicalPlanBuilder, col, table_scan};
+
+    fn scan(name: &str) -> LogicalPlanBuilder {
+        let fields: Vec<_> = ["x", "y", "z"]
+            .map(|column| Field::new(column, DataType::Int64, true))
+            .into();
+        table_scan(Some(name), &Schema::new(fields), None).expect("planned")
+    }
+
+    fn joined(left: LogicalPlanBuilder, right: &str, on: Vec<(Expr, Expr)>) -> LogicalPlanBuilder {
+        let (left, right) = (left.build().expect("planned"), scan(right).build().expect("planned"));
+        let (kind, nulls) = (JoinType::Inner, NullEquality::NullEqualsNothing);
+        let constraint = datafusion::common::JoinConstraint::On;
+        let join = Join::try_new(
+            Arc::new(left),
+            Arc::new(right),
+            on,
+            None,
+            kind,
+            constraint,
+            nulls,
+            false,
+        );
+        LogicalPlanBuilder::from(LogicalPlan::Join(join.expect("planned")))
+    }
+
+    #[test]
+    fn columns_of_one_relation_that_are_equal_are_a_condition_on_it() {
+        let on = vec![(col("a.x"), col("b.x")), (col("a.x"), col("b.y"))];
+        let plan = joined(scan("a"), "b", on).build().expect("planned");
+        let graph = Graph::of(&plan).expect("an inner join");
+        assert_eq!(graph.classes.len(), 1);
+        assert_eq!(graph.conditions, [col("b.x").eq(col("b.y"))]);
+    }
+
+    #[test]
+    fn an_equality_with_two_relations_on_one_side_is_a_condition() {
+        let ab = joined(scan("a"), "b", vec![(col("a.x"), col("b.x"))]);
+        let sum = col("a.y") + col("b.y");
+        let plan = joined(ab, "c", vec![(sum.clone(), col("c.y")), (col("b.z"), col("c.y"))])
+            .build()
+            .expect("planned");
+        let graph = Graph::of(&plan).expect("an inner join");
+        assert_eq!(
+            graph.classes,
+            [vec![col("a.x"), col("b.x")], vec![col("b.z"), col("c.y")]]
+        );
+        assert_eq!(graph.conditions, [sum.eq(col("c.y"))]);
+    }
 }

@@ -6,21 +6,25 @@
 //! ```
 //!
 //! DataFusion joins in the order of FROM. Every maximal tree of inner joins of the optimised plan is taken apart (`graph.rs`)
-//! and three orders are costed (`cost.rs`): the written one and two greedy ones. The cheapest is built; a tie keeps the
-//! written one, so that whoever knows better can still write it. `SET tessera.join_order = off` keeps it always.
+//! and orders are costed (`cost.rs`): the written one, two greedy ones, and all others as far as they may be cheaper
+//! (`dynamic.rs`). The cheapest is built; a tie keeps the written one, so that whoever knows better can still write it.
+//! `SET tessera.join_order = off` keeps it always.
 //!
 //! Before that, semi and anti joins above such a tree go to the relation they filter, if both are local (`semi.rs`).
 //!
 //! Not here: which side is built and whether sides are exchanged; DataFusion's physical rules choose that.
 
 mod cost;
+mod dynamic;
 mod graph;
+mod selectivity;
 mod semi;
 
 use crate::cluster::Cluster;
 use crate::leaf::statistics;
 use crate::shard_local::rule;
 use cost::{Costs, Tree};
+use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result as DfResult};
 use datafusion::execution::SessionState;
@@ -89,11 +93,16 @@ async fn cheaper(root: &LogicalPlan, shrinks: bool, bare: &SessionState, cluster
     let mut relations = vec![];
     for relation in &graph.relations {
         let plan = graph.filtered(relation).ok()?;
-        let statistics = statistics(&plan, bare).await;
+        let mut known = statistics(&plan, bare).await;
+        if let Some(filter) = selectivity::filter(&plan)
+            && let Some(rows) = selectivity::rows(filter, &statistics(&filter.input, bare).await)
+        {
+            known.num_rows = Precision::Inexact(rows as usize);
+        }
         let locality = rule::locality(&plan, cluster);
         relations.push(cost::Relation {
             plan,
-            statistics,
+            statistics: known,
             locality,
         });
     }
@@ -101,6 +110,7 @@ async fn cheaper(root: &LogicalPlan, shrinks: bool, bare: &SessionState, cluster
     let written = costs.of(&graph.tree)?;
     let candidates = [costs.greedy(Costs::local_first)?, costs.greedy(Costs::cheapest_first)?];
     let best = candidates.into_iter().min_by(|a, b| a.cost.total_cmp(&b.cost))?;
+    let best = dynamic::search(&costs, best.cost.min(written.cost)).unwrap_or(best);
     // Estimates are rough: a small gain is none.
     if best.cost > written.cost * 0.9 || best.tree == graph.tree {
         return None;
