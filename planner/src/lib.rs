@@ -37,7 +37,6 @@ pub use session::{session_state, template, template_builder};
 
 use cluster::Cluster;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
-use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
@@ -146,7 +145,8 @@ pub struct Planned {
     pub strategy: Strategy,
     /// Its leaves, in plan order.
     pub fragments: Vec<FragmentInfo>,
-    /// Estimated bytes that all leaves stream to the router together; `None` when nobody knows.
+    /// Estimated bytes that the leaves stream to the router together, without those that nobody knows anything of; `None` when
+    /// nobody does of any.
     pub gather_bytes: Option<usize>,
     /// What EXPLAIN prints, line by line.
     pub explain: Vec<String>,
@@ -288,19 +288,19 @@ fn estimate_leaves(physical: &Arc<dyn ExecutionPlan>, fragments: &mut [FragmentI
     Ok(())
 }
 
-/// Estimated bytes of all leaves' output.
+/// Estimated bytes of the leaves' output, of those that have an estimate: it may be more. `None` if none has.
 fn gather_bytes(physical: &Arc<dyn ExecutionPlan>) -> Option<usize> {
-    let mut total = Some(0usize);
+    let mut leaves = vec![];
     let walked = physical.apply(|node| {
         if node.is::<ShardLocalExec>() {
             let statistics = StatisticsContext::new().compute(node.as_ref(), &StatisticsArgs::new())?;
-            let bytes = match statistics.total_byte_size {
-                Precision::Exact(bytes) | Precision::Inexact(bytes) => Some(bytes),
-                Precision::Absent => None,
-            };
-            total = total.zip(bytes).map(|(a, b)| a.saturating_add(b));
+            leaves.push(statistics.total_byte_size.get_value().copied());
         }
         Ok(TreeNodeRecursion::Continue)
     });
-    walked.ok().and(total)
+    walked.ok().and_then(|_| sum_of_known(leaves))
+}
+
+fn sum_of_known(sizes: impl IntoIterator<Item = Option<usize>>) -> Option<usize> {
+    sizes.into_iter().flatten().reduce(usize::saturating_add)
 }

@@ -263,3 +263,9 @@ fn only_what_is_above_a_leaf_asks_for_its_statistics() {
     assert_eq!(bytes("SELECT * FROM u"), None);
     assert!(bytes("SELECT * FROM u ORDER BY w").is_some_and(|bytes| bytes > 0));
 }
+
+#[test]
+fn a_leaf_of_unknown_size_does_not_hide_another() {
+    assert_eq!(crate::sum_of_known([Some(7), None, Some(5)]), Some(12));
+    assert_eq!(crate::sum_of_known([None, None]), None);
+}
