@@ -184,6 +184,12 @@ struct BenchArgs {
     /// Write the results to this file as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Write them to this file as a Markdown table
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// Write the medians to this file as a bar chart (SVG)
+    #[arg(long)]
+    chart: Option<PathBuf>,
 }
 
 impl BenchArgs {
@@ -205,6 +211,8 @@ impl BenchArgs {
         options.compare = self.compare;
         options.analyze = self.analyze;
         options.json = self.json;
+        options.markdown = self.markdown;
+        options.chart = self.chart;
         options
     }
 }

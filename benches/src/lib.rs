@@ -9,6 +9,7 @@
 //! The server is spoken to as any client would, so the figures include the protocol. Nothing here depends on the
 //! server's crates, which is why the same program can measure a plain PostgreSQL.
 
+mod chart;
 pub mod csv;
 pub mod error;
 pub mod load;

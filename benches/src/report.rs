@@ -176,6 +176,11 @@ impl Report {
         std::fs::write(path, format!("{document:#}\n")).map_err(Error::file(path))
     }
 
+    /// Ours over a peer's, for a query that both ran.
+    pub(crate) fn ratio(&self, query: &QueryReport, peer: usize) -> Option<f64> {
+        ratio(query, peer)
+    }
+
     fn medians(&self) -> impl Iterator<Item = f64> + '_ {
         self.queries
             .iter()

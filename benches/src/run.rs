@@ -118,6 +118,10 @@ pub struct BenchOptions {
     pub parquet_dir: Option<PathBuf>,
     /// Where to write the report as JSON.
     pub json: Option<PathBuf>,
+    /// Where to write it as a Markdown table.
+    pub markdown: Option<PathBuf>,
+    /// Where to write it as a chart, SVG.
+    pub chart: Option<PathBuf>,
 }
 
 impl BenchOptions {
@@ -135,6 +139,8 @@ impl BenchOptions {
             analyze: false,
             parquet_dir: None,
             json: None,
+            markdown: None,
+            chart: None,
         }
     }
 }
@@ -164,6 +170,12 @@ pub async fn run(workload: &Workload, options: BenchOptions) -> Result<Report> {
     print!("{report}");
     if let Some(path) = &options.json {
         report.write_json(path)?;
+    }
+    if let Some(path) = &options.markdown {
+        report.write_markdown(path)?;
+    }
+    if let Some(path) = &options.chart {
+        report.write_chart(path)?;
     }
     Ok(report)
 }

@@ -203,8 +203,8 @@ mod tests {
         plan.build().unwrap()
     }
 
-    /// Every order without a product: the least cost.
-    fn least(costs: &Costs, set: Vec<usize>, connects: &dyn Fn(&[usize], &[usize]) -> bool) -> Vec<Tree> {
+    /// Every order without a product.
+    fn orders(set: Vec<usize>, connects: &dyn Fn(&[usize], &[usize]) -> bool) -> Vec<Tree> {
         if let [only] = set[..] {
             return vec![Tree::Relation(only)];
         }
@@ -216,8 +216,8 @@ mod tests {
             if left[0] > right[0] || !connects(&left, &right) {
                 continue;
             }
-            let rights = least(costs, right, connects);
-            for l in least(costs, left, connects) {
+            let rights = orders(right, connects);
+            for l in orders(left, connects) {
                 let join = |r: &Tree| Tree::Join(Box::new(l.clone()), Box::new(r.clone()));
                 trees.extend(rights.iter().map(join));
             }
@@ -238,7 +238,7 @@ mod tests {
             let classes = classes(&costs);
             let set = |side: &[usize]| side.iter().fold(0u32, |set, n| set | 1 << n);
             let connects = |l: &[usize], r: &[usize]| classes.iter().any(|c| c & set(l) != 0 && c & set(r) != 0);
-            let all = least(&costs, (0..count).collect(), &connects);
+            let all = orders((0..count).collect(), &connects);
             let least = all
                 .iter()
                 .filter_map(|tree| costs.of(tree))
