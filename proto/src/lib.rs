@@ -9,6 +9,7 @@
 //! Ids, the token function, table and shard-map definitions, error codes, the `ShardLocal` leaf with its codec, and the
 //! generated messages (`v1`). No I/O except the gRPC client twin of [`service::ShardService`].
 
+pub mod broadcast;
 pub mod client;
 pub mod clock;
 pub mod error;

@@ -1,11 +1,12 @@
 //! The physical rules of every session that plans queries, on routers and nodes: DataFusion's, with ours among them.
 //!
 //! ```text
-//!   ... JoinSelection ... FilterPushdown     EnsureRequirements ... FilterPushdown     SanityCheckPlan
-//!                         gated            ^                        gated            ^                 ^
-//!                            ForgetInOuterSides                             EnsureOrder    FrugalPlans, YieldInJoins
+//!   ... JoinSelection     ... FilterPushdown     EnsureRequirements ... FilterPushdown     SanityCheckPlan
+//!                     ^         gated          ^                          gated          ^                 ^
+//!   BroadcastSmallSides         ForgetInOuterSides                             EnsureOrder    FrugalPlans, YieldInJoins
 //! ```
 
+use crate::broadcast::BroadcastSmallSides;
 use crate::frugal::FrugalPlans;
 use crate::order::EnsureOrder;
 use crate::outer_sides::ForgetInOuterSides;
@@ -28,6 +29,7 @@ pub fn rules() -> Vec<Rule> {
             name if name.starts_with("FilterPushdown") => {
                 rules.extend(pushdowns.next().map(|p| Arc::new(GatedPushdown(p)) as Rule))
             }
+            "join_selection" => rules.extend([rule, Arc::new(BroadcastSmallSides)] as [Rule; 2]),
             "EnsureRequirements" => rules.extend([Arc::new(ForgetInOuterSides), rule] as [Rule; 2]),
             "SanityCheckPlan" => rules.extend([Arc::new(EnsureOrder), rule] as [Rule; 2]),
             _ => rules.push(rule),
@@ -62,6 +64,7 @@ mod tests {
             !names.iter().any(|name| name.starts_with("FilterPushdown")),
             "{names:?}"
         );
+        assert_eq!(at("join_selection")[0] + 1, at("broadcast_small_sides")[0]);
         assert!(at("join_selection")[0] < at("forget_in_outer_sides")[0]);
         assert_eq!(at("forget_in_outer_sides")[0] + 1, at("EnsureRequirements")[0]);
         assert_eq!(at("ensure_order")[0] + 1, at("SanityCheckPlan")[0]);
