@@ -4,7 +4,7 @@
 //!   CREATE [REFERENCE] TABLE [IF NOT EXISTS] name (
 //!       column type [NOT NULL | NULL | DEFAULT expression | PRIMARY KEY] ... ,
 //!       [CONSTRAINT name] PRIMARY KEY (column, ...)
-//!   ) [WITH (fillfactor = n)] [SHARD BY HASH (column, ...) [SHARDS n] [COLOCATE WITH table]]
+//!   ) [WITH (fillfactor = n)] [SHARD BY HASH (column, ...) [SHARDS n] [COLOCATE WITH table]] [CLUSTER BY (column, ...)]
 //!
 //!   CREATE [REFERENCE] TABLE [IF NOT EXISTS] name [(column, ...)] [options as above] AS query [WITH [NO] DATA]
 //! ```
@@ -53,7 +53,7 @@ pub(crate) fn parse_create_table(cursor: &mut Cursor<'_>, reference: bool) -> Re
     }
     let mut body = Body::default();
     read_body(cursor, &mut body)?;
-    let sharding = read_options(cursor, reference)?;
+    let Options { sharding, cluster_by } = read_options(cursor, reference)?;
     cursor.finish()?;
     body.check(cursor.sql(), &name.name, sharding.as_ref())?;
     let primary_key = body.primary_key.map(|key| key.columns).unwrap_or_default();
@@ -68,6 +68,7 @@ pub(crate) fn parse_create_table(cursor: &mut Cursor<'_>, reference: bool) -> Re
         columns: body.columns,
         primary_key,
         sharding,
+        cluster_by,
     }))
 }
 
@@ -93,7 +94,7 @@ fn parse_create_table_as(
     } else {
         Vec::new()
     };
-    let sharding = read_options(cursor, reference)?;
+    let Options { sharding, cluster_by } = read_options(cursor, reference)?;
     if let Some((sharding, offset)) = &sharding
         && let Some(name) = first_duplicate(&sharding.columns)
     {
@@ -122,6 +123,7 @@ fn parse_create_table_as(
         reference,
         columns,
         sharding: sharding.map(|(sharding, _)| sharding),
+        cluster_by,
         query,
         with_data,
     }))
@@ -363,9 +365,16 @@ fn default_length(toks: &[Tok]) -> usize {
     toks.len()
 }
 
-/// Reads what follows the parentheses; the shard key comes with its place.
-fn read_options(cursor: &mut Cursor<'_>, reference: bool) -> Result<Option<(Sharding, usize)>, Stop> {
-    let mut sharding = None;
+/// What follows the parentheses.
+#[derive(Default)]
+struct Options {
+    /// With the place of the shard key.
+    sharding: Option<(Sharding, usize)>,
+    cluster_by: Vec<String>,
+}
+
+fn read_options(cursor: &mut Cursor<'_>, reference: bool) -> Result<Options, Stop> {
+    let mut options = Options::default();
     let mut with = false;
     loop {
         let before = *cursor;
@@ -377,16 +386,21 @@ fn read_options(cursor: &mut Cursor<'_>, reference: bool) -> Result<Option<(Shar
                     .with_hint(hint)
                     .into());
             }
-            if sharding.is_some() {
+            if options.sharding.is_some() {
                 return Err(before.error("42601", "SHARD BY specified more than once").into());
             }
-            sharding = Some((read_sharding(cursor)?, before.offset()));
+            options.sharding = Some((read_sharding(cursor)?, before.offset()));
+        } else if cursor.take(&["CLUSTER", "BY"]) {
+            if !options.cluster_by.is_empty() {
+                return Err(before.error("42601", "CLUSTER BY specified more than once").into());
+            }
+            options.cluster_by = cursor.distinct_names_in_parentheses()?;
         } else if !with && cursor.take(&["WITH"]) {
             with = true;
             read_storage_parameters(cursor)?;
         } else {
             refuse_options(cursor)?;
-            return Ok(sharding);
+            return Ok(options);
         }
     }
 }
@@ -408,7 +422,7 @@ fn refuse_options(cursor: &Cursor<'_>) -> Result<(), Stop> {
     let hint = if cursor.sees(&["SHARDS"]) || cursor.sees(&["COLOCATE"]) {
         "SHARDS and COLOCATE WITH stand behind SHARD BY HASH (column)"
     } else {
-        "what may follow is WITH (fillfactor = n) and SHARD BY HASH (column) [SHARDS n] [COLOCATE WITH table]"
+        "what may follow is WITH (fillfactor = n), SHARD BY HASH (column) [SHARDS n] [COLOCATE WITH table] and CLUSTER BY (column)"
     };
     if cursor.is_done() || cursor.sees(&["AS"]) {
         Ok(())

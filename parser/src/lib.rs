@@ -12,7 +12,7 @@
 //! The dialect is PostgreSQL's, plus
 //!
 //! ```sql
-//! CREATE TABLE t (...) SHARD BY HASH (column, ...) [SHARDS n] [COLOCATE WITH other];
+//! CREATE TABLE t (...) SHARD BY HASH (column, ...) [SHARDS n] [COLOCATE WITH other] [CLUSTER BY (column, ...)];
 //! CREATE REFERENCE TABLE t (...);
 //! ALTER SHARD n OF t SWITCH LEADER | PROMOTE | FORCE PROMOTE ACCEPT DATA LOSS;
 //! VERIFY TABLE t;

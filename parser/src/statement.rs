@@ -165,6 +165,8 @@ pub struct CreateTable {
     pub primary_key: Vec<String>,
     /// `None` where the text has no SHARD BY.
     pub sharding: Option<Sharding>,
+    /// CLUSTER BY: what rows are sorted by where they are stored, before the key; often empty.
+    pub cluster_by: Vec<String>,
 }
 
 /// CREATE TABLE ... AS: a table of the columns and rows of a query.
@@ -180,6 +182,8 @@ pub struct CreateTableAs {
     pub columns: Vec<String>,
     /// `None` where the text has no SHARD BY.
     pub sharding: Option<Sharding>,
+    /// See [`CreateTable::cluster_by`].
+    pub cluster_by: Vec<String>,
     /// Whose rows it gets.
     pub query: Box<Query>,
     /// False for WITH NO DATA: only its columns.

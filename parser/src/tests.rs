@@ -111,6 +111,9 @@ fn print_table(table: &CreateTable) -> String {
             line += &format!(" with {other}");
         }
     }
+    if !table.cluster_by.is_empty() {
+        line += &format!(" cluster {:?}", table.cluster_by);
+    }
     line
 }
 
@@ -231,6 +234,14 @@ fn create_table_reads_columns_keys_and_our_clauses() {
         "table o (k bigint not null, l integer not null) key [\"k\", \"l\"] shard [\"k\"] Some(8) with s.p",
     );
     check("CREATE REFERENCE TABLE n (k int)", "reference n (k integer)");
+    check(
+        "CREATE TABLE c (k int, d date) CLUSTER BY (D, k) SHARD BY HASH (k)",
+        "table c (k integer, d date) shard [\"k\"] None cluster [\"d\", \"k\"]",
+    );
+    check(
+        "CREATE REFERENCE TABLE c (k int) CLUSTER BY (k)",
+        "reference c (k integer) cluster [\"k\"]",
+    );
     check(
         "CREATE TABLE t (a int) WITH (fillfactor=70) SHARD BY HASH(a)",
         "table t (a integer) shard [\"a\"] None",

@@ -136,6 +136,7 @@ impl TestCluster {
             name: name.into(),
             columns,
             primary_key: vec![],
+            cluster_by: vec![],
             distribution,
             group,
             version: 1,

@@ -59,6 +59,9 @@ pub struct TableDef {
     pub primary_key: Vec<usize>,
     /// Where rows live.
     pub distribution: Distribution,
+    /// CLUSTER BY: what rows are sorted by where they are stored, before their key. Often empty.
+    #[serde(default)]
+    pub cluster_by: Vec<usize>,
     /// The colocation group.
     pub group: GroupId,
     /// +1 at every change of the definition.
@@ -93,6 +96,15 @@ impl TableDef {
         } else {
             self.primary_key.clone()
         }
+    }
+
+    /// What stored rows are sorted by: CLUSTER BY, then the row key.
+    pub fn storage_order(&self) -> Vec<usize> {
+        let key = self
+            .row_key()
+            .into_iter()
+            .filter(|column| !self.cluster_by.contains(column));
+        self.cluster_by.iter().copied().chain(key).collect()
     }
 
     /// Position of a column by its exact name.

@@ -31,6 +31,7 @@ fn table(id: u64, name: &str, version: u64) -> TableDef {
         name: name.into(),
         columns: vec![],
         primary_key: vec![],
+        cluster_by: vec![],
         distribution: Distribution::Sharded { key: vec![] },
         group: GroupId(7),
         version,

@@ -45,6 +45,11 @@ pub fn draft(create: &CreateTable, schema: &str) -> Result<Draft> {
         .as_ref()
         .map(|s| s.columns.iter().map(position).collect::<Result<Vec<_>>>())
         .transpose()?;
+    let cluster_by = create.cluster_by.iter().map(|name| {
+        let found = columns.iter().position(|c| c.name == *name);
+        found.ok_or_else(|| Error::new("42703", format!("column \"{name}\" named in CLUSTER BY does not exist")))
+    });
+    let cluster_by = cluster_by.collect::<Result<Vec<_>>>()?;
     for index in &primary_key {
         check_primary_key(&columns[*index])?;
     }
@@ -74,6 +79,7 @@ pub fn draft(create: &CreateTable, schema: &str) -> Result<Draft> {
         columns,
         primary_key,
         distribution,
+        cluster_by,
         group: GroupId(0),
         version: 1,
     };

@@ -95,5 +95,6 @@ fn table_of(statement: &CreateTableAs, rows: &Schema, declared: &[Option<SqlType
         columns,
         primary_key: vec![],
         sharding: statement.sharding.clone(),
+        cluster_by: statement.cluster_by.clone(),
     })
 }

@@ -183,6 +183,7 @@ async fn target(
         columns: fill::columns(schema, &[], true)?,
         primary_key: vec![],
         sharding: None,
+        cluster_by: vec![],
     };
     let place = ddl::schema_for(&context, table)?;
     let made = Filling::create(&context, &create, &place).await;

@@ -94,6 +94,7 @@ mod tests {
             name: "t".into(),
             columns: vec![column("v", SqlType::Text), column("k", SqlType::Int8)],
             primary_key: vec![],
+            cluster_by: vec![],
             distribution: Distribution::Sharded { key: vec![1] },
             group: GroupId(2),
             version: 1,

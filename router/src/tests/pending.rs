@@ -26,6 +26,7 @@ async fn begin(cluster: &Cluster, name: &str) -> Filling {
         columns: columns(&one_column(), &[], true).unwrap(),
         primary_key: vec![],
         sharding: None,
+        cluster_by: vec![],
     };
     let context = cluster.session.context(CancellationToken::new());
     let mut table = Filling::create(&context, &create, "public").await.unwrap();

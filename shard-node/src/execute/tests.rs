@@ -57,6 +57,7 @@ fn stub(id: u64) -> LogicalPlanBuilder {
             hidden: false,
         }],
         primary_key: vec![0],
+        cluster_by: vec![],
         distribution: Distribution::Sharded { key: vec![0] },
         group: tessera_proto::GroupId(1),
         version: 1,

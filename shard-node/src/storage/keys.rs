@@ -26,11 +26,23 @@ pub(crate) fn hash_key(key: &[u8]) -> u64 {
 /// # Errors
 /// XX000 when the batch is not of this table.
 pub(crate) fn key_columns(def: &TableDef, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
-    def.row_key()
+    columns(def, batch, def.row_key())
+}
+
+fn columns(def: &TableDef, batch: &RecordBatch, positions: Vec<usize>) -> Result<Vec<ArrayRef>> {
+    positions
         .into_iter()
         .map(|c| batch.columns().get(c).cloned())
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| Error::internal(format!("rows do not have the columns of table \"{}\"", def.name)))
+}
+
+/// The columns that stored rows are sorted by, in that order.
+///
+/// # Errors
+/// XX000 when the batch is not of this table.
+pub(crate) fn order_columns(def: &TableDef, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+    columns(def, batch, def.storage_order())
 }
 
 /// Calls `visit(row, key)` for every row.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   1 freeze    chunks so far are marked; new rows go behind them                 (apply lock, no I/O)
-//!   2 write     frozen chunks sorted by key -> segments, fsynced
+//!   2 write     frozen chunks sorted -> segments, fsynced
 //!   3 manifest  segments of the frozen version + the new ones, checkpoint = its log entry
 //!   4 publish   new version: frozen chunks out, new segments in                   (apply lock, no I/O)
 //! ```
@@ -12,7 +12,7 @@
 
 use crate::storage::delta::Chunk;
 use crate::storage::durable;
-use crate::storage::keys::key_columns;
+use crate::storage::keys::order_columns;
 use crate::storage::manifest::Manifest;
 use crate::storage::segment::{SEGMENT_ROWS_MAX, SegmentWriter};
 use crate::storage::shard_store::Inner;
@@ -99,7 +99,7 @@ impl Inner {
         drop(conformed);
         let times: Vec<ArrayRef> = chunks.iter().map(|c| Arc::new(c.cts()) as ArrayRef).collect();
         let times = concat(&times.iter().map(AsRef::as_ref).collect::<Vec<_>>()).map_err(internal)?;
-        let order = sort_order(&key_columns(def, &all)?)?;
+        let order = sort_order(&order_columns(def, &all)?)?;
         let all = take_record_batch(&all, &order).map_err(internal)?;
         let times = take(&times, &order, None).map_err(internal)?;
         let times: &UInt64Array = times.as_primitive::<UInt64Type>();

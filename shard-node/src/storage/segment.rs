@@ -39,6 +39,8 @@ use tessera_proto::{Error, Result, v1};
 pub const CTS_COLUMN: &str = "__cts";
 /// Rows of a row group: the unit of pruning and of sorting.
 pub const ROW_GROUP_ROWS: usize = 128 * 1_024;
+/// The same of a table with CLUSTER BY: of a sorted run, each has a part of the values.
+pub const CLUSTERED_ROW_GROUP_ROWS: usize = 16 * 1_024;
 /// Rows of a segment at most: eight row groups.
 pub const SEGMENT_ROWS_MAX: usize = 1_024 * 1_024;
 /// Rows of a page: what reading one row costs.
@@ -304,10 +306,18 @@ pub(crate) fn write_sidecar(path: &Path, keys: Vec<sidecar::Entry>, segment: &Wr
     })
 }
 
+/// Rows of a row group, at most.
+fn row_group_rows(def: &TableDef) -> usize {
+    match def.cluster_by.is_empty() {
+        true => ROW_GROUP_ROWS,
+        false => CLUSTERED_ROW_GROUP_ROWS,
+    }
+}
+
 fn properties(def: &TableDef) -> WriterProperties {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_row_count(Some(row_group_rows(def)))
         .set_data_page_row_count_limit(PAGE_ROWS);
     for column in def.row_key().into_iter().filter_map(|c| def.columns.get(c)) {
         if matches!(

@@ -1,17 +1,19 @@
 //! Writes a load's rows to durable, invisible segments while they stream in.
 //!
 //! ```text
-//!   batch in key order, behind the last one ──▶ straight into the row group (no copy)
+//!   batch in order, behind the last one ──▶ straight into the row group (no copy)
 //!   any other batch ──▶ buffer ── 128 Ki rows or 32 MiB ──▶ sort ──▶ a row group of its own
 //!   1 Mi rows ──▶ next segment file
 //! ```
 //!
 //! So memory is bounded by one buffer and one row group, whatever the load's size; rows are sorted within each row group,
-//! which is what pruning needs. Sorted input (the usual load) costs one comparison of neighbours.
+//! which is what pruning by keys needs. Sorted input (the usual load) costs one comparison of neighbours. The order is that of
+//! CLUSTER BY and then the key. Values of CLUSTER BY columns are anywhere in the input, so of such a table as many rows as the
+//! buffer holds are sorted at once and cut into smaller row groups, each with a part of the values.
 
 use crate::storage::delta::batch_bytes;
 use crate::storage::durable;
-use crate::storage::keys::key_columns;
+use crate::storage::keys::order_columns;
 use crate::storage::segment::{ROW_GROUP_ROWS, SEGMENT_ROWS_MAX, SegmentWriter};
 use crate::storage::version::remove_segment_files;
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, UInt64Array, make_comparator};
@@ -28,7 +30,7 @@ use tessera_proto::{Error, Result, ipc, v1};
 const BUFFER_BYTES: usize = 32 << 20;
 /// Rows given to the encoder at a time.
 const WRITE_ROWS: usize = 8_192;
-/// Ascending, NULL first (keys have none).
+/// Ascending, NULL first.
 const ORDER: SortOptions = SortOptions {
     descending: false,
     nulls_first: true,
@@ -43,7 +45,7 @@ pub struct StageWriter {
     buffer: Vec<RecordBatch>,
     buffer_rows: usize,
     buffer_bytes: usize,
-    /// Key columns of the last row written: one row each.
+    /// What the last row written is sorted by: one row each.
     last: Option<Vec<ArrayRef>>,
 }
 
@@ -77,17 +79,25 @@ impl StageWriter {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let keys = key_columns(&self.def, &batch)?;
+        let keys = order_columns(&self.def, &batch)?;
         if self.buffer.is_empty() && is_sorted(self.last.as_deref(), &keys)? {
             return self.append(&batch, &keys);
         }
         self.buffer_rows += batch.num_rows();
         self.buffer_bytes += batch_bytes(&batch);
         self.buffer.push(batch);
-        if self.buffer_rows >= ROW_GROUP_ROWS || self.buffer_bytes >= BUFFER_BYTES {
+        if self.buffer_rows >= self.run_rows() || self.buffer_bytes >= BUFFER_BYTES {
             self.flush_buffer()?;
         }
         Ok(())
+    }
+
+    /// Rows sorted at once, at most.
+    fn run_rows(&self) -> usize {
+        match self.def.cluster_by.is_empty() {
+            true => ROW_GROUP_ROWS,
+            false => SEGMENT_ROWS_MAX,
+        }
     }
 
     /// Makes everything durable. Blocking.
@@ -108,9 +118,9 @@ impl StageWriter {
         let Some(first) = batches.first() else { return Ok(()) };
         let all = concat_batches(&first.schema(), &batches).map_err(internal)?;
         drop(batches);
-        let keys = key_columns(&self.def, &all)?;
+        let keys = order_columns(&self.def, &all)?;
         let sorted = take_record_batch(&all, &sort_order(&keys)?).map_err(internal)?;
-        let sorted_keys = key_columns(&self.def, &sorted)?;
+        let sorted_keys = order_columns(&self.def, &sorted)?;
         if let Some(segment) = &mut self.segment {
             segment.end_row_group()?;
         }
@@ -121,7 +131,7 @@ impl StageWriter {
         Ok(())
     }
 
-    /// Writes rows in key order.
+    /// Writes rows in order.
     fn append(&mut self, batch: &RecordBatch, keys: &[ArrayRef]) -> Result<()> {
         let mut at = 0;
         while at < batch.num_rows() {
@@ -199,7 +209,7 @@ pub(crate) fn conform(def: &TableDef, batch: &RecordBatch) -> Result<RecordBatch
     ipc::relabel(&def.arrow_schema(), batch.clone()).map_err(malformed)
 }
 
-/// Positions of the rows in key order.
+/// Positions of the rows in the order of these columns.
 pub(crate) fn sort_order(keys: &[ArrayRef]) -> Result<datafusion::arrow::array::UInt32Array> {
     let columns: Vec<SortColumn> = keys
         .iter()
@@ -211,7 +221,7 @@ pub(crate) fn sort_order(keys: &[ArrayRef]) -> Result<datafusion::arrow::array::
     lexsort_to_indices(&columns, None).map_err(internal)
 }
 
-/// Whether rows are in key order, and behind `last`.
+/// Whether rows are in order, and behind `last`.
 pub(crate) fn is_sorted(last: Option<&[ArrayRef]>, keys: &[ArrayRef]) -> Result<bool> {
     if let Some(last) = last
         && !ordered(last, keys, |_| (0, 0), 1)?

@@ -69,6 +69,7 @@ pub(crate) fn table(id: u64) -> Arc<TableDef> {
             column("span", SqlType::Interval, true),
         ],
         primary_key: vec![0],
+        cluster_by: vec![],
         distribution: Distribution::Sharded { key: vec![0] },
         group: SHARD.group,
         version: 1,

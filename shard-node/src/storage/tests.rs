@@ -224,6 +224,67 @@ fn loads_are_sorted_split_and_complete() {
 }
 
 #[test]
+fn clustered_rows_are_stored_by_value() {
+    let clustered = |id| {
+        let mut def = TableDef::clone(&table(id));
+        def.cluster_by = vec![2];
+        Arc::new(def)
+    };
+    // Prices go round every thousand ids: each 16 Ki rows as they come have all of them.
+    let (dir, def) = (tempfile::tempdir().unwrap(), clustered(20_000));
+    let store = store(dir.path());
+    let ids: Vec<i64> = (0..50_000).collect();
+    let parts: Vec<&[i64]> = ids.chunks(7_000).collect();
+    let segments = write_all(store.stage(&def), &def, &parts);
+    assert_eq!(segments.len(), 1);
+    let prices = price_ranges(dir.path());
+    assert_eq!(prices.len(), 4, "{prices:?}");
+    assert!(prices.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{prices:?}");
+    store
+        .apply(LogIndex(1), Timestamp(5), &[staged(&def, segments)])
+        .unwrap();
+    assert_eq!(read_ids(&store, &def, 5, &[0, 49_999, 50_000]), [0, 49_999]);
+    // What comes in small pieces is sorted so when it leaves the delta.
+    let (dir, def) = (tempfile::tempdir().unwrap(), clustered(20_000));
+    let store = self::store(dir.path());
+    for (at, ids) in ids.chunks(10_000).enumerate() {
+        let at = at as u64 + 1;
+        store.apply(LogIndex(at), Timestamp(at), &[inline(&def, ids)]).unwrap();
+    }
+    store.seal(&|_| Some(def.clone())).unwrap();
+    let prices = price_ranges(dir.path());
+    assert_eq!(prices.len(), 4, "{prices:?}");
+    assert!(prices.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{prices:?}");
+}
+
+/// Least and greatest price of each row group of the only segment below `dir`.
+fn price_ranges(dir: &std::path::Path) -> Vec<(i64, i64)> {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::file::statistics::Statistics;
+    let mut folders = vec![dir.to_path_buf()];
+    let mut files = vec![];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+            match entry.extension().and_then(|e| e.to_str()) {
+                _ if entry.is_dir() => folders.push(entry),
+                Some("parquet") => files.push(entry),
+                _ => {}
+            }
+        }
+    }
+    let [file] = &files[..] else { panic!("{files:?}") };
+    let reader = SerializedFileReader::new(std::fs::File::open(file).unwrap()).unwrap();
+    let groups = reader.metadata().row_groups().iter();
+    let range = |statistics: &Statistics| match statistics {
+        Statistics::Int64(s) => (*s.min_opt().unwrap(), *s.max_opt().unwrap()),
+        other => panic!("{other:?}"),
+    };
+    groups
+        .map(|group| range(group.column(2).statistics().unwrap()))
+        .collect()
+}
+
+#[test]
 fn duplicates_are_found_wherever_they_are() {
     let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
     let store = store(dir.path());

@@ -464,6 +464,7 @@ fn table() -> TableDef {
         name: "t".into(),
         columns: vec![column("k", SqlType::Int8, false), column("v", SqlType::Text, true)],
         primary_key: vec![0],
+        cluster_by: vec![],
         distribution: Distribution::Sharded { key: vec![0] },
         group: GROUP,
         version: 1,
