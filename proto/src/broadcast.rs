@@ -88,7 +88,6 @@ fn bytes(side: &dyn ExecutionPlan) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use datafusion::execution::SessionStateBuilder;
     use datafusion::physical_plan::displayable;
     use datafusion::prelude::{SessionConfig, SessionContext};
