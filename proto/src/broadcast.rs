@@ -11,6 +11,7 @@
 //! that emit nothing of their own for rows of the small side: readers would each emit it.
 
 use crate::frugal;
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -77,13 +78,13 @@ fn bytes(side: &dyn ExecutionPlan) -> Option<usize> {
         return Some(bytes);
     }
     let rows = *statistics.num_rows.get_value()?;
-    let schema = side.schema();
-    let width: usize = schema
-        .fields()
-        .iter()
-        .map(|field| field.data_type().primitive_width().unwrap_or(24))
-        .sum();
+    let width: usize = side.schema().fields().iter().map(|f| width(f.data_type())).sum();
     Some(rows.saturating_mul(width.max(1)))
+}
+
+/// Bytes of a value as Arrow, roughly.
+pub fn width(data_type: &DataType) -> usize {
+    data_type.primitive_width().unwrap_or(24)
 }
 
 #[cfg(test)]

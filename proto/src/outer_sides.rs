@@ -89,12 +89,11 @@ fn join_type(node: &dyn ExecutionPlan) -> Option<JoinType> {
 
 fn knows_too_much(side: &dyn ExecutionPlan) -> bool {
     let known = side.properties().equivalence_properties();
-    let computed = |class: &[Arc<dyn PhysicalExpr>]| class.iter().any(|expr| !expr.is::<Column>());
-    !known.constants().is_empty()
-        || known
-            .eq_group()
-            .iter()
-            .any(|class| computed(&class.iter().cloned().collect::<Vec<_>>()))
+    let computed = known
+        .eq_group()
+        .iter()
+        .any(|class| class.iter().any(|expr| !expr.is::<Column>()));
+    computed || !known.constants().is_empty()
 }
 
 /// A padded side: the rows of its input, of which less is known.

@@ -13,7 +13,6 @@ use crate::outer_sides::ForgetInOuterSides;
 use crate::pushdown::GatedPushdown;
 use crate::yielding::YieldInJoins;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use std::sync::Arc;
 
@@ -23,12 +22,9 @@ pub type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 /// All rules in their order.
 pub fn rules() -> Vec<Rule> {
     let mut rules: Vec<Rule> = vec![];
-    let mut pushdowns = [FilterPushdown::new(), FilterPushdown::new_post_optimization()].into_iter();
     for rule in PhysicalOptimizer::new().rules {
         match rule.name() {
-            name if name.starts_with("FilterPushdown") => {
-                rules.extend(pushdowns.next().map(|p| Arc::new(GatedPushdown(p)) as Rule))
-            }
+            name if name.starts_with("FilterPushdown") => rules.push(Arc::new(GatedPushdown(rule))),
             "join_selection" => rules.extend([rule, Arc::new(BroadcastSmallSides)] as [Rule; 2]),
             "EnsureRequirements" => rules.extend([Arc::new(ForgetInOuterSides), rule] as [Rule; 2]),
             "SanityCheckPlan" => rules.extend([Arc::new(EnsureOrder), rule] as [Rule; 2]),

@@ -13,6 +13,7 @@
 //! Found by seed 3017 of the random queries. While the rule runs, a [`Gate`] stands above each operator with such columns and
 //! lets pass what is about the others; they are gone from the plan that it leaves.
 
+use crate::physical::Rule;
 use datafusion::arrow::datatypes::Schema;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -20,7 +21,6 @@ use datafusion::common::{JoinType, Result, Statistics, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
@@ -36,7 +36,7 @@ use std::sync::Arc;
 
 /// DataFusion's rule, with gates while it runs.
 #[derive(Debug)]
-pub struct GatedPushdown(pub FilterPushdown);
+pub struct GatedPushdown(pub Rule);
 
 impl PhysicalOptimizerRule for GatedPushdown {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, options: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
@@ -216,6 +216,7 @@ mod tests {
     use datafusion::common::NullEquality;
     use datafusion::logical_expr::Operator;
     use datafusion::physical_expr::expressions::{binary, lit};
+    use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
     use datafusion::physical_plan::empty::EmptyExec;
     use datafusion::physical_plan::joins::PartitionMode;
     use datafusion::physical_plan::projection::ProjectionExec;
@@ -249,7 +250,7 @@ mod tests {
 
     /// The filters that are left: their depth and condition.
     fn filters(plan: Arc<dyn ExecutionPlan>) -> Vec<String> {
-        let rule = GatedPushdown(FilterPushdown::new());
+        let rule = GatedPushdown(Arc::new(FilterPushdown::new()));
         let plan = rule.optimize(plan, &ConfigOptions::default()).expect("optimised");
         let text = displayable(plan.as_ref()).indent(false).to_string();
         assert!(!text.contains("Gate"), "{text}");

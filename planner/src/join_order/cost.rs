@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Rows of a join: product of the sides, divided by the larger number of distinct keys. A side has no more keys than rows,
-//! however many values each of their columns has: those of one key are rarely independent. The constants are measured ones (`docs`); only their ratio matters.
+//! however many values each of their columns has: those of one key are rarely independent. The constants are measured ones
+//! (`docs`); only their ratio matters.
 
 use super::graph::{Graph, equal_sides, is_over};
 use crate::cluster::Cluster;
@@ -18,6 +19,7 @@ use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, Join, LogicalPlan};
 use std::cmp::Ordering;
 use std::sync::Arc;
+use tessera_proto::broadcast::width;
 
 /// Hash-join work per row, nanoseconds.
 const ROW_NS: f64 = 50.0;
@@ -307,9 +309,4 @@ fn integer(value: &ScalarValue) -> Option<i64> {
         ScalarValue::Int64(value) => value,
         _ => None,
     }
-}
-
-/// Bytes of a value on the wire, roughly.
-fn width(data_type: &DataType) -> usize {
-    data_type.primitive_width().unwrap_or(24)
 }
