@@ -71,9 +71,12 @@ pub struct PlanOptions {
     pub join_order: bool,
     /// `tessera.hash_join`: off plans for little memory: joins whose inputs may spill, one partition above the leaves.
     pub hash_join: bool,
+    /// `tessera.batch_rows`: rows of a batch in those plans.
+    pub batch_rows: usize,
     /// `tessera.distributed`.
     pub distributed: DistributedMode,
-    /// Session settings that change results; sent to the nodes. `timezone` and `tessera.hash_join` are
+    /// Session settings that change results; sent to the nodes. `timezone`, `tessera.hash_join` and
+    /// `tessera.batch_rows` are
     /// understood.
     pub settings: BTreeMap<String, String>,
     /// Output partitions of leaves and of everything above them; at least 2.

@@ -101,7 +101,7 @@ pub fn session_state(template: &SessionState, options: &PlanOptions) -> Result<S
     let config = state.config_mut().options_mut();
     config.execution.target_partitions = options.target_partitions.max(PARTITIONS_MIN);
     if !options.hash_join {
-        frugal::configure(config);
+        frugal::configure(config, options.batch_rows);
         // And no exchanges: those within a process can wait for each other for ever when two inputs spill (DataFusion #24883).
         config.execution.target_partitions = 1;
     }

@@ -409,6 +409,7 @@ impl Bench {
             shard_local: true,
             join_order: true,
             hash_join: true,
+            batch_rows: tessera_proto::frugal::BATCH_ROWS_DEFAULT,
             distributed: DistributedMode::Off,
             settings: BTreeMap::new(),
             target_partitions: 2,

@@ -33,21 +33,28 @@ use std::sync::Arc;
 
 /// The setting, `on` or `off`, by which routers tell nodes.
 pub const HASH_JOIN: &str = "tessera.hash_join";
-/// What each sort keeps back for merging; DataFusion's 10 MiB is much for a query that has little.
-const SORT_RESERVATION_BYTES: usize = 512 << 10;
+/// The setting by which routers tell nodes the rows of a batch in such plans.
+pub const BATCH_ROWS: &str = "tessera.batch_rows";
+/// Rows of a batch unless told otherwise.
+pub const BATCH_ROWS_DEFAULT: usize = 256;
+/// Rows of a batch where even those were too much: everything below is a quarter, and takes longer.
+pub const BATCH_ROWS_LEAST: usize = 64;
+/// What each sort keeps back for merging, for each row of a batch: a sort must hold at least one batch, and merging spilled
+/// ones two of each file. DataFusion's 10 MiB is much for a query that has little.
+const SORT_RESERVATION_BYTES: usize = 2 << 10;
+/// Batches that a scan decodes at once: 8,192 rows of the default, a page of the file.
+const SCAN_BATCHES: usize = 32;
 
-/// Rows of a batch: a sort must hold at least one, and merging spilled ones two of each of two files.
-const BATCH_ROWS: usize = 256;
-
-/// Makes a session take as little memory as it can, at the price of time.
-pub fn configure(options: &mut ConfigOptions) {
+/// Makes a session take as little memory as it can, at the price of time. Batches have `rows` rows.
+pub fn configure(options: &mut ConfigOptions, rows: usize) {
+    let rows = rows.max(1);
     options.optimizer.prefer_hash_join = false;
-    options.execution.sort_spill_reservation_bytes = SORT_RESERVATION_BYTES;
+    options.execution.sort_spill_reservation_bytes = SORT_RESERVATION_BYTES * rows;
     // Batches are not joined before they are sorted: of the pieces of what was joined, each counts as the whole, once more.
     options.execution.sort_in_place_threshold_bytes = 0;
     // The older aggregates keep memory back for their last batches; the newer fail when those do not fit any more.
     options.execution.enable_migration_aggregate = false;
-    if let Ok(rows) = ConfigNonZeroUsize::try_new(BATCH_ROWS) {
+    if let Ok(rows) = ConfigNonZeroUsize::try_new(rows) {
         options.execution.batch_size = rows;
     }
 }
@@ -55,6 +62,11 @@ pub fn configure(options: &mut ConfigOptions) {
 /// Whether a session was [`configure`]d so.
 pub fn configured(options: &ConfigOptions) -> bool {
     !options.optimizer.prefer_hash_join
+}
+
+/// Rows that a scan may decode at once; `None` where memory is not short.
+pub fn scan_rows(options: &ConfigOptions) -> Option<usize> {
+    configured(options).then(|| options.execution.batch_size.get() * SCAN_BATCHES)
 }
 
 /// The physical rule. Put it before the one that lets joins yield.
@@ -74,7 +86,10 @@ impl PhysicalOptimizerRule for FrugalPlans {
             changed
                 .data
                 .transform_up(|node| match node.is::<SortExec>() || node.is::<SortMergeJoinExec>() {
-                    true => Ok(Transformed::yes(compact_below(node)?)),
+                    true => Ok(Transformed::yes(compact_below(
+                        node,
+                        options.execution.batch_size.get(),
+                    )?)),
                     false => Ok(Transformed::no(node)),
                 })?;
         Ok(compact.data)
@@ -122,9 +137,9 @@ fn sort_merge(join: &HashJoinExec) -> Result<Arc<dyn ExecutionPlan>> {
     Ok(Arc::new(ProjectionExec::try_new(columns, merged)?))
 }
 
-fn compact_below(node: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+fn compact_below(node: Arc<dyn ExecutionPlan>, rows: usize) -> Result<Arc<dyn ExecutionPlan>> {
     let compact = |input: &Arc<dyn ExecutionPlan>| -> Arc<dyn ExecutionPlan> {
-        Arc::new(YieldExec::compacting(input.clone(), BATCH_ROWS))
+        Arc::new(YieldExec::compacting(input.clone(), rows))
     };
     let inputs = node.children().into_iter().map(compact).collect();
     node.replace_children(inputs, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))

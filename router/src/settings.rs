@@ -13,7 +13,7 @@ mod known;
 use known::{SETTINGS, check, display, find, unknown};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tessera_proto::frugal::HASH_JOIN;
+use tessera_proto::frugal::{BATCH_ROWS, HASH_JOIN};
 use tessera_proto::{Error, Result};
 
 /// The version in PostgreSQL's form, everywhere the same: clients parse the front, people read the rest.
@@ -178,7 +178,7 @@ impl Settings {
 
     /// What nodes must know to compute the same results.
     pub fn for_nodes(&self) -> BTreeMap<String, String> {
-        let names = ["timezone", HASH_JOIN];
+        let names = ["timezone", HASH_JOIN, BATCH_ROWS];
         let value = |name: &str| (name.to_owned(), self.get(name).unwrap_or_default());
         names.into_iter().map(value).collect()
     }

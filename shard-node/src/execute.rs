@@ -235,7 +235,9 @@ impl Executor {
             state.config_mut().options_mut().execution.time_zone = Some(zone.clone());
         }
         if settings.get(frugal::HASH_JOIN).is_some_and(|on| on == "off") {
-            frugal::configure(state.config_mut().options_mut());
+            let rows = settings.get(frugal::BATCH_ROWS).and_then(|rows| rows.parse().ok());
+            let rows = rows.unwrap_or(frugal::BATCH_ROWS_DEFAULT);
+            frugal::configure(state.config_mut().options_mut(), rows);
         }
         Ok(state)
     }

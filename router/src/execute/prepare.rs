@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use tessera_planner::{Catalog, DistributedMode, PlanOptions, Relation};
 use tessera_proto::fragment::StubTable;
-use tessera_proto::frugal::HASH_JOIN;
+use tessera_proto::frugal::{BATCH_ROWS, BATCH_ROWS_DEFAULT, HASH_JOIN};
 use tessera_proto::{Error, GroupId, Result, Timestamp};
 use uuid::Uuid;
 
@@ -48,6 +48,10 @@ pub(crate) fn options(context: &StatementContext, snapshot: Timestamp) -> PlanOp
         shard_local: settings.is_on("tessera.shard_local"),
         join_order: settings.is_on("tessera.join_order"),
         hash_join: settings.is_on(HASH_JOIN),
+        batch_rows: settings
+            .get(BATCH_ROWS)
+            .and_then(|rows| rows.parse().ok())
+            .unwrap_or(BATCH_ROWS_DEFAULT),
         distributed: match settings.get("tessera.distributed").as_deref() {
             Some("on") => DistributedMode::On,
             Some("off") => DistributedMode::Off,

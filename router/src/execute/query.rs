@@ -27,12 +27,17 @@ use std::time::Duration;
 use tessera_meta::view::Retries;
 use tessera_planner::Planned;
 use tessera_planner::names::result_schema;
-use tessera_proto::frugal::HASH_JOIN;
+use tessera_proto::frugal::{BATCH_ROWS, BATCH_ROWS_DEFAULT, BATCH_ROWS_LEAST, HASH_JOIN};
 use tessera_proto::sql_type::SqlType;
 use tessera_proto::{Result, Timestamp};
 
-/// Pauses before each attempt of a query that ran out of memory. Nodes let go of what the one before held within about a second.
-const FRUGAL_WAITS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2)];
+/// Each further attempt of a query that ran out of memory: the pause before it, because nodes let go of what the one before held
+/// within about a second, and the rows of its batches.
+const FRUGAL_ATTEMPTS: [(Duration, usize); 3] = [
+    (Duration::ZERO, BATCH_ROWS_DEFAULT),
+    (Duration::from_secs(1), BATCH_ROWS_LEAST),
+    (Duration::from_secs(2), BATCH_ROWS_LEAST),
+];
 
 /// A query that runs.
 pub(crate) struct Running {
@@ -132,8 +137,12 @@ pub(crate) async fn open(context: &StatementContext, request: Request<'_>) -> Re
     if out_of_memory(&opened) && context.settings.is_on(HASH_JOIN) {
         let mut frugal = context.clone();
         frugal.settings.set(HASH_JOIN, "off")?;
-        for wait in FRUGAL_WAITS {
-            tracing::info!("planning a query once more, with joins that spill");
+        for (wait, rows) in FRUGAL_ATTEMPTS {
+            tracing::info!(
+                rows,
+                "planning a query once more, with joins that spill and small batches"
+            );
+            frugal.settings.set(BATCH_ROWS, &rows.to_string())?;
             let pause = async {
                 tokio::time::sleep(wait).await;
                 Ok(())

@@ -134,6 +134,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         "longest run time of a statement; 0 is without limit",
     ),
     setting(
+        tessera_proto::frugal::BATCH_ROWS,
+        "256",
+        Kind::Int(16, 8_192),
+        "rows of a batch where tessera.hash_join is off: fewer take less memory and more time",
+    ),
+    setting(
         "tessera.distributed",
         "auto",
         Kind::OneOf(&["auto", "off", "on"]),

@@ -9,11 +9,10 @@
 //! Partitions take row groups from one queue, so a slow one does not hold the others up. Filters prune row groups here and
 //! are evaluated row by row above. Where columns have to be decoded, those of the filters come first, and the others only if
 //! a row is left. Queries with little memory (`tessera_proto::frugal`) decode a block of 8,192 rows at a time instead of a row
-//! group. Rows committed after the snapshot are dropped. Statistics are inexact, because other snapshots' rows are
+//! group, or a part of one. Rows committed after the snapshot are dropped. Statistics are inexact, because other snapshots' rows are
 //! counted; no ordering is claimed: delta and segments overlap.
 
 use crate::scan::pruning::Pruning;
-use crate::storage::BLOCK_ROWS;
 use crate::storage::segment::CTS_COLUMN;
 use crate::storage::version::Segment;
 use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
@@ -249,35 +248,29 @@ impl Work {
 #[derive(Debug, Clone, Copy)]
 struct Part {
     group: RowGroup,
-    /// A block of it, where memory is short.
-    block: Option<usize>,
+    /// Position in the row group.
+    first: usize,
+    /// Where memory is short, no more rows than this.
+    rows_max: Option<usize>,
 }
 
 impl Part {
-    /// Position in the row group.
-    fn first(self) -> usize {
-        self.block.map_or(0, |block| block * BLOCK_ROWS)
-    }
-
     fn rows(self) -> usize {
-        let rest = self.group.rows.saturating_sub(self.first());
-        self.block.map_or(rest, |_| rest.min(BLOCK_ROWS))
+        let rest = self.group.rows.saturating_sub(self.first);
+        self.rows_max.map_or(rest, |max| rest.min(max))
     }
 
-    /// The next block of the row group.
+    /// The next part of the row group.
     fn following(self) -> Option<Self> {
-        let block = self.block? + 1;
-        (block * BLOCK_ROWS < self.group.rows).then_some(Self {
-            block: Some(block),
-            ..self
-        })
+        let first = self.first + self.rows();
+        (first < self.group.rows).then_some(Self { first, ..self })
     }
 
     /// Blocking.
     fn columns(self, segment: &Segment, fields: &[FieldRef]) -> tessera_proto::Result<Vec<ArrayRef>> {
-        match self.block {
+        match self.rows_max {
             None => segment.read_columns(self.group.number, fields),
-            Some(block) => segment.read_block(self.group.number, block, fields),
+            Some(_) => segment.read_rows(self.group.number, self.first..self.first + self.rows(), fields),
         }
     }
 }
@@ -286,7 +279,7 @@ impl Part {
 struct Reader {
     scan: SegmentScan,
     work: Arc<Work>,
-    in_blocks: bool,
+    rows_max: Option<usize>,
     /// Of the row group that is being read.
     rest: Option<Part>,
     fields: Vec<FieldRef>,
@@ -348,7 +341,7 @@ impl Reader {
             decoded: counter("row_groups_decoded"),
             scan: scan.clone(),
             work,
-            in_blocks: frugal::configured(context.session_config().options()),
+            rows_max: frugal::scan_rows(context.session_config().options()),
             rest: None,
         })
     }
@@ -375,8 +368,11 @@ impl Reader {
     fn next_part(&mut self) -> Option<Part> {
         let part = self.rest.take().or_else(|| {
             let group = self.scan.groups[self.work.next()?];
-            let block = self.in_blocks.then_some(0);
-            Some(Part { group, block })
+            Some(Part {
+                group,
+                first: 0,
+                rows_max: self.rows_max,
+            })
         });
         self.rest = part.and_then(Part::following);
         part
@@ -395,7 +391,7 @@ impl Reader {
             Some(columns) => {
                 self.memory.free();
                 self.cached.add(1);
-                columns.iter().map(|c| c.slice(part.first(), part.rows())).collect()
+                columns.iter().map(|c| c.slice(part.first, part.rows())).collect()
             }
             None => {
                 let filter = self.filter.clone();

@@ -8,6 +8,7 @@ use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use std::sync::Arc;
+use tessera_proto::frugal::{BATCH_ROWS_DEFAULT, BATCH_ROWS_LEAST};
 use tessera_proto::sql_type::SqlType;
 use tessera_proto::table::TableDef;
 use tessera_proto::{LogIndex, TableId, Timestamp};
@@ -200,13 +201,23 @@ async fn scans_in_blocks_with_little_memory() {
         async move { context.sql(sql).await.unwrap().collect().await }
     };
     let plain = SessionConfig::new().with_target_partitions(2);
-    let mut little = plain.clone();
-    tessera_proto::frugal::configure(little.options_mut());
+    let with_batches = |rows| {
+        let mut little = plain.clone();
+        tessera_proto::frugal::configure(little.options_mut(), rows);
+        little
+    };
+    let little = with_batches(BATCH_ROWS_DEFAULT);
     let all = "select count(*), sum(id), max(name), count(span), sum(price), max(tag) from t";
     let got = pretty_format_batches(&scan(little.clone(), all).await.unwrap()).unwrap();
     let segment = store.version().tables[&def.id].segments[0].clone();
     assert!(segment.kept.lock().iter().all(|k| k.block.is_some()));
-    let error = scan(plain, all).await.unwrap_err();
+    // Parts of blocks, from the cache and decoded.
+    let least = pretty_format_batches(&scan(with_batches(BATCH_ROWS_LEAST), all).await.unwrap()).unwrap();
+    assert_eq!(least.to_string(), got.to_string());
+    segment.kept.lock().iter().for_each(|key| segment.columns.remove(key));
+    let least = pretty_format_batches(&scan(with_batches(BATCH_ROWS_LEAST), all).await.unwrap()).unwrap();
+    assert_eq!(least.to_string(), got.to_string());
+    let error = scan(plain.clone(), all).await.unwrap_err();
     assert_eq!(tessera_proto::Error::from(error).code, "53200");
     let wanted = query(&store, &def, 1, all).await;
     let got = got.to_string();
@@ -218,7 +229,10 @@ async fn scans_in_blocks_with_little_memory() {
         "select count(*) from (select id from t limit 9000) as s",
     ] {
         let wanted = query(&store, &def, 1, sql).await;
-        assert_eq!(query_in(little.clone(), &store, &def, 1, sql).await, wanted, "{sql}");
+        for rows in [BATCH_ROWS_DEFAULT, BATCH_ROWS_LEAST, 100] {
+            let got = query_in(with_batches(rows), &store, &def, 1, sql).await;
+            assert_eq!(got, wanted, "{sql}, {rows}");
+        }
     }
 }
 

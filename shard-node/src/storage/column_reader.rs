@@ -21,6 +21,7 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
 };
 use parquet::arrow::parquet_to_arrow_schema;
+use std::ops::Range;
 use std::sync::Arc;
 use tessera_proto::{Error, Result};
 
@@ -75,22 +76,34 @@ impl Segment {
     /// # Errors
     /// XX001 or 58030.
     pub(crate) fn read_block(&self, row_group: usize, block: usize, fields: &[FieldRef]) -> Result<Vec<ArrayRef>> {
-        let cached: Vec<_> = fields.iter().map(|f| self.cached_block(row_group, block, f)).collect();
+        let end = self.row_groups()?.get(row_group).copied().unwrap_or(0);
+        let first = (block * BLOCK_ROWS).min(end);
+        self.read_rows(row_group, first..(first + BLOCK_ROWS).min(end), fields)
+    }
+
+    /// These columns of neighbouring rows of a row group; what is not in memory is read and decoded, those rows and no more.
+    /// Kept when they are a block. Blocking.
+    ///
+    /// # Errors
+    /// XX001 or 58030.
+    pub(crate) fn read_rows(&self, row_group: usize, rows: Range<usize>, fields: &[FieldRef]) -> Result<Vec<ArrayRef>> {
+        let cached: Vec<_> = fields.iter().map(|f| self.cached_rows(row_group, &rows, f)).collect();
         let missing = fields.iter().zip(&cached).filter(|(_, c)| c.is_none());
         let missing: Vec<_> = missing.map(|(f, _)| f).collect();
-        let mut decoded = self.decode(row_group, Some(block), &missing)?.into_iter();
+        let mut decoded = self.decode(row_group, Some(rows), &missing)?.into_iter();
         let arrays = cached.into_iter().map(|c| c.or_else(|| decoded.next()));
         let arrays: Option<Vec<_>> = arrays.collect();
         arrays.ok_or_else(|| Error::internal("a column was not decoded"))
     }
 
-    fn cached_block(&self, row_group: usize, block: usize, field: &Field) -> Option<ArrayRef> {
+    fn cached_rows(&self, row_group: usize, rows: &Range<usize>, field: &Field) -> Option<ArrayRef> {
         if let Some(whole) = self.cached_column(row_group, field) {
-            let skipped = (block * BLOCK_ROWS).min(whole.len());
-            return Some(whole.slice(skipped, BLOCK_ROWS.min(whole.len() - skipped)));
+            return (rows.end <= whole.len()).then(|| whole.slice(rows.start, rows.len()));
         }
+        let (block, first) = (rows.start / BLOCK_ROWS, rows.start % BLOCK_ROWS);
         let array = self.columns.get(&self.chunk_key(row_group, Some(block), field))?;
-        (array.data_type() == field.data_type()).then_some(array)
+        let fits = array.data_type() == field.data_type() && first + rows.len() <= array.len();
+        fits.then(|| array.slice(first, rows.len()))
     }
 
     /// These columns of a row group; what is not in memory is read and decoded. Blocking.
@@ -111,7 +124,7 @@ impl Segment {
         arrays.ok_or_else(|| Error::internal("a column was not decoded"))
     }
 
-    fn decode(&self, row_group: usize, block: Option<usize>, fields: &[&FieldRef]) -> Result<Vec<ArrayRef>> {
+    fn decode(&self, row_group: usize, part: Option<Range<usize>>, fields: &[&FieldRef]) -> Result<Vec<ArrayRef>> {
         if fields.is_empty() {
             return Ok(Vec::new());
         }
@@ -119,12 +132,13 @@ impl Segment {
             .row_groups()?
             .get(row_group)
             .ok_or_else(|| Error::internal("no such row group"))?;
-        let (skipped, rows) = match block {
-            Some(block) => {
-                let skipped = (block * BLOCK_ROWS).min(all);
-                (skipped, BLOCK_ROWS.min(all - skipped))
-            }
-            None => (0, all),
+        let (skipped, rows) = part.as_ref().map_or((0, all), |part| (part.start, part.len()));
+        let end = skipped + rows;
+        let is_block = skipped.is_multiple_of(BLOCK_ROWS) && (rows == BLOCK_ROWS || end == all && rows < BLOCK_ROWS);
+        // Where it is kept; pieces of a block are not.
+        let kept_as = match part {
+            None => Some(None),
+            Some(_) => is_block.then_some(Some(skipped / BLOCK_ROWS)),
         };
         let broken = |e| {
             parquet_error(
@@ -141,7 +155,7 @@ impl Segment {
             .with_projection(mask)
             .with_row_groups(vec![row_group])
             .with_batch_size(rows.max(1));
-        if block.is_some() {
+        if part.is_some() {
             let selectors = vec![RowSelector::skip(skipped), RowSelector::select(rows)];
             reader = reader.with_row_selection(RowSelection::from(selectors));
         }
@@ -158,7 +172,7 @@ impl Segment {
         };
         let column = |field: &&FieldRef| -> Result<ArrayRef> {
             let array = match batch.column_by_name(field.name()) {
-                Some(stored) if block.is_some() => alone(from_stored(stored.clone(), field.data_type())?),
+                Some(stored) if part.is_some() => alone(from_stored(stored.clone(), field.data_type())?),
                 Some(stored) => from_stored(stored.clone(), field.data_type())?,
                 None => new_null_array(field.data_type(), rows),
             };
@@ -168,7 +182,9 @@ impl Segment {
                     "segment \"{path}\" has fewer rows than its footer says"
                 )));
             }
-            self.keep(self.chunk_key(row_group, block, field), array.clone());
+            if let Some(block) = kept_as {
+                self.keep(self.chunk_key(row_group, block, field), array.clone());
+            }
             Ok(array)
         };
         fields.iter().map(column).collect()

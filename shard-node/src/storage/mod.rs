@@ -44,7 +44,7 @@ pub mod version;
 pub mod wal;
 
 pub use cache::MetadataCache;
-pub(crate) use column_reader::{BLOCK_ROWS, ZoneMap};
+pub(crate) use column_reader::ZoneMap;
 pub use columns::ColumnCache;
 pub use identity::Identity;
 pub use shard_store::{ShardStore, Write};
