@@ -4,8 +4,10 @@
 //!   tessera start      = meta store + router + N shard nodes in one process   (embedded.rs)
 //!   tessera router     = meta store + router, serving both over gRPC          (processes.rs)
 //!   tessera shard-node = one shard node that finds its router by address      (processes.rs)
+//!   tessera bench scale = tessera start with 1, 2, 4, 8 nodes, measured       (bench_scale.rs)
 //! ```
 
+pub mod bench_scale;
 pub mod config;
 pub mod embedded;
 pub mod processes;

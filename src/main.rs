@@ -100,6 +100,36 @@ enum Bench {
     Tpch(BenchArgs),
     /// The 99 queries derived from TPC-DS
     Tpcds(BenchArgs),
+    /// The 22 queries derived from TPC-H on clusters of several sizes, started here one after the other
+    Scale(ScaleArgs),
+}
+
+#[derive(Debug, Args)]
+struct ScaleArgs {
+    /// Sizes of the clusters, in shard nodes, separated by commas
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8")]
+    nodes: Vec<u32>,
+    /// TPC-H scale factor; 1 is about 1 GB of text
+    #[arg(long, default_value_t = 0.1)]
+    scale: f64,
+    /// Queries by number, separated by commas; all by default
+    #[arg(long, value_delimiter = ',')]
+    queries: Option<Vec<u8>>,
+    /// Timed runs of each query, after one untimed
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Compare every answer with single-process DataFusion over the same rows
+    #[arg(long)]
+    verify: bool,
+    /// Shards of each sharded table
+    #[arg(long, default_value_t = SHARDS_DEFAULT)]
+    shards: u32,
+    /// Write the results to this file as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Write them to this file as a Markdown table
+    #[arg(long)]
+    markdown: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -172,7 +202,8 @@ struct BenchArgs {
     #[arg(long, conflicts_with = "verify")]
     answers: Option<PathBuf>,
     /// Time peers in turns with the server and print the ratios: datafusion (on Parquet; alone if no name is given),
-    /// datafusion-memory (tables in memory), postgres://... (a server that has the tables)
+    /// datafusion-memory (tables in memory), duckdb (its own tables), duckdb-parquet (both need Python with "pip install duckdb"),
+    /// postgres://... (a server that has the tables)
     #[arg(long, value_name = "LIST", value_delimiter = ',', num_args = 0..=1, default_missing_value = "datafusion")]
     compare: Vec<Peer>,
     /// Run each query once more under EXPLAIN ANALYZE and print what moved between nodes
@@ -256,6 +287,7 @@ async fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Sql(args) => Ok(exit_code(tessera_shell::run(args.options()).await)),
         Command::Bench(Bench::Tpch(args)) => bench(&tpch::workload(), args).await,
         Command::Bench(Bench::Tpcds(args)) => bench(&tpcds::workload(), args).await,
+        Command::Bench(Bench::Scale(args)) => bench_scale(args).await,
     }
 }
 
@@ -263,6 +295,24 @@ async fn bench(workload: &Workload, args: BenchArgs) -> Result<ExitCode, Error> 
     let report = tessera_benches::run(workload, args.options())
         .await
         .map_err(|e| Error::new("58000", e.to_string()))?;
+    Ok(if report.ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn bench_scale(args: ScaleArgs) -> Result<ExitCode, Error> {
+    let mut options = BenchOptions::new("", args.scale);
+    options.ddl = Ddl::Sharded(args.shards);
+    options.queries = args.queries;
+    options.runs = args.runs;
+    options.verify = args.verify.then_some(Verify::Oracle);
+    let report = tessera::bench_scale::run(&tpch::workload(), &args.nodes, &options).await?;
+    print!("{report}");
+    let written = args.json.iter().try_for_each(|file| report.write_json(file));
+    let written = written.and_then(|()| args.markdown.iter().try_for_each(|file| report.write_markdown(file)));
+    written.map_err(|e| Error::new("58000", e.to_string()))?;
     Ok(if report.ok() {
         ExitCode::SUCCESS
     } else {

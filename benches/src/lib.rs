@@ -3,6 +3,7 @@
 //! ```text
 //! tessera bench tpch  --url ... --scale 1 --load --runs 5 --verify   -->  run::run(tpch::workload(), ...)
 //! tessera bench tpcds --url ... --scale 1 --load --runs 5 --verify   -->  run::run(tpcds::workload(), ...)
+//! tessera bench scale --nodes 1,2,4,8 --scale 0.1                    -->  scale::ScaleReport of a run per cluster
 //! tessera demo                                                       -->  run::demo
 //! ```
 //!
@@ -11,11 +12,13 @@
 
 mod chart;
 pub mod csv;
+pub mod duckdb;
 pub mod error;
 pub mod load;
 pub mod oracle;
 pub mod report;
 pub mod run;
+pub mod scale;
 pub mod tpcds;
 pub mod tpch;
 pub mod verify;
@@ -25,3 +28,4 @@ pub use error::{Error, Result};
 pub use load::Ddl;
 pub use report::Report;
 pub use run::{BenchOptions, Load, Peer, Verify, demo, run};
+pub use scale::ScaleReport;

@@ -24,8 +24,8 @@ use crate::workload::{Query, Table, Workload};
 /// Rows as text, NULL as `None`; the order is the engine's.
 pub type Answer = Vec<Vec<Option<String>>>;
 
-/// Partitions of the comparison engine: the two cores our figures are given for.
-const TARGET_PARTITIONS: usize = 2;
+/// Partitions of the comparison engines: the two cores our figures are given for.
+pub(crate) const TARGET_PARTITIONS: usize = 2;
 
 /// A DataFusion session with the workload's tables.
 pub struct Oracle {

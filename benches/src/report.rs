@@ -77,7 +77,7 @@ pub struct QueryReport {
 }
 
 /// What a query moves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Moved {
     /// Bytes, as Arrow.
     pub bytes: u64,
@@ -85,6 +85,21 @@ pub struct Moved {
     pub rows: u64,
     /// Every leaf ends in an aggregation of its own rows: nothing else leaves a node.
     pub partial_aggregates_only: bool,
+    /// What its leaves and stages gave to the next ones, also to those on their own node.
+    pub sources: Vec<Source>,
+}
+
+/// What one leaf or stage gave to the next, over all its tasks.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Source {
+    /// As EXPLAIN ANALYZE calls it.
+    pub name: String,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes, as Arrow.
+    pub bytes: u64,
+    /// From the first request to the last row, of the slowest reader.
+    pub ms: f64,
 }
 
 /// What a whole run found.
@@ -239,7 +254,7 @@ impl Report {
                 _ => write!(f, " {:>width$} {:>6}", "-", "-")?,
             }
         }
-        if let Some(moved) = query.moved {
+        if let Some(moved) = &query.moved {
             let what = if moved.partial_aggregates_only {
                 "  partial aggregates only"
             } else {
@@ -279,6 +294,8 @@ impl fmt::Display for Report {
             let what = match name.as_str() {
                 "datafusion" => "single-process DataFusion on Parquet",
                 "datafusion-memory" => "single-process DataFusion on tables in memory",
+                "duckdb" => "DuckDB on its own tables",
+                "duckdb-parquet" => "DuckDB on Parquet",
                 other => other,
             };
             match ratio {
@@ -307,7 +324,7 @@ fn ratio(query: &QueryReport, peer: usize) -> Option<f64> {
     (baseline > 0.0 && query.spread.median_ms > 0.0).then(|| query.spread.median_ms / baseline)
 }
 
-fn geometric_mean(values: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn geometric_mean(values: impl Iterator<Item = f64>) -> f64 {
     let (sum, count) = values.fold((0.0, 0u32), |(sum, count), value| {
         (sum + value.max(1e-6).ln(), count + 1)
     });

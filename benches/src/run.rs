@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use crate::duckdb::{DuckDb, Tables};
 use crate::error::{Error, Result};
 use crate::load::{self, Ddl, LoadReport, connect};
 use crate::oracle::{Answer, Oracle};
-use crate::report::{Moved, QueryReport, Report, Spread};
+use crate::report::{Moved, QueryReport, Report, Source, Spread};
 use crate::workload::{Query, Workload};
 use crate::{csv, tpch, verify};
 
@@ -60,6 +61,8 @@ pub enum Peer {
     Parquet,
     /// Single-process DataFusion on tables in memory: about 0.9 GB per scale unit.
     Memory,
+    /// DuckDB, which Python's module of that name runs.
+    DuckDb(Tables),
     /// A server that speaks the PostgreSQL protocol and has the tables already.
     Server(String),
 }
@@ -70,6 +73,8 @@ impl Peer {
         match self {
             Self::Parquet => "datafusion".into(),
             Self::Memory => "datafusion-memory".into(),
+            Self::DuckDb(Tables::Native) => "duckdb".into(),
+            Self::DuckDb(Tables::Parquet) => "duckdb-parquet".into(),
             Self::Server(url) => {
                 let host = url.rsplit_once('@').map_or(url.as_str(), |(_, host)| host);
                 host.split('?').next().unwrap_or(host).to_owned()
@@ -85,9 +90,11 @@ impl std::str::FromStr for Peer {
         match text {
             "datafusion" => Ok(Self::Parquet),
             "datafusion-memory" => Ok(Self::Memory),
+            "duckdb" => Ok(Self::DuckDb(Tables::Native)),
+            "duckdb-parquet" => Ok(Self::DuckDb(Tables::Parquet)),
             url if url.starts_with("postgres://") || url.starts_with("postgresql://") => Ok(Self::Server(url.into())),
             other => Err(format!(
-                "\"{other}\" is not datafusion, datafusion-memory or the postgres:// address of a server with the tables"
+                "\"{other}\" is not datafusion, datafusion-memory, duckdb, duckdb-parquet or the postgres:// address of a server with the tables"
             )),
         }
     }
@@ -225,6 +232,7 @@ enum Expected {
 /// A peer ready to run.
 enum Baseline {
     Oracle(Box<Oracle>),
+    DuckDb(Box<DuckDb>),
     Server(Client),
 }
 
@@ -233,6 +241,7 @@ impl Baseline {
     async fn time(&self, query: &Query) -> Option<Duration> {
         match self {
             Self::Oracle(oracle) => oracle.time(query).await.ok(),
+            Self::DuckDb(duckdb) => duckdb.time(query).await.ok(),
             Self::Server(client) => answer(client, query).await.ok().map(|(_, time)| time),
         }
     }
@@ -251,7 +260,8 @@ struct Bench {
 impl Bench {
     async fn prepare(workload: &Workload, options: &BenchOptions) -> Result<Self> {
         let mut temporary = Vec::new();
-        let needs_files = options.compare.contains(&Peer::Parquet)
+        let reads_files = |peer: &Peer| matches!(peer, Peer::Parquet | Peer::DuckDb(_));
+        let needs_files = options.compare.iter().any(reads_files)
             || (options.verify == Some(Verify::Oracle) && options.scale > IN_MEMORY_SCALE_MAX);
         let dir = match (&options.parquet_dir, needs_files) {
             (Some(dir), _) => Some(dir.clone()),
@@ -276,7 +286,12 @@ impl Bench {
         for peer in &options.compare {
             baselines.push(match (peer, &dir) {
                 (Peer::Parquet, Some(dir)) => Baseline::Oracle(Box::new(Oracle::parquet(workload, dir).await?)),
-                (Peer::Parquet, None) => return Err(Error::Usage("no folder for Parquet files".into())),
+                (Peer::DuckDb(tables), Some(dir)) => {
+                    Baseline::DuckDb(Box::new(DuckDb::start(workload, dir, *tables).await?))
+                }
+                (Peer::Parquet | Peer::DuckDb(_), None) => {
+                    return Err(Error::Usage("no folder for Parquet files".into()));
+                }
                 (Peer::Memory, _) => Baseline::Oracle(Box::new(Oracle::in_memory(workload, options.scale).await?)),
                 (Peer::Server(url), _) => Baseline::Server(connect(url).await?),
             });
@@ -419,6 +434,21 @@ async fn moved(client: &Client, query: &Query) -> Result<Moved> {
     let all = document["Transfers"].as_array().cloned().unwrap_or_default();
     let left = all.iter().filter(|t| t["From Node"] != t["To Node"]);
     let plans = document["Fragments"].as_array().cloned().unwrap_or_default();
+    let mut sources: Vec<Source> = vec![];
+    for transfer in &all {
+        let name = transfer["Source"].as_str().unwrap_or_default();
+        let at = sources.iter().position(|s| s.name == name).unwrap_or_else(|| {
+            sources.push(Source {
+                name: name.to_owned(),
+                ..Source::default()
+            });
+            sources.len() - 1
+        });
+        let source = &mut sources[at];
+        source.rows += transfer["Rows"].as_u64().unwrap_or_default();
+        source.bytes += transfer["Bytes"].as_u64().unwrap_or_default();
+        source.ms = source.ms.max(transfer["Time"].as_f64().unwrap_or_default());
+    }
     let partial = |fragment: &serde_json::Value| {
         let root = fragment["Plan"][0].as_str().unwrap_or_default();
         root.trim_start().starts_with("Aggregate:")
@@ -427,6 +457,7 @@ async fn moved(client: &Client, query: &Query) -> Result<Moved> {
         bytes: document["Moved Bytes"].as_u64().unwrap_or_default(),
         rows: left.map(|t| t["Rows"].as_u64().unwrap_or_default()).sum(),
         partial_aggregates_only: !plans.is_empty() && plans.iter().all(partial),
+        sources,
     })
 }
 
