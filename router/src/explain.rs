@@ -27,6 +27,11 @@ use tessera_proto::{Error, NodeId, Result};
 
 /// How long a node may take to tell what it did.
 const TELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a node is asked again for leaves it has not told of. One whose reader had enough ends by itself soon after; one that
+/// was never begun has nothing to tell.
+const LEAVES_TIMEOUT: Duration = Duration::from_millis(300);
+/// Pause between these.
+const LEAVES_PAUSE: Duration = Duration::from_millis(5);
 /// Nodes asked at the same time.
 const ASKED_AT_ONCE: usize = 16;
 
@@ -183,10 +188,24 @@ async fn told(
             query_id: query_id.to_vec().into(),
             deadline_ms: TELL_TIMEOUT.as_millis() as u64,
         };
-        let asked = async { context.engine.directory().node(node)?.profile(request).await };
+        let asked = async {
+            let service = context.engine.directory().node(node)?;
+            let expected = planned.fragments.iter().filter(|f| f.nodes.contains(&node)).count();
+            let (begun, mut all) = (Instant::now(), ProfileReply::default());
+            loop {
+                // What is told is forgotten there.
+                let more = service.profile(request.clone()).await?;
+                all.leaves.extend(more.leaves);
+                all.transfers.extend(more.transfers);
+                if all.leaves.len() >= expected || begun.elapsed() >= LEAVES_TIMEOUT {
+                    return Ok(all);
+                }
+                tokio::time::sleep(LEAVES_PAUSE).await;
+            }
+        };
         match tokio::time::timeout(TELL_TIMEOUT, asked).await {
             Ok(Ok(profile)) => (node, Some(profile)),
-            Ok(Err(error)) => {
+            Ok(Err::<_, Error>(error)) => {
                 tracing::debug!(%node, %error, "a node did not tell what it did");
                 (node, None)
             }
