@@ -104,20 +104,15 @@ enum Bench {
     Scale(ScaleArgs),
 }
 
+/// What every measurement has.
 #[derive(Debug, Args)]
-struct ScaleArgs {
-    /// Sizes of the clusters, in shard nodes, separated by commas
-    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8")]
-    nodes: Vec<u32>,
-    /// TPC-H scale factor; 1 is about 1 GB of text
+struct WorkArgs {
+    /// Scale factor; 1 is about 1 GB of text
     #[arg(long, default_value_t = 0.1)]
     scale: f64,
     /// Queries by number, separated by commas; all by default
     #[arg(long, value_delimiter = ',')]
     queries: Option<Vec<u8>>,
-    /// Timed runs of each query, after one untimed
-    #[arg(long, default_value_t = 3)]
-    runs: usize,
     /// Compare every answer with single-process DataFusion over the same rows
     #[arg(long)]
     verify: bool,
@@ -130,6 +125,18 @@ struct ScaleArgs {
     /// Write them to this file as a Markdown table
     #[arg(long)]
     markdown: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ScaleArgs {
+    /// Sizes of the clusters, in shard nodes, separated by commas
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8")]
+    nodes: Vec<u32>,
+    #[command(flatten)]
+    work: WorkArgs,
+    /// Timed runs of each query, after one untimed
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
 }
 
 #[derive(Debug, Args)]
@@ -179,9 +186,8 @@ struct BenchArgs {
     /// Server to measure
     #[arg(long, default_value = "postgres://tessera@127.0.0.1:5433/tessera")]
     url: String,
-    /// Scale factor; 1 is about 1 GB of text
-    #[arg(long, default_value_t = 0.1)]
-    scale: f64,
+    #[command(flatten)]
+    work: WorkArgs,
     /// Create and load the tables first
     #[arg(long)]
     load: bool,
@@ -189,15 +195,9 @@ struct BenchArgs {
     /// if they are missing
     #[arg(long)]
     files: Option<PathBuf>,
-    /// Queries by number, separated by commas; all by default
-    #[arg(long, value_delimiter = ',')]
-    queries: Option<Vec<u8>>,
     /// Timed runs of each query, after one untimed
     #[arg(long, default_value_t = 1)]
     runs: usize,
-    /// Compare every answer with single-process DataFusion over the same rows
-    #[arg(long)]
-    verify: bool,
     /// Compare every answer with qN.csv in this folder instead
     #[arg(long, conflicts_with = "verify")]
     answers: Option<PathBuf>,
@@ -209,40 +209,36 @@ struct BenchArgs {
     /// Run each query once more under EXPLAIN ANALYZE and print what moved between nodes
     #[arg(long)]
     analyze: bool,
-    /// Shards of each sharded table
-    #[arg(long, default_value_t = SHARDS_DEFAULT)]
-    shards: u32,
-    /// Write the results to this file as JSON
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Write them to this file as a Markdown table
-    #[arg(long)]
-    markdown: Option<PathBuf>,
     /// Write the medians to this file as a bar chart (SVG)
     #[arg(long)]
     chart: Option<PathBuf>,
 }
 
+impl WorkArgs {
+    fn options(self, url: String) -> BenchOptions {
+        let mut options = BenchOptions::new(url, self.scale);
+        options.ddl = Ddl::Sharded(self.shards);
+        options.queries = self.queries;
+        options.verify = self.verify.then_some(Verify::Oracle);
+        options.json = self.json;
+        options.markdown = self.markdown;
+        options
+    }
+}
+
 impl BenchArgs {
     fn options(self) -> BenchOptions {
-        let mut options = BenchOptions::new(self.url, self.scale);
+        let mut options = self.work.options(self.url);
         options.parquet_dir = self.files.clone();
         options.load = match (self.load, self.files) {
             (false, _) => Load::Skip,
             (true, None) => Load::Stream,
             (true, Some(dir)) => Load::Files(dir),
         };
-        options.ddl = Ddl::Sharded(self.shards);
-        options.queries = self.queries;
         options.runs = self.runs;
-        options.verify = self
-            .answers
-            .map(Verify::Answers)
-            .or(self.verify.then_some(Verify::Oracle));
+        options.verify = self.answers.map(Verify::Answers).or(options.verify);
         options.compare = self.compare;
         options.analyze = self.analyze;
-        options.json = self.json;
-        options.markdown = self.markdown;
         options.chart = self.chart;
         options
     }
@@ -303,15 +299,14 @@ async fn bench(workload: &Workload, args: BenchArgs) -> Result<ExitCode, Error> 
 }
 
 async fn bench_scale(args: ScaleArgs) -> Result<ExitCode, Error> {
-    let mut options = BenchOptions::new("", args.scale);
-    options.ddl = Ddl::Sharded(args.shards);
-    options.queries = args.queries;
+    let mut options = args.work.options(String::new());
     options.runs = args.runs;
-    options.verify = args.verify.then_some(Verify::Oracle);
+    // Of all clusters together, not of each.
+    let (json, markdown) = (options.json.take(), options.markdown.take());
     let report = tessera::bench_scale::run(&tpch::workload(), &args.nodes, &options).await?;
     print!("{report}");
-    let written = args.json.iter().try_for_each(|file| report.write_json(file));
-    let written = written.and_then(|()| args.markdown.iter().try_for_each(|file| report.write_markdown(file)));
+    let written = json.iter().try_for_each(|file| report.write_json(file));
+    let written = written.and_then(|()| markdown.iter().try_for_each(|file| report.write_markdown(file)));
     written.map_err(|e| Error::new("58000", e.to_string()))?;
     Ok(if report.ok() {
         ExitCode::SUCCESS

@@ -53,7 +53,8 @@ pub enum Tables {
 
 /// A running DuckDB with the workload's tables. Its process ends with this.
 pub struct DuckDb {
-    pipes: Mutex<Pipes>,
+    /// `None` once an answer did not come: a later one would be taken for another query's.
+    pipes: Mutex<Option<Pipes>>,
     _process: Child,
     /// Holds the database file.
     _dir: tempfile::TempDir,
@@ -101,7 +102,7 @@ impl DuckDb {
             Error::Usage(what.into())
         })?;
         Ok(Self {
-            pipes: Mutex::new(pipes),
+            pipes: Mutex::new(Some(pipes)),
             _process: process,
             _dir: dir,
         })
@@ -112,12 +113,11 @@ impl DuckDb {
     /// # Errors
     /// `Task` when it cannot run the query, or is gone.
     pub async fn time(&self, query: &Query) -> Result<Duration> {
-        let mut pipes = self.pipes.lock().await;
-        let line = format!("{}\n", serde_json::json!(query.sql));
-        let gone = |e: std::io::Error| Error::Task(format!("DuckDB is gone: {e}"));
-        pipes.input.write_all(line.as_bytes()).await.map_err(gone)?;
-        pipes.input.flush().await.map_err(gone)?;
-        let answer = pipes.answer().await?;
+        let mut slot = self.pipes.lock().await;
+        let gone = || Error::Task("DuckDB is gone".into());
+        let mut pipes = slot.take().ok_or_else(gone)?;
+        let answer = pipes.ask(query.sql).await?;
+        *slot = Some(pipes);
         match answer["seconds"].as_f64() {
             Some(seconds) => Ok(Duration::from_secs_f64(seconds.max(0.0))),
             None => Err(Error::Task(format!(
@@ -130,6 +130,14 @@ impl DuckDb {
 }
 
 impl Pipes {
+    async fn ask(&mut self, sql: &str) -> Result<serde_json::Value> {
+        let line = format!("{}\n", serde_json::json!(sql));
+        let gone = |e: std::io::Error| Error::Task(format!("DuckDB is gone: {e}"));
+        self.input.write_all(line.as_bytes()).await.map_err(gone)?;
+        self.input.flush().await.map_err(gone)?;
+        self.answer().await
+    }
+
     async fn answer(&mut self) -> Result<serde_json::Value> {
         let line = tokio::time::timeout(ANSWER_TIMEOUT, self.output.next_line()).await;
         match line {

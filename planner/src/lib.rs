@@ -75,8 +75,7 @@ pub struct PlanOptions {
     pub batch_rows: usize,
     /// `tessera.distributed`.
     pub distributed: DistributedMode,
-    /// Session settings that change results; sent to the nodes. `timezone`, `tessera.hash_join` and
-    /// `tessera.batch_rows` are
+    /// Session settings that change results; sent to the nodes. `timezone`, `tessera.hash_join` and `tessera.batch_rows` are
     /// understood.
     pub settings: BTreeMap<String, String>,
     /// Output partitions of leaves and of everything above them; at least 2.
