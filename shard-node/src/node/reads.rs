@@ -10,7 +10,7 @@
 
 use super::shard::Shard;
 use super::{ShardNode, checks};
-use crate::storage::ShardStore;
+use crate::storage::{Access, ShardStore};
 use datafusion::arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
 use std::sync::Arc;
@@ -27,6 +27,8 @@ const RESOLVE_PAUSE: Duration = Duration::from_millis(2);
 const LEASE_PAUSE: Duration = Duration::from_millis(20);
 /// How long a copy that is not in sync is waited for: it may be far behind.
 const LEARNER_TIMEOUT: Duration = Duration::from_millis(500);
+/// Keys of more bytes than this are looked up apart from the threads that serve sockets, in memory or not.
+const INLINE_KEY_BYTES_MAX: usize = 4 << 10;
 /// How long a copy may take to catch up with what it is compared at.
 const COPY_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -268,13 +270,22 @@ impl ShardNode {
         let def = self
             .table(TableId(request.table), 0, request.meta_revision, until)
             .await?;
-        let rows = tokio::task::spawn_blocking(move || {
+        let few = request.keys.len() <= INLINE_KEY_BYTES_MAX;
+        let read = move |access| {
             let keys = one_batch(&request.keys)?;
             let projection: Vec<usize> = request.projection.iter().map(|c| *c as usize).collect();
-            let rows = store.point_read(&def, Timestamp(request.snapshot), &keys, &projection)?;
-            ipc::encode(&rows.schema(), &[rows])
-        });
-        let rows = rows.await.map_err(|e| Error::internal(format!("point read: {e}")))??;
+            let rows = store.point_read(&def, Timestamp(request.snapshot), &keys, &projection, access)?;
+            rows.map(|rows| ipc::encode(&rows.schema(), &[rows])).transpose()
+        };
+        // Handing a few microseconds of work to another thread and waiting for it costs a multiple of that.
+        let here = if few { read(Access::Memory)? } else { None };
+        let rows = match here {
+            Some(rows) => rows,
+            None => tokio::task::spawn_blocking(move || read(Access::Disk))
+                .await
+                .map_err(|e| Error::internal(format!("point read: {e}")))??
+                .ok_or_else(|| Error::internal("a row was not read"))?,
+        };
         Ok(v1::PointReadReply { rows })
     }
 }

@@ -10,11 +10,13 @@
 //!
 //! Columns are matched by name; one that the file does not have (added to the table later) is NULL.
 
-use crate::storage::columns::ChunkKey;
+use crate::storage::columns::{ChunkKey, Part};
 use crate::storage::segment::{PAGE_ROWS, from_stored, parquet_error};
+use crate::storage::sidecar::Sidecar;
 use crate::storage::version::Segment;
-use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, UInt64Array, new_null_array};
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array, UInt64Array, new_null_array};
+use datafusion::arrow::buffer::ScalarBuffer;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, UInt8Type};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::arrow_reader::{
@@ -27,6 +29,15 @@ use tessera_proto::{Error, Result};
 
 /// Rows that are decoded where a row group would be too much: a page of the file.
 pub(crate) const BLOCK_ROWS: usize = PAGE_ROWS;
+
+/// Where what is read may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// What is in memory already, without waiting; `None` when something is not.
+    Memory,
+    /// Files too. Blocking; never `None`.
+    Disk,
+}
 
 /// Least and greatest value and number of NULLs of a column, one per row group (a zone map). Bounds may be wider than the
 /// values, never narrower.
@@ -62,23 +73,62 @@ impl Segment {
     }
 
     fn chunk_key(&self, row_group: usize, block: Option<usize>, field: &Field) -> ChunkKey {
+        let name = field.name().as_str().into();
         ChunkKey {
             segment: self.number,
-            row_group,
-            block,
-            column: field.name().as_str().into(),
+            part: Part::Column { row_group, block, name },
         }
     }
 
     /// These columns of a block of [`BLOCK_ROWS`] rows of a row group, the last one shorter; what is not in memory is read
-    /// and decoded, the block and no more. Blocking.
+    /// and decoded, the block and no more, if `access` allows.
     ///
     /// # Errors
     /// XX001 or 58030.
-    pub(crate) fn read_block(&self, row_group: usize, block: usize, fields: &[FieldRef]) -> Result<Vec<ArrayRef>> {
+    pub(crate) fn read_block(
+        &self,
+        row_group: usize,
+        block: usize,
+        fields: &[FieldRef],
+        access: Access,
+    ) -> Result<Option<Vec<ArrayRef>>> {
         let end = self.row_groups()?.get(row_group).copied().unwrap_or(0);
         let first = (block * BLOCK_ROWS).min(end);
-        self.read_rows(row_group, first..(first + BLOCK_ROWS).min(end), fields)
+        let rows = first..(first + BLOCK_ROWS).min(end);
+        match access {
+            Access::Memory => Ok(fields.iter().map(|f| self.cached_rows(row_group, &rows, f)).collect()),
+            Access::Disk => self.read_rows(row_group, rows, fields).map(Some),
+        }
+    }
+
+    /// Rows whose key may be one of `hashes` (ascending): pairs of position in `hashes` and row.
+    ///
+    /// # Errors
+    /// XX001 or 58030.
+    pub(crate) fn find_keys(&self, hashes: &[u64], access: Access) -> Result<Option<Vec<(usize, u32)>>> {
+        let sidecar = match access {
+            Access::Memory => self.opened_sidecar(),
+            Access::Disk => Some(self.sidecar()?),
+        };
+        let Some(sidecar) = sidecar else { return Ok(None) };
+        sidecar.find(hashes, |block| self.key_block(sidecar, block, access))
+    }
+
+    fn key_block(&self, sidecar: &Sidecar, block: usize, access: Access) -> Result<Option<ScalarBuffer<u8>>> {
+        let key = ChunkKey {
+            segment: self.number,
+            part: Part::Keys(block),
+        };
+        let cached = self.columns.get(&key);
+        if let Some(bytes) = cached.as_ref().and_then(|c| c.as_primitive_opt::<UInt8Type>()) {
+            return Ok(Some(bytes.values().clone()));
+        }
+        if access == Access::Memory {
+            return Ok(None);
+        }
+        let bytes = ScalarBuffer::from(sidecar.read(block)?);
+        self.keep(key, Arc::new(UInt8Array::new(bytes.clone(), None)));
+        Ok(Some(bytes))
     }
 
     /// These columns of neighbouring rows of a row group; what is not in memory is read and decoded, those rows and no more.

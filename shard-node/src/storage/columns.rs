@@ -1,8 +1,10 @@
-//! Decoded columns of segments in memory: what a scan reads again and again is decompressed and decoded once.
+//! Decoded columns of segments in memory: what a scan reads again and again is decompressed and decoded once. Also blocks of
+//! key sidecars, as they are stored.
 //!
 //! ```text
 //!   (segment 7, row group 3, "l_shipdate")            ─▶ Arrow array of up to 128 Ki values, shared by all scans
 //!   (segment 7, row group 3, block 5, "l_shipdate")   ─▶ 8,192 of them: what reading one row by its key decodes
+//!   (segment 7, keys, block 61)                       ─▶ some 6 KiB: which of 1,024 rows may have a key
 //! ```
 //!
 //! Bounded in bytes. What is kept is decided by frequency and recency (TinyLFU, Einziger et al. 2017), so one pass over a
@@ -22,17 +24,29 @@ pub struct ColumnCache {
     chunks: Cache<ChunkKey, ArrayRef>,
 }
 
-/// A column of a row group of a segment.
+/// Names a part of a segment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ChunkKey {
     /// Of [`segment_number`].
     pub segment: u64,
-    /// Position of the row group in the file.
-    pub row_group: usize,
-    /// Block of the row group, where only a block of it was read.
-    pub block: Option<usize>,
-    /// Name in the file.
-    pub column: Arc<str>,
+    /// Which one.
+    pub part: Part,
+}
+
+/// See [`ChunkKey`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Part {
+    /// A column of a row group.
+    Column {
+        /// Position of the row group in the file.
+        row_group: usize,
+        /// Block of the row group, where only a block of it was read.
+        block: Option<usize>,
+        /// Name in the file.
+        name: Arc<str>,
+    },
+    /// A block of the key sidecar, as `UInt8`.
+    Keys(usize),
 }
 
 /// A number that no other segment of this process has or had: files of dropped shards may come again under their names.
@@ -86,9 +100,11 @@ mod tests {
         for row_group in 0..100 {
             let key = ChunkKey {
                 segment: segment_number(),
-                row_group,
-                block: None,
-                column: "a".into(),
+                part: Part::Column {
+                    row_group,
+                    block: None,
+                    name: "a".into(),
+                },
             };
             cache.insert(key.clone(), array.clone());
             cache.remove(&key);

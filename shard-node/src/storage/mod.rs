@@ -16,7 +16,7 @@
 pub mod cache;
 pub(crate) mod checked_file;
 mod column_reader;
-mod columns;
+pub(crate) mod columns;
 pub mod delta;
 mod digest;
 pub(crate) mod durable;
@@ -44,6 +44,7 @@ pub mod version;
 pub mod wal;
 
 pub use cache::MetadataCache;
+pub use column_reader::Access;
 pub(crate) use column_reader::ZoneMap;
 pub use columns::ColumnCache;
 pub use identity::Identity;

@@ -5,6 +5,7 @@
 //!        └─▶ sidecar of each segment ──▶ rows ──▶ one page per column, key compared     found: gather
 //! ```
 
+use crate::storage::column_reader::Access;
 use crate::storage::digest::columns_by_name;
 use crate::storage::keys::{DeltaKeys, for_each_key, hash_key};
 use crate::storage::version::{Segment, TableVersion};
@@ -30,7 +31,8 @@ pub(crate) fn locate(keys: &[ArrayRef], delta: Option<&DeltaKeys>) -> Result<Vec
     Ok(found)
 }
 
-/// The rows of `version` (taken after [`locate`], so that what moved to a segment meanwhile is found there).
+/// The rows of `version` (taken after [`locate`], so that what moved to a segment meanwhile is found there); `None` when
+/// `access` does not reach them.
 ///
 /// # Errors
 /// 08P01 for columns that do not exist; XX001 or 58030 when segments cannot be read.
@@ -40,7 +42,8 @@ pub(crate) fn read(
     ts: Timestamp,
     keys: &[Located],
     projection: &[usize],
-) -> Result<RecordBatch> {
+    access: Access,
+) -> Result<Option<RecordBatch>> {
     let schema = result_schema(def, projection)?;
     let mut search = Search {
         def,
@@ -63,9 +66,15 @@ pub(crate) fn read(
     }
     search.missing.sort_unstable();
     for segment in version.segments.iter().filter(|s| s.meta.min_cts <= ts) {
-        search.read_segment(segment)?;
+        if search.missing.is_empty() {
+            break;
+        }
+        if search.read_segment(segment, access)?.is_none() {
+            return Ok(None);
+        }
     }
-    concat_batches(&search.schema, search.pieces.values()).map_err(|e| Error::internal(e.to_string()))
+    let rows = concat_batches(&search.schema, search.pieces.values()).map_err(|e| Error::internal(e.to_string()))?;
+    Ok(Some(rows))
 }
 
 /// A point read under way.
@@ -82,15 +91,17 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn read_segment(&mut self, segment: &Segment) -> Result<()> {
+    fn read_segment(&mut self, segment: &Segment, access: Access) -> Result<Option<()>> {
         let hashes: Vec<u64> = self.missing.iter().map(|(hash, _)| *hash).collect();
-        let candidates = segment.sidecar()?.find(&hashes)?;
+        let Some(candidates) = segment.find_keys(&hashes, access)? else {
+            return Ok(None);
+        };
         let mut found: Vec<(u32, usize)> = candidates
             .into_iter()
             .map(|(at, row)| (row, self.missing[at].1))
             .collect();
         if found.is_empty() {
-            return Ok(());
+            return Ok(Some(()));
         }
         found.sort_unstable();
         let mut rows: Vec<u32> = found.iter().map(|(row, _)| *row).collect();
@@ -98,8 +109,12 @@ impl Search<'_> {
         let mut columns = self.def.row_key();
         let key_columns = columns.len();
         columns.extend(self.projection);
-        let batch = segment.rows_at(self.def, &columns, &rows)?;
-        let times = segment.cts_at(&rows)?;
+        let Some(batch) = segment.rows_at(self.def, &columns, &rows, access)? else {
+            return Ok(None);
+        };
+        let Some(times) = segment.cts_at(&rows, access)? else {
+            return Ok(None);
+        };
         let stored = canonical_keys(&batch.columns()[..key_columns])?;
         for (row, at) in found {
             let Ok(place) = rows.binary_search(&row) else { continue };
@@ -114,7 +129,7 @@ impl Search<'_> {
                     .insert(at, reshape(&self.schema, one.columns()[key_columns..].to_vec())?);
             }
         }
-        Ok(())
+        Ok(Some(()))
     }
 }
 

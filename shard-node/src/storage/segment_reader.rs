@@ -3,7 +3,7 @@
 //! Columns are matched by name; a column that the file does not have (added to the table later) is NULL. Blocking.
 
 use crate::storage::checked_file::CheckedFile;
-use crate::storage::column_reader::{BLOCK_ROWS, alone};
+use crate::storage::column_reader::{Access, BLOCK_ROWS, alone};
 use crate::storage::keys::{for_each_key, hash_key};
 use crate::storage::segment::{self, CTS_COLUMN, KEY_ENTRY};
 use crate::storage::sidecar;
@@ -54,29 +54,40 @@ impl Segment {
     ///
     /// # Errors
     /// XX001 or 58030.
-    pub(crate) fn rows_at(&self, def: &TableDef, columns: &[usize], rows: &[u32]) -> Result<RecordBatch> {
+    pub(crate) fn rows_at(
+        &self,
+        def: &TableDef,
+        columns: &[usize],
+        rows: &[u32],
+        access: Access,
+    ) -> Result<Option<RecordBatch>> {
         let wanted = self.wanted(def, columns, false)?;
-        self.gather(&wanted.schema, rows)
+        self.gather(&wanted.schema, rows, access)
     }
 
     /// The commit timestamp of the rows at these positions (ascending, no doubles).
     ///
     /// # Errors
     /// XX001 or 58030.
-    pub(crate) fn cts_at(&self, rows: &[u32]) -> Result<Vec<Timestamp>> {
+    pub(crate) fn cts_at(&self, rows: &[u32], access: Access) -> Result<Option<Vec<Timestamp>>> {
         if self.meta.min_cts == self.meta.max_cts {
-            return Ok(vec![self.meta.min_cts; rows.len()]);
+            return Ok(Some(vec![self.meta.min_cts; rows.len()]));
         }
         let schema = Arc::new(Schema::new(vec![Field::new(CTS_COLUMN, DataType::UInt64, true)]));
-        let batch = self.gather(&schema, rows)?;
+        let Some(batch) = self.gather(&schema, rows, access)? else {
+            return Ok(None);
+        };
         let times = batch.columns().first().and_then(|c| c.as_primitive_opt::<UInt64Type>());
         let times = times.filter(|times| times.null_count() == 0);
         let times = times.ok_or_else(|| damaged(&self.path, "no commit timestamps"))?;
-        Ok(times.values().iter().map(|t| Timestamp(*t)).collect())
+        Ok(Some(times.values().iter().map(|t| Timestamp(*t)).collect()))
     }
 
     /// These columns of single rows (ascending).
-    fn gather(&self, schema: &SchemaRef, rows: &[u32]) -> Result<RecordBatch> {
+    fn gather(&self, schema: &SchemaRef, rows: &[u32], access: Access) -> Result<Option<RecordBatch>> {
+        if access == Access::Memory && self.row_groups.get().is_none() {
+            return Ok(None);
+        }
         let none = || damaged(&self.path, "its key sidecar names rows it does not have");
         let mut pieces = Vec::with_capacity(rows.len());
         let mut groups = self.row_groups()?.iter().copied().enumerate();
@@ -90,7 +101,10 @@ impl Segment {
             let block = (row - first) / BLOCK_ROWS;
             let arrays = match read.take() {
                 Some((at, arrays)) if at == (group, block) => arrays,
-                _ => self.read_block(group, block, schema.fields())?,
+                _ => match self.read_block(group, block, schema.fields(), access)? {
+                    Some(arrays) => arrays,
+                    None => return Ok(None),
+                },
             };
             let place = (row - first) % BLOCK_ROWS;
             if arrays.iter().any(|a| a.len() <= place) {
@@ -102,7 +116,8 @@ impl Segment {
             pieces.push(piece.map_err(|e| damaged(&self.path, &e.to_string()))?);
             read = Some(((group, block), arrays));
         }
-        concat_batches(schema, &pieces).map_err(|e| Error::internal(e.to_string()))
+        let rows = concat_batches(schema, &pieces).map_err(|e| Error::internal(e.to_string()))?;
+        Ok(Some(rows))
     }
 
     fn builder(&self) -> Result<ParquetRecordBatchReaderBuilder<CheckedFile>> {

@@ -20,7 +20,7 @@ use crate::storage::staging::{StageWriter, conform};
 use crate::storage::statistics::TableSummary;
 use crate::storage::unique::{self, InlineKeys};
 use crate::storage::version::{Segment, SegmentMeta, TableVersion, Version};
-use crate::storage::{Identity, SnapshotManifest, digest, durable, point_read};
+use crate::storage::{Access, Identity, SnapshotManifest, digest, durable, point_read};
 use arc_swap::ArcSwap;
 use datafusion::arrow::array::RecordBatch;
 use parking_lot::{Mutex, RwLock};
@@ -303,7 +303,7 @@ impl ShardStore {
     }
 
     /// Rows visible at `ts` by row key (`keys` = the row key columns in key order), at most one per key, in the keys' order.
-    /// `projection` are column numbers of the table. Blocking.
+    /// `projection` are column numbers of the table. `None` when `access` does not reach them.
     ///
     /// # Errors
     /// 08P01 when keys or projection do not fit the table; XX001 or 58030 when segments cannot be read.
@@ -313,7 +313,8 @@ impl ShardStore {
         ts: Timestamp,
         keys: &RecordBatch,
         projection: &[usize],
-    ) -> Result<RecordBatch> {
+        access: Access,
+    ) -> Result<Option<RecordBatch>> {
         if keys.num_columns() != table.row_key().len() {
             return Err(Error::protocol(format!(
                 "point read of table \"{}\" has {} key columns",
@@ -330,6 +331,7 @@ impl ShardStore {
             ts,
             &located,
             projection,
+            access,
         )
     }
 

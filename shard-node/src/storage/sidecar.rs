@@ -214,7 +214,15 @@ impl Sidecar {
     /// # Errors
     /// XX001 or 58030.
     pub fn block(&self, at: usize) -> Result<Vec<Entry>> {
-        let entries = BLOCK.min(self.rows - at * BLOCK);
+        Ok(self.entries(at, &self.read(at)?).collect())
+    }
+
+    /// One block as it is stored, its checksum compared and left out. Blocking.
+    ///
+    /// # Errors
+    /// XX001 or 58030.
+    pub fn read(&self, at: usize) -> Result<Vec<u8>> {
+        let entries = self.entries_of(at);
         let tables = self.fences.len() * 8 + self.sums.len() * 4;
         let offset = HEADER_BYTES + tables + at * self.widths.block_bytes(BLOCK);
         let mut bytes = vec![0; self.widths.block_bytes(entries)];
@@ -228,20 +236,36 @@ impl Sidecar {
                 "key sidecar \"{name}\" is damaged at offset {offset}"
             )));
         }
-        let (gaps, rows) = body.split_at(packed_bytes(entries, self.widths.gap));
+        bytes.truncate(bytes.len() - 4);
+        Ok(bytes)
+    }
+
+    fn entries_of(&self, block: usize) -> usize {
+        BLOCK.min(self.rows - block * BLOCK)
+    }
+
+    /// Entries of a block as [`Self::read`] returned it, ascending.
+    fn entries<'a>(&self, at: usize, block: &'a [u8]) -> impl Iterator<Item = Entry> + use<'a> {
+        let entries = self.entries_of(at);
+        let (gaps, rows) = block.split_at(packed_bytes(entries, self.widths.gap));
         let hashes = unpack(gaps, self.widths.gap).scan(self.fences[at], |hash, gap| {
             *hash = hash.wrapping_add(gap);
             Some(*hash)
         });
         let rows = unpack(rows, self.widths.row).map(|row| row as u32);
-        Ok(hashes.zip(rows).take(entries).collect())
+        hashes.zip(rows).take(entries)
     }
 
-    /// Rows whose key may be one of `hashes` (ascending): pairs of position in `hashes` and row. Each block is read once.
+    /// Rows whose key may be one of `hashes` (ascending): pairs of position in `hashes` and row. `read` returns a block as
+    /// [`Self::read`] does and is asked for each once; when it has none of one, neither has this.
     ///
     /// # Errors
-    /// XX001 or 58030.
-    pub fn find(&self, hashes: &[u64]) -> Result<Vec<(usize, u32)>> {
+    /// Those of `read`.
+    pub fn find<B: AsRef<[u8]>>(
+        &self,
+        hashes: &[u64],
+        mut read: impl FnMut(usize) -> Result<Option<B>>,
+    ) -> Result<Option<Vec<(usize, u32)>>> {
         let mut found = Vec::new();
         let mut current: Option<(usize, Vec<Entry>)> = None;
         for (at, hash) in hashes.iter().map(|hash| kept(*hash)).enumerate() {
@@ -253,19 +277,26 @@ impl Sidecar {
                 }
                 let block = match current.take() {
                     Some((n, block)) if n == number => block,
-                    _ => self.block(number)?,
+                    _ => {
+                        let Some(block) = read(number)? else { return Ok(None) };
+                        let entries = self.entries(number, block.as_ref());
+                        match hashes {
+                            // The usual read by key: nothing but the one wanted is worth keeping.
+                            [_] => entries
+                                .skip_while(|(h, _)| *h < hash)
+                                .take_while(|(h, _)| *h == hash)
+                                .collect(),
+                            _ => entries.collect(),
+                        }
+                    }
                 };
                 let start = block.partition_point(|(h, _)| *h < hash);
-                found.extend(
-                    block[start..]
-                        .iter()
-                        .take_while(|(h, _)| *h == hash)
-                        .map(|(_, row)| (at, *row)),
-                );
+                let equal = block[start..].iter().take_while(|(h, _)| *h == hash);
+                found.extend(equal.map(|(_, row)| (at, *row)));
                 current = Some((number, block));
             }
         }
-        Ok(found)
+        Ok(Some(found))
     }
 }
 
@@ -295,14 +326,19 @@ mod tests {
         (dir, sidecar)
     }
 
+    fn find(sidecar: &Sidecar, hashes: &[u64]) -> Result<Vec<(usize, u32)>> {
+        let found = sidecar.find(hashes, |at| sidecar.read(at).map(Some))?;
+        Ok(found.unwrap_or_default())
+    }
+
     #[test]
     fn finds_every_key_and_no_other() {
         let entries: Vec<Entry> = (0..5_000u32).map(|row| (hash_key(&row.to_le_bytes()), row)).collect();
         let (_dir, sidecar) = sidecar(entries);
         for row in (0..5_000u32).step_by(37) {
-            assert_eq!(sidecar.find(&[hash_key(&row.to_le_bytes())]).unwrap(), [(0, row)]);
+            assert_eq!(find(&sidecar, &[hash_key(&row.to_le_bytes())]).unwrap(), [(0, row)]);
         }
-        assert_eq!(sidecar.find(&[hash_key(&5_000u32.to_le_bytes())]).unwrap(), []);
+        assert_eq!(find(&sidecar, &[hash_key(&5_000u32.to_le_bytes())]).unwrap(), []);
     }
 
     #[test]
@@ -312,9 +348,22 @@ mod tests {
         entries.extend((1_020..2_060).map(|row| (hash(7_000), row)));
         entries.push((hash(9_000), 9));
         let (_dir, sidecar) = sidecar(entries);
-        let found = sidecar.find(&[hash(5), hash(7_000), hash(9_000), hash(9_001)]);
+        let found = find(&sidecar, &[hash(5), hash(7_000), hash(9_000), hash(9_001)]);
         assert_eq!(found.unwrap().len(), 1 + 1_040 + 1);
+        assert_eq!(find(&sidecar, &[hash(7_000)]).unwrap().len(), 1_040);
         assert_eq!((sidecar.rows(), sidecar.blocks(), sidecar.sums().len()), (2_061, 3, 3));
+    }
+
+    #[test]
+    fn finds_nothing_without_the_block() {
+        let (_dir, sidecar) = sidecar((0..2_000).map(|row| (u64::from(row) << HASH_DROPPED, row)).collect());
+        let only = |have: usize| move |at: usize, from: &Sidecar| (at == have).then(|| from.read(at)).transpose();
+        let last = 1_999 << HASH_DROPPED;
+        assert_eq!(sidecar.find(&[last], |at| only(0)(at, &sidecar)).unwrap(), None);
+        assert_eq!(
+            sidecar.find(&[last], |at| only(1)(at, &sidecar)).unwrap(),
+            Some(vec![(0, 1_999)])
+        );
     }
 
     #[test]
@@ -340,7 +389,7 @@ mod tests {
             let entries: Vec<Entry> = rows.iter().map(|row| (hash_key(&row.to_le_bytes()), *row)).collect();
             let (_dir, sidecar) = sidecar(entries.clone());
             for (hash, row) in entries {
-                assert_eq!(sidecar.find(&[hash]).unwrap(), [(0, row)]);
+                assert_eq!(find(&sidecar, &[hash]).unwrap(), [(0, row)]);
             }
         }
     }
@@ -361,7 +410,7 @@ mod tests {
             let mut bytes = sound.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             std::fs::write(&path, bytes).unwrap();
-            let read = Sidecar::open(&path).and_then(|s| s.find(&[3 << 40]));
+            let read = Sidecar::open(&path).and_then(|s| find(&s, &[3 << 40]));
             assert_eq!(read.unwrap_err().code, "XX001", "bit {bit}");
         }
     }

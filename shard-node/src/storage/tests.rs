@@ -1,5 +1,6 @@
 //! The store as a whole against a simple model, and its edges.
 
+use crate::storage::Access;
 use crate::storage::shard_store::{ShardStore, Write};
 use crate::storage::staging::StageWriter;
 use crate::storage::test_tables::{SHARD, identity, rows, store, table};
@@ -46,7 +47,13 @@ fn key_batch(ids: &[i64]) -> RecordBatch {
 }
 
 fn read_ids(store: &ShardStore, def: &TableDef, ts: u64, ids: &[i64]) -> Vec<i64> {
-    let found = store.point_read(def, Timestamp(ts), &key_batch(ids), &[0]).unwrap();
+    let read = |access| {
+        store
+            .point_read(def, Timestamp(ts), &key_batch(ids), &[0], access)
+            .unwrap()
+    };
+    let found = read(Access::Disk).unwrap();
+    assert!(read(Access::Memory).is_none_or(|cached| cached == found));
     found.column(0).as_primitive::<Int64Type>().values().to_vec()
 }
 
@@ -441,6 +448,32 @@ fn snapshots_replace_everything() {
 }
 
 #[test]
+fn rows_read_by_key_before_are_in_memory() {
+    let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
+    let cache = crate::storage::MetadataCache::new(1 << 20, crate::storage::ColumnCache::new(8 << 20));
+    let opened = ShardStore::open(dir.path(), SHARD, &identity(), cache).unwrap();
+    let ids: Vec<i64> = (0..3_000).collect();
+    opened.apply(LogIndex(1), Timestamp(1), &[inline(&def, &ids)]).unwrap();
+    opened.seal(&tables(&def)).unwrap();
+    opened
+        .apply(LogIndex(2), Timestamp(2), &[inline(&def, &[5_000])])
+        .unwrap();
+    let read = |ids: &[i64], access| {
+        let read = opened.point_read(&def, Timestamp::MAX, &key_batch(ids), &[0, 2], access);
+        read.unwrap()
+    };
+    assert_eq!(read(&[5_000], Access::Memory), read(&[5_000], Access::Disk));
+    assert_eq!(read(&[7], Access::Memory), None, "nothing of the segment was read yet");
+    let row = read(&[7], Access::Disk);
+    assert_eq!(row.as_ref().map(RecordBatch::num_rows), Some(1));
+    assert_eq!(read(&[7], Access::Memory), row);
+    // The same block of rows, but perhaps another block of keys.
+    let others = read(&[2_999, 9_999, 8], Access::Disk);
+    assert_eq!(others.as_ref().map(RecordBatch::num_rows), Some(2));
+    assert_eq!(read(&[2_999, 9_999, 8], Access::Memory), others);
+}
+
+#[test]
 fn missing_or_damaged_files_are_refused_at_open() {
     let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
     let opened = store(dir.path());
@@ -464,7 +497,7 @@ fn missing_or_damaged_files_are_refused_at_open() {
         std::fs::write(&path, flipped).unwrap();
         let opened = store(dir.path());
         assert_eq!(opened.digest(&def, Timestamp::MAX).unwrap_err().code, "XX001");
-        let read = opened.point_read(&def, Timestamp::MAX, &key_batch(&[1]), &[1, 2, 3, 4]);
+        let read = opened.point_read(&def, Timestamp::MAX, &key_batch(&[1]), &[1, 2, 3, 4], Access::Disk);
         assert_eq!(read.unwrap_err().code, "XX001");
         assert_eq!(opened.statistics(&def).rows, 1);
     }

@@ -9,6 +9,7 @@
 //! always true duplicates. Segments whose range of the first key column does not meet that of the new rows are skipped, so
 //! appending in key order reads nothing. Every version counts, also rows not yet visible: 23505 is about what is committed.
 
+use crate::storage::column_reader::Access;
 use crate::storage::keys::{self, DeltaKeys, for_each_key, hash_key, key_columns};
 use crate::storage::sidecar::Entry;
 use crate::storage::version::Segment;
@@ -17,9 +18,9 @@ use datafusion::arrow::compute::{cast, max, min};
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use std::collections::HashSet;
 use std::sync::Arc;
-use tessera_proto::Result;
 use tessera_proto::table::TableDef;
 use tessera_proto::token::canonical_keys;
+use tessera_proto::{Error, Result};
 
 /// Inline rows with their keys.
 pub(crate) struct InlineKeys<'a> {
@@ -63,7 +64,7 @@ impl<'a> InlineKeys<'a> {
         let hashes: Vec<u64> = sorted.iter().map(|(hash, _)| *hash).collect();
         let range = key_range(&self.columns);
         for segment in segments.iter().filter(|s| overlaps(s, range)) {
-            for (at, row) in segment.sidecar()?.find(&hashes)? {
+            for (at, row) in segment.find_keys(&hashes, Access::Disk)?.unwrap_or_default() {
                 let mine = sorted[at].1;
                 if self.keys[mine] == key_at(segment, self.def, row)?.1 {
                     return Ok(Some(keys::duplicate_detail(self.def, &self.columns, mine)));
@@ -86,7 +87,7 @@ pub(crate) fn staged_conflict(
 ) -> Result<Option<String>> {
     let hashes: Vec<u64> = delta.iter().map(|(hash, _)| *hash).collect();
     for segment in staged {
-        for (at, row) in segment.sidecar()?.find(&hashes)? {
+        for (at, row) in segment.find_keys(&hashes, Access::Disk)?.unwrap_or_default() {
             let (columns, key) = key_at(segment, def, row)?;
             if key == delta[at].1 {
                 return Ok(Some(keys::duplicate_detail(def, &columns, 0)));
@@ -185,7 +186,8 @@ fn first_duplicate(
 
 /// A row's key columns (one row) and canonical bytes.
 fn key_at(segment: &Segment, def: &TableDef, row: u32) -> Result<(Vec<ArrayRef>, Box<[u8]>)> {
-    let batch = segment.rows_at(def, &def.row_key(), &[row])?;
+    let batch = segment.rows_at(def, &def.row_key(), &[row], Access::Disk)?;
+    let batch = batch.ok_or_else(|| Error::internal("a key was not read"))?;
     let key = canonical_keys(batch.columns())?.pop().unwrap_or_default();
     Ok((batch.columns().to_vec(), key))
 }

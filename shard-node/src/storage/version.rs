@@ -184,6 +184,11 @@ impl Segment {
         Ok(self.sidecar.get_or_init(|| opened))
     }
 
+    /// The key sidecar, if it was used before.
+    pub(crate) fn opened_sidecar(&self) -> Option<&Sidecar> {
+        self.sidecar.get()
+    }
+
     /// Reads all of both files and compares them with their checksums. Blocking.
     ///
     /// # Errors
