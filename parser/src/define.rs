@@ -1,9 +1,9 @@
-//! CREATE and DROP of everything but tables' columns, INSERT, and EXPLAIN: statements with a query or a list of names
-//! behind a few words of their own.
+//! CREATE and DROP of everything but tables' columns, and EXPLAIN: statements with a query or a list of names behind a
+//! few words of their own.
 //!
 //! ```text
-//!   CREATE OR REPLACE VIEW v (a) AS SELECT 1          INSERT INTO t (a, b) SELECT ...
-//!   └──────── ours ───────────┘    └ sqlparser        └────── ours ─────┘ └ sqlparser
+//!   CREATE OR REPLACE VIEW v (a) AS SELECT 1          EXPLAIN (ANALYZE) SELECT ...
+//!   └──────── ours ───────────┘    └ sqlparser        └───── ours ────┘ └ sqlparser
 //! ```
 //!
 //! Not here: the columns and clauses of CREATE TABLE (`create_table.rs`).
@@ -11,10 +11,10 @@
 use sqlparser::tokenizer::Token;
 
 use crate::create_table::parse_create_table;
-use crate::cursor::{Cursor, is_word, starts_with, text_of};
+use crate::cursor::{Cursor, starts_with, text_of};
 use crate::error::{Stop, unsupported};
 use crate::query::parse_query;
-use crate::statement::{ExplainFormat, Insert, ObjectName, Statement};
+use crate::statement::{ExplainFormat, ObjectName, Statement};
 use crate::unsupported::refuse_object;
 
 /// The next token starts a query.
@@ -170,59 +170,6 @@ fn dropped(cursor: &mut Cursor<'_>) -> Result<(bool, Vec<ObjectName>, bool), Sto
     Ok((if_exists, names, cascade))
 }
 
-/// Reads what follows `INSERT`.
-pub(crate) fn parse_insert(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
-    cursor.expect(&["INTO"])?;
-    let table = cursor.object_name()?;
-    if cursor.take(&["AS"]) {
-        // An alias serves ON CONFLICT and RETURNING only; without them it has no effect.
-        cursor.name()?;
-    }
-    let mut columns = Vec::new();
-    if cursor.sees_symbol(&Token::LParen) {
-        let mut inside = *cursor;
-        inside.skip(1);
-        if !sees_query(&inside) {
-            columns = cursor.distinct_names_in_parentheses()?;
-        }
-    }
-    if cursor.sees(&["OVERRIDING"]) {
-        return unsupported(
-            "INSERT ... OVERRIDING",
-            "leave the clause out; there are no IDENTITY columns",
-        );
-    }
-    if cursor.sees(&["DEFAULT", "VALUES"]) {
-        return unsupported("INSERT ... DEFAULT VALUES", "name a column and write VALUES (DEFAULT)");
-    }
-    if cursor
-        .find_outside_parentheses(|toks| starts_with(toks, &["ON", "CONFLICT"]))
-        .is_some()
-    {
-        return unsupported(
-            "INSERT ... ON CONFLICT",
-            "use INSERT INTO ... SELECT ... WHERE NOT EXISTS (...)",
-        );
-    }
-    if cursor
-        .find_outside_parentheses(|toks| is_word(&toks[0], "RETURNING"))
-        .is_some()
-    {
-        return unsupported(
-            "INSERT ... RETURNING",
-            "give all values yourself, then nothing needs to be returned",
-        );
-    }
-    if !sees_query(cursor) {
-        return Err(cursor
-            .syntax_error()
-            .with_hint("expected VALUES (...) or a query")
-            .into());
-    }
-    let source = parse_query(cursor)?;
-    Ok(Statement::Insert(Insert { table, columns, source }))
-}
-
 /// Reads what follows `EXPLAIN`.
 pub(crate) fn parse_explain(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
     let (mut analyze, mut verbose, mut format) = (false, false, ExplainFormat::Text);
@@ -236,13 +183,7 @@ pub(crate) fn parse_explain(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> 
         verbose = cursor.take(&["VERBOSE"]);
     }
     if !sees_query(cursor) {
-        let explainable = [
-            "INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "EXECUTE", "DECLARE", "REFRESH",
-        ];
-        return match cursor.peek_word().filter(|word| explainable.contains(&word.as_str())) {
-            Some(word) => unsupported(format!("EXPLAIN {word}"), "explain its query alone"),
-            None => Err(cursor.syntax_error().with_hint("expected a query").into()),
-        };
+        return refuse_explain(cursor);
     }
     let query = parse_query(cursor)?;
     Ok(Statement::Explain {
@@ -251,6 +192,17 @@ pub(crate) fn parse_explain(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> 
         format,
         query,
     })
+}
+
+/// Refuses what stands where EXPLAIN's query should: as unsupported if PostgreSQL explains it, else as wrong.
+fn refuse_explain<T>(cursor: &Cursor<'_>) -> Result<T, Stop> {
+    let word = cursor.peek_word().unwrap_or_default();
+    let hint = match word.as_str() {
+        "UPDATE" | "DELETE" => "explain a SELECT with the same tables and the same WHERE",
+        "INSERT" | "MERGE" | "CREATE" | "EXECUTE" | "DECLARE" | "REFRESH" => "explain its query alone",
+        _ => return Err(cursor.syntax_error().with_hint("expected a query").into()),
+    };
+    unsupported(format!("EXPLAIN {word}"), hint)
 }
 
 fn read_explain_options(

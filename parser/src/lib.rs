@@ -4,7 +4,8 @@
 //!   text ── split.rs ──> tokens of each statement ── first words ──> one reader each
 //!                                                    │
 //!     SELECT VALUES TABLE WITH (        query.rs     │  SET SHOW RESET DISCARD           admin.rs
-//!     EXPLAIN CREATE DROP INSERT        define.rs    │  VERIFY TABLE, ALTER SHARD        admin.rs
+//!     EXPLAIN CREATE DROP               define.rs    │  VERIFY TABLE, ALTER SHARD        admin.rs
+//!     INSERT UPDATE DELETE              write.rs     │
 //!     CREATE [REFERENCE] TABLE          create_table.rs, types.rs
 //!     COPY                              copy.rs      │  everything else                  unsupported.rs
 //! ```
@@ -41,6 +42,7 @@ mod statement;
 mod tests;
 mod types;
 mod unsupported;
+mod write;
 
 pub use error::ParseError;
 pub use query::is_default;
@@ -87,7 +89,9 @@ fn parse_statement(mut cursor: Cursor<'_>) -> Result<Statement, Stop> {
         "EXPLAIN" => define::parse_explain(cursor),
         "CREATE" => define::parse_create(cursor),
         "DROP" => define::parse_drop(cursor),
-        "INSERT" => define::parse_insert(cursor),
+        "INSERT" => write::parse_insert(cursor),
+        "UPDATE" => write::parse_update(cursor),
+        "DELETE" => write::parse_delete(cursor),
         "COPY" => copy::parse_copy(cursor),
         "SET" => admin::parse_set(cursor),
         "SHOW" => admin::parse_show(cursor),

@@ -11,7 +11,8 @@
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement, TableFactor, Visit, Visitor,
+    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, Statement, TableFactor,
+    TableWithJoins, Visit, Visitor,
 };
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan};
@@ -94,41 +95,52 @@ const QUERY_WORDS: &[&str] = &[
 
 /// Reads all of `cursor`, which must be one query.
 pub(crate) fn parse_query(cursor: &mut Cursor<'_>) -> Result<Box<Query>, Stop> {
-    let toks = cursor.rest();
-    if toks.is_empty() {
-        return Err(cursor.syntax_error().with_hint("expected a query").into());
-    }
-    let query = read(cursor, toks, cursor.end(), |parser| parser.parse_query())?;
-    refuse_leniency(cursor.sql(), toks, &*query)?;
-    cursor.skip(toks.len());
-    Ok(query)
+    parse_query_of(cursor, cursor.rest().len())
 }
 
 /// Reads the next `count` tokens, which must be one query.
 pub(crate) fn parse_query_of(cursor: &mut Cursor<'_>, count: usize) -> Result<Box<Query>, Stop> {
-    let start = *cursor;
-    let (toks, _) = cursor.take_slice(count);
-    if toks.is_empty() {
-        return Err(start.syntax_error().with_hint("expected a query").into());
-    }
-    let query = read(&start, toks, cursor.offset(), |parser| parser.parse_query())?;
-    refuse_leniency(cursor.sql(), toks, &*query)?;
-    Ok(query)
+    parse_next(cursor, count, "a query", |parser| parser.parse_query())
 }
 
 /// Reads the next `count` tokens, which must be one expression; returns it and its text.
 pub(crate) fn parse_expression(cursor: &mut Cursor<'_>, count: usize) -> Result<(Expr, String), Stop> {
-    let start = *cursor;
-    let (toks, text) = cursor.take_slice(count);
-    if toks.is_empty() {
-        return Err(start.syntax_error().with_hint("expected an expression").into());
-    }
-    let expression = read(&start, toks, cursor.offset(), |parser| parser.parse_expr())?;
-    refuse_leniency(cursor.sql(), toks, &expression)?;
+    let mut ahead = *cursor;
+    let (_, text) = ahead.take_slice(count);
+    let expression = parse_next(cursor, count, "an expression", |parser| parser.parse_expr())?;
     Ok((expression, text.to_owned()))
 }
 
-/// The expression is the word DEFAULT, as it stands in the rows of an INSERT.
+/// Reads the next `count` tokens, which must be what may stand behind FROM.
+pub(crate) fn parse_tables(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<TableWithJoins>, Stop> {
+    parse_next(cursor, count, "a table", |parser| {
+        parser.parse_comma_separated(Parser::parse_table_and_joins)
+    })
+}
+
+/// Reads the next `count` tokens, which must be what may stand behind SELECT, at least one expression.
+pub(crate) fn parse_projection(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<SelectItem>, Stop> {
+    parse_next(cursor, count, "an expression", |parser| parser.parse_projection())
+}
+
+/// Reads the next `count` tokens by one of sqlparser's rules and checks what it let through.
+fn parse_next<T: Visit>(
+    cursor: &mut Cursor<'_>,
+    count: usize,
+    what: &str,
+    rule: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>,
+) -> Result<T, Stop> {
+    let start = *cursor;
+    let (toks, _) = cursor.take_slice(count);
+    if toks.is_empty() {
+        return Err(start.syntax_error().with_hint(format!("expected {what}")).into());
+    }
+    let tree = read(&start, toks, cursor.offset(), rule)?;
+    refuse_leniency(cursor.sql(), toks, &tree)?;
+    Ok(tree)
+}
+
+/// The expression is the word DEFAULT, as it stands in the rows of an INSERT and behind the `=` of an UPDATE.
 pub fn is_default(expression: &Expr) -> bool {
     matches!(expression, Expr::Identifier(name) if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("default"))
 }
@@ -204,6 +216,9 @@ fn translate(cursor: &Cursor<'_>, toks: &[Tok], end: usize, error: ParserError) 
 /// An error behind the last token: at the semicolon or whatever our own clauses left there, else at the end of the text.
 fn end_error(cursor: &Cursor<'_>, end: usize) -> ParseError {
     let sql = cursor.sql();
+    if let Some(tok) = cursor.rest().iter().find(|tok| tok.start == end) {
+        return syntax_error_near(sql, tok.start, tok.end);
+    }
     match sql[end..].chars().next() {
         Some(next) => syntax_error_near(sql, end, end + next.len_utf8()),
         None => ParseError::at(sql, end, "42601", "syntax error at end of input"),
@@ -342,7 +357,7 @@ impl Visitor for Leniency {
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
                 ControlFlow::Break(Refusal::Clause((
                     "WITH before or around INSERT, UPDATE, DELETE or MERGE",
-                    "write INSERT INTO t WITH ... SELECT ...; the other writing statements are not there yet",
+                    "write INSERT INTO t WITH ... SELECT ...; in UPDATE and DELETE write the query as (...) x in FROM or USING",
                 )))
             }
             _ => ControlFlow::Continue(()),

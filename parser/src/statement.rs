@@ -13,7 +13,7 @@
 
 use std::fmt;
 
-pub use sqlparser::ast::{Expr, Query};
+pub use sqlparser::ast::{Expr, Query, SelectItem, TableWithJoins};
 
 /// One statement of a text, with the characters it was written in.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,6 +93,10 @@ pub enum Statement {
     },
     /// INSERT ... VALUES and INSERT ... SELECT.
     Insert(Insert),
+    /// UPDATE.
+    Update(Update),
+    /// DELETE.
+    Delete(Delete),
     /// COPY ... TO
     CopyTo(CopyTo),
     /// COPY ... FROM.
@@ -306,15 +310,67 @@ impl fmt::Display for ObjectName {
     }
 }
 
-/// INSERT INTO table [(columns)] source.
+/// INSERT INTO table [AS alias] [(columns)] source [RETURNING ...].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Insert {
     /// The table.
     pub table: ObjectName,
+    /// Another name for the table in `returning`, folded; then its own is none there.
+    pub alias: Option<String>,
     /// Empty where the text names none: the table's columns from the left.
     pub columns: Vec<String>,
     /// VALUES or a query. In VALUES the word DEFAULT is an identifier; [`crate::is_default`] recognises it.
     pub source: Box<Query>,
+    /// What to answer with; `None` is the number of rows alone.
+    pub returning: Option<Returning>,
+}
+
+/// UPDATE table [[AS] alias] SET assignments [FROM from] [WHERE selection] [RETURNING ...].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Update {
+    /// The table.
+    pub table: ObjectName,
+    /// Another name for the table in all expressions, folded; then its own is none there.
+    pub alias: Option<String>,
+    /// At least one, and none of a column twice.
+    pub assignments: Vec<Assignment>,
+    /// Tables the expressions read besides; often empty.
+    pub from: Vec<TableWithJoins>,
+    /// Which rows; `None` is all.
+    pub selection: Option<Expr>,
+    /// What to answer with; `None` is the number of rows alone.
+    pub returning: Option<Returning>,
+}
+
+/// One column and its new value; `(a, b) = (1, 2)` and `(a, b) = ROW(1, 2)` are two of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assignment {
+    /// Folded.
+    pub column: String,
+    /// Its value. The word DEFAULT is an identifier; [`crate::is_default`] recognises it.
+    pub value: Expr,
+}
+
+/// DELETE FROM table [[AS] alias] [USING using] [WHERE selection] [RETURNING ...].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delete {
+    /// The table.
+    pub table: ObjectName,
+    /// Another name for the table in all expressions, folded; then its own is none there.
+    pub alias: Option<String>,
+    /// Tables the expressions read besides; often empty.
+    pub using: Vec<TableWithJoins>,
+    /// Which rows; `None` is all.
+    pub selection: Option<Expr>,
+    /// What to answer with; `None` is the number of rows alone.
+    pub returning: Option<Returning>,
+}
+
+/// RETURNING: expressions over the rows written or removed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Returning {
+    /// At least one, as behind SELECT.
+    pub projection: Vec<SelectItem>,
 }
 
 /// COPY table [(columns)] FROM source.

@@ -47,7 +47,21 @@ fn print(statement: &Statement) -> String {
         } => {
             format!("drop schema {name} if_exists={if_exists} cascade={cascade}")
         }
-        Statement::Insert(insert) => format!("insert {} {:?} {}", insert.table, insert.columns, insert.source),
+        Statement::Insert(insert) => {
+            let target = print_target(&insert.table, insert.alias.as_ref());
+            let returning = print_returning(insert.returning.as_ref());
+            format!("insert {target} {:?} {}{returning}", insert.columns, insert.source)
+        }
+        Statement::Update(update) => print_update(update),
+        Statement::Delete(delete) => {
+            let target = print_target(&delete.table, delete.alias.as_ref());
+            let using = print_list(" using ", &delete.using);
+            let selection = print_list(" where ", delete.selection.as_slice());
+            format!(
+                "delete {target}{using}{selection}{}",
+                print_returning(delete.returning.as_ref())
+            )
+        }
         Statement::CopyFrom(copy) => print_copy(copy),
         Statement::CopyTo(copy) => {
             let (rows, options) = (&copy.source, &copy.options);
@@ -75,6 +89,44 @@ fn print(statement: &Statement) -> String {
             assert!(!unsupported.hint.is_empty(), "every refusal has a hint");
             format!("unsupported {}", unsupported.what)
         }
+    }
+}
+
+fn print_target(table: &ObjectName, alias: Option<&String>) -> String {
+    alias.map_or_else(|| table.to_string(), |alias| format!("{table} as {alias}"))
+}
+
+fn print_update(update: &Update) -> String {
+    let assignments = update.assignments.iter().map(|assignment| {
+        let default = if is_default(&assignment.value) {
+            " (default)"
+        } else {
+            ""
+        };
+        format!("{} = {}{default}", assignment.column, assignment.value)
+    });
+    format!(
+        "update {} set {}{}{}{}",
+        print_target(&update.table, update.alias.as_ref()),
+        assignments.collect::<Vec<_>>().join(" & "),
+        print_list(" from ", &update.from),
+        print_list(" where ", update.selection.as_slice()),
+        print_returning(update.returning.as_ref()),
+    )
+}
+
+fn print_returning(returning: Option<&Returning>) -> String {
+    returning.map_or_else(String::new, |returning| {
+        print_list(" returning ", &returning.projection)
+    })
+}
+
+/// The parts behind their word, or nothing.
+fn print_list(word: &str, parts: &[impl ToString]) -> String {
+    let parts: Vec<String> = parts.iter().map(ToString::to_string).collect();
+    match parts.is_empty() {
+        true => String::new(),
+        false => format!("{word}{}", parts.join(" & ")),
     }
 }
 
@@ -448,8 +500,20 @@ fn insert_splits_target_and_source() {
         "unsupported INSERT ... ON CONFLICT",
     );
     check(
-        "INSERT INTO t VALUES (1) RETURNING a",
-        "unsupported INSERT ... RETURNING",
+        "INSERT INTO t AS \"X\" VALUES (1) RETURNING a AS b, x.*",
+        "insert t as X [] VALUES (1) returning a AS b & x.*",
+    );
+    check(
+        "INSERT INTO t SELECT a AS returning, u.returning FROM u RETURNING *",
+        "insert t [] SELECT a AS returning, u.returning FROM u returning *",
+    );
+    check(
+        "INSERT INTO t VALUES (1) RETURNING",
+        "42601 syntax error at end of input @35",
+    );
+    check(
+        "INSERT INTO t RETURNING a",
+        "42601 syntax error at or near \"RETURNING\" @15",
     );
     check("INSERT INTO t DEFAULT VALUES", "unsupported INSERT ... DEFAULT VALUES");
     check("INSERT INTO t VALUES (1", "42601 syntax error at end of input @24");
@@ -467,6 +531,136 @@ fn insert_splits_target_and_source() {
     };
     let defaults: Vec<bool> = values.rows[0].content.iter().map(is_default).collect();
     assert_eq!(defaults, [true, false, false]);
+}
+
+#[test]
+fn update_reads_assignments_and_clauses() {
+    check("UPDATE T SET A = 1", "update t set a = 1");
+    check(
+        "update only (S.\"T\") as X set \"B\" = default, set = \"default\", c=-1 where true",
+        "update s.T as x set B = default (default) & set = \"default\" & c = -1 where true",
+    );
+    check("UPDATE t * x SET a = 1", "update t as x set a = 1");
+    check(
+        "UPDATE t SET a = b IS DISTINCT FROM ARRAY[c, x.from], d = (SELECT max(e) FROM u WHERE f) + 1 FROM u x, \
+         v JOIN w ON v.a = w.a WHERE t.k = x.k RETURNING *",
+        "update t set a = b IS DISTINCT FROM ARRAY[c, x.from] & d = (SELECT max(e) FROM u WHERE f) + 1 \
+         from u x & v JOIN w ON v.a = w.a where t.k = x.k returning *",
+    );
+    check(
+        "UPDATE t SET (a, B) = (1, DEFAULT), (c) = ROW(2), (d, e) = ((SELECT 1), CASE WHEN f THEN 2 END) RETURNING a AS where",
+        "update t set a = 1 & b = DEFAULT (default) & c = 2 & d = (SELECT 1) & e = CASE WHEN f THEN 2 END \
+         returning a AS where",
+    );
+}
+
+#[test]
+fn update_refuses_by_name_and_place() {
+    check(
+        "UPDATE t SET (a, b) = (SELECT 1, 2)",
+        "unsupported UPDATE ... SET (columns) = (SELECT ...)",
+    );
+    check(
+        "UPDATE t SET t.a = 1",
+        "unsupported UPDATE ... SET with a qualified column",
+    );
+    check(
+        "UPDATE t SET (b, a[1]) = (1, 2)",
+        "unsupported UPDATE ... SET with a subscript",
+    );
+    check("UPDATE t SET a = 1 WHERE CURRENT OF c", "unsupported WHERE CURRENT OF");
+    check("EXPLAIN ANALYZE UPDATE t SET a = 1", "unsupported EXPLAIN UPDATE");
+    check(
+        "UPDATE t SET a = (SELECT 1 FOR UPDATE)",
+        "unsupported SELECT ... FOR UPDATE/SHARE",
+    );
+    check(
+        "UPDATE t SET a = 1, (b, A) = (1, 2)",
+        "42601 multiple assignments to same column \"a\" @25",
+    );
+    check(
+        "UPDATE t SET (a, b) = (1, 2, 3)",
+        "42601 number of columns does not match number of values @23",
+    );
+    for row in ["1", "(1)", "f(1)", "\"row\"(1)", "ROW(t.*)", "ROW(1) + 2"] {
+        check(
+            &format!("UPDATE t SET (a) = {row}"),
+            "0A000 source for a multiple-column UPDATE item must be a sub-SELECT or ROW() expression @20",
+        );
+    }
+    let many: Vec<String> = (0..1665).map(|column| format!("c{column} = 1")).collect();
+    let sql = format!("UPDATE t SET {}", many.join(", "));
+    assert_eq!(parse(&sql).expect_err("too many").sqlstate, "54011");
+    check("UPDATE t", "42601 syntax error at end of input @9");
+    check("UPDATE t SET a", "42601 syntax error at end of input @15");
+    check("UPDATE t SET a = 1 +", "42601 syntax error at end of input @21");
+    check(
+        "UPDATE t SET a = 1 + WHERE b",
+        "42601 syntax error at or near \"WHERE\" @22",
+    );
+    check(
+        "UPDATE t SET a = 1 WHERE b LIMIT 1",
+        "42601 syntax error at or near \"LIMIT\" @28",
+    );
+    check(
+        "UPDATE t SET a = 1 FROM WHERE b",
+        "42601 syntax error at or near \"WHERE\" @25",
+    );
+    check(
+        "UPDATE t SET a = 1 RETURNING a WHERE b",
+        "42601 syntax error at or near \"WHERE\" @32",
+    );
+    check("UPDATE t, u SET a = 1", "42601 syntax error at or near \",\" @9");
+    check("UPDATE ONLY t * SET a = 1", "42601 syntax error at or near \"*\" @15");
+    check_hint("UPDATE t STE a = 1", 14, "did you mean \"SET\" instead of \"ste\"?");
+    check_hint(
+        "UPDATE t SET a = 1, WHERE b",
+        21,
+        "the comma before \"WHERE\" may be one too many",
+    );
+    check_hint(
+        "UPDATE t SET a = 1 b = 2",
+        20,
+        "a comma or an operator may be missing before \"b\"",
+    );
+    check_hint(
+        "UPDATE t SET a = (1, b = 2",
+        27,
+        "the \"(\" at line 1, column 18 is never closed",
+    );
+}
+
+#[test]
+fn delete_reads_its_clauses() {
+    check("DELETE FROM T", "delete t");
+    check(
+        "delete from only s.t as X using u, v where x.k = u.k and x.a is not distinct from v.a returning X.*, a b",
+        "delete s.t as x using u & v where x.k = u.k AND x.a IS NOT DISTINCT FROM v.a returning X.* & a AS b",
+    );
+    check("DELETE FROM t * \"X\" RETURNING 1", "delete t as X returning 1");
+    check("DELETE FROM t WHERE CURRENT OF c", "unsupported WHERE CURRENT OF");
+    check("EXPLAIN DELETE FROM t", "unsupported EXPLAIN DELETE");
+    check("DELETE t", "42601 syntax error at or near \"t\" @8");
+    check("DELETE FROM t WHERE", "42601 syntax error at end of input @20");
+    check(
+        "DELETE FROM t USING WHERE a",
+        "42601 syntax error at or near \"WHERE\" @21",
+    );
+    check("DELETE FROM t WHERE a, b", "42601 syntax error at or near \",\" @22");
+    check("DELETE FROM t RETURNING a,", "42601 syntax error at end of input @27");
+    check(
+        "DELETE FROM t ORDER BY a",
+        "42601 syntax error at or near \"ORDER\" @15",
+    );
+    check("DELETE FROM t LIMIT 1", "42601 syntax error at or near \"LIMIT\" @15");
+    check_hint("DELET FROM t", 1, "did you mean \"DELETE\"?");
+    check_hint("DELETE FORM t", 8, "expected FROM");
+    check_hint(
+        "DELETE FROM t WHER a = 1",
+        20,
+        "did you mean \"WHERE\" instead of \"wher\"?",
+    );
+    check_hint("DELETE FROM t AS x 1", 20, "expected USING or WHERE or RETURNING");
 }
 
 #[test]
@@ -638,8 +832,6 @@ fn cluster_commands() {
 #[test]
 fn what_is_not_there_yet_is_named() {
     for sql in [
-        "UPDATE t SET a = 1",
-        "DELETE FROM t",
         "MERGE INTO t USING u ON true WHEN MATCHED THEN DELETE",
         "TRUNCATE t",
         "BEGIN",
@@ -665,6 +857,12 @@ fn what_is_not_there_yet_is_named() {
         "SELECT 1 INTO t",
         "WITH x AS (INSERT INTO t VALUES (1)) SELECT 1",
         "WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x",
+        "WITH x AS (SELECT 1) UPDATE t SET a = 1",
+        "WITH x AS (SELECT 1) DELETE FROM t USING x",
+        "WITH x AS (DELETE FROM t RETURNING a) SELECT * FROM x",
+        "DELETE FROM t WHERE a IN (SELECT 1 FOR SHARE)",
+        "DELETE FROM t USING u TABLESAMPLE BERNOULLI (1)",
+        "UPDATE t SET a = 1 RETURNING (SELECT 1 INTO u)",
         "INSERT INTO t SELECT 1 FOR UPDATE",
         "SELECT * FROM t TABLESAMPLE BERNOULLI (1)",
         "CREATE MATERIALIZED VIEW v AS SELECT 1",

@@ -1,8 +1,8 @@
 //! Statements we know by their first words and do not do, each with what to do instead.
 //!
 //! ```text
-//!   UPDATE t SET a = 1   ->   Unsupported { what: "UPDATE", hint: "..." }   ->   0A000 at the router
-//!   UPDTE t SET a = 1    ->   42601 syntax error at or near "UPDTE", did you mean "UPDATE"?
+//!   TRUNCATE t           ->   Unsupported { what: "TRUNCATE", hint: "..." }   ->   0A000 at the router
+//!   TRUNCTE t            ->   42601 syntax error at or near "TRUNCTE", did you mean "TRUNCATE"?
 //! ```
 //!
 //! Their insides are not read: what cannot run need not be right. Clauses refused inside statements we do know are
@@ -13,13 +13,11 @@ use crate::error::{Stop, did_you_mean, unsupported};
 
 /// First words and advice, longer ones before their own beginnings.
 const STATEMENTS: &[(&[&str], &str)] = &[
-    (&["UPDATE"], "insert the new rows; UPDATE is not there yet"),
     (
-        &["DELETE"],
-        "drop the table, or keep a column that marks dead rows; DELETE is not there yet",
+        &["MERGE"],
+        "use UPDATE ... FROM, then INSERT INTO ... SELECT ... WHERE NOT EXISTS (...)",
     ),
-    (&["MERGE"], "use INSERT INTO ... SELECT ... WHERE NOT EXISTS (...)"),
-    (&["TRUNCATE"], "drop the table and create it again"),
+    (&["TRUNCATE"], "use DELETE, or drop the table and create it again"),
     (&["BEGIN"], TRANSACTIONS),
     (&["START", "TRANSACTION"], TRANSACTIONS),
     (&["COMMIT"], TRANSACTIONS),
@@ -144,8 +142,8 @@ const OBJECTS: &[(&[&str], &str)] = &[
 
 /// First words of the statements we do.
 const KNOWN: &[&str] = &[
-    "SELECT", "WITH", "VALUES", "TABLE", "EXPLAIN", "CREATE", "DROP", "INSERT", "COPY", "SET", "SHOW", "RESET",
-    "DISCARD", "VERIFY", "ANALYZE", "ALTER",
+    "SELECT", "WITH", "VALUES", "TABLE", "EXPLAIN", "CREATE", "DROP", "INSERT", "UPDATE", "DELETE", "COPY", "SET",
+    "SHOW", "RESET", "DISCARD", "VERIFY", "ANALYZE", "ALTER",
 ];
 
 /// Objects CREATE and DROP do.

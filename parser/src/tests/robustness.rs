@@ -50,6 +50,9 @@ fn deep_texts_are_errors_and_not_overflows() {
             ("SELECT * FROM (((((", "t", ")))))"),
             ("WITH x AS (", "SELECT 1", ") SELECT 1"),
             ("EXPLAIN ", "SELECT 1", ""),
+            ("DELETE FROM t WHERE NOT ", "a", ""),
+            ("UPDATE t SET a = (", "1", ")"),
+            ("UPDATE t SET (a) = ROW(", "1", ")"),
         ] {
             let (first, again) = open.split_once(' ').unwrap_or(("", open));
             let repeated = if again.is_empty() { open } else { again };
@@ -62,6 +65,11 @@ fn deep_texts_are_errors_and_not_overflows() {
                 check_answer(&sql);
             }
         }
+    }
+    for inner in ["(".repeat(15) + "1" + &")".repeat(15), "NOT ".repeat(400) + "a"] {
+        check_answer(&format!(
+            "UPDATE t SET a = {inner}, (b, c) = ({inner}, {inner}) FROM (SELECT {inner}) u WHERE {inner} RETURNING {inner}"
+        ));
     }
     let at_limit = format!("SELECT 1{}", " + 1".repeat(CHAIN_DEPTH_MAX));
     assert!(parse(&at_limit).is_ok(), "at the limit");
@@ -76,6 +84,9 @@ const SEEDS: &[&str] = &[
     "COPY s.t (a, b) FROM STDIN WITH (FORMAT csv, HEADER match, DELIMITER '|', NULL '', QUOTE '\"', FORCE_NULL (a))",
     "COPY t FROM '/f' WITH CSV HEADER DELIMITER AS '|' NULL AS 'n' FORCE NOT NULL a, b",
     "INSERT INTO s.t (a, b) VALUES (1, $$x;y$$), (DEFAULT, NULL), ($1, -2.5e10)",
+    "INSERT INTO s.t AS x (a) SELECT b AS returning FROM u WHERE c RETURNING x.*, a + 1 AS \"A\"",
+    "UPDATE ONLY s.t AS x SET a = DEFAULT, (b, c) = ROW($1, x.b IS DISTINCT FROM 'é'), d = (SELECT max(e) FROM w) FROM u, v JOIN w USING (k) WHERE x.k = u.k RETURNING *, a AS b",
+    "DELETE FROM s.t * x USING u, LATERAL (SELECT 1) v WHERE x.a IN (1, 2) AND EXISTS (SELECT 1 FROM v) RETURNING x.*",
     "EXPLAIN (ANALYZE, VERBOSE off, FORMAT json) SELECT * FROM a, LATERAL (SELECT 1) b /* c */ -- d",
     "CREATE OR REPLACE VIEW v (a, b) AS SELECT extract(year FROM d), substring('a' FROM 1 FOR 2) FROM t",
     "SET SESSION search_path TO \"A\", b; SHOW TIME ZONE; DISCARD ALL; SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
