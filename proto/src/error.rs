@@ -21,6 +21,8 @@ pub enum Retry {
     Elsewhere,
     /// Nobody knows whether it happened; never retry blindly, ask for the outcome.
     OutcomeUnknown,
+    /// Run the whole statement again at a new snapshot: rows it read have changed since. No effect happened.
+    Restart,
 }
 
 /// An error with everything a PostgreSQL client shows.
@@ -107,6 +109,13 @@ impl Error {
         Self::new("40003", message).with_retry(Retry::OutcomeUnknown)
     }
 
+    /// 40001: a row that was to be changed has changed since it was read; nothing happened.
+    pub fn changed(message: impl Into<String>) -> Self {
+        Self::new("40001", message)
+            .with_hint("run the statement again")
+            .with_retry(Retry::Restart)
+    }
+
     /// 23505: a key that exists already.
     pub fn duplicate_key(table: &str, detail: impl Into<String>) -> Self {
         Self::new(
@@ -178,7 +187,7 @@ impl From<Error> for tonic::Status {
     fn from(error: Error) -> Self {
         let code = match error.retry {
             Retry::No => tonic::Code::FailedPrecondition,
-            Retry::RefreshMap => tonic::Code::Aborted,
+            Retry::RefreshMap | Retry::Restart => tonic::Code::Aborted,
             Retry::Elsewhere => tonic::Code::Unavailable,
             Retry::OutcomeUnknown => tonic::Code::Unknown,
         };

@@ -36,7 +36,7 @@ pub fn status(error: &Error) -> Status {
 
 fn code(error: &Error) -> Code {
     match error.retry {
-        Retry::RefreshMap => return Code::Aborted,
+        Retry::RefreshMap | Retry::Restart => return Code::Aborted,
         Retry::Elsewhere => return Code::Unavailable,
         Retry::OutcomeUnknown => return Code::Unknown,
         Retry::No => {}

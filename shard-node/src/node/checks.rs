@@ -6,11 +6,12 @@ use super::writes::decode;
 use crate::storage::Write;
 use crate::txn::entry;
 use datafusion::arrow::array::RecordBatch;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tessera_meta::view::ClusterView;
 use tessera_proto::table::TableDef;
-use tessera_proto::token::tokens;
+use tessera_proto::token::{canonical_keys, tokens};
 use tessera_proto::{Epoch, Error, Result, ShardId, TableId, TxnId, v1};
 use tokio::time::Instant;
 
@@ -176,11 +177,18 @@ pub fn decode_request(view: &ClusterView, shard: ShardId, writes: &[v1::TableWri
         let def = def
             .ok_or_else(|| Error::stale_map(format!("table {table} changed or was dropped")))?
             .clone();
-        let Some(decoded) = decode(write, def)? else { continue };
-        if let Write::Rows { table, batch } = &decoded {
-            check_home(view, shard, table, batch)?;
+        for decoded in decode(write, def)? {
+            match &decoded {
+                Write::Removed { keys, table } if has_duplicates(keys)? => {
+                    let message = format!("a row of table \"{}\" is removed twice", table.name);
+                    return Err(Error::protocol(message));
+                }
+                // The key of a row that goes need not say where it lives; elsewhere it is not found.
+                Write::Removed { .. } | Write::Staged { .. } => {}
+                Write::Rows { table, batch } => check_home(view, shard, table, batch)?,
+            }
+            out.push(decoded);
         }
-        out.push(decoded);
     }
     entry::segments(writes).iter().try_for_each(|s| {
         if s.checksum.len() == 16 {
@@ -190,6 +198,11 @@ pub fn decode_request(view: &ClusterView, shard: ShardId, writes: &[v1::TableWri
         }
     })?;
     Ok(out)
+}
+
+fn has_duplicates(keys: &RecordBatch) -> Result<bool> {
+    let mut seen = HashSet::with_capacity(keys.num_rows());
+    Ok(canonical_keys(keys.columns())?.into_iter().any(|key| !seen.insert(key)))
 }
 
 /// Every row's token lies in the shard's range.

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A group is open *before* it asks for its timestamp, so a reader that sees no open group below its snapshot has missed
-//! nothing. Groups form by themselves: whatever came while the previous timestamp was drawn. Several may be under way.
+//! nothing. Groups form by themselves: whatever came while the previous timestamp was drawn. Several may be under way. A group
+//! is of one leadership: what was locked in an earlier one is refused.
 
 use super::ShardNode;
 use super::shard::{CommitJob, Shard, Submitted};
@@ -62,11 +63,20 @@ pub async fn run(
 /// Draws and logs here, one group after the other, so that timestamps ascend with log positions; the rest is waited for
 /// beside the next groups.
 async fn commit(node: &Arc<ShardNode>, shard: &Arc<Shard>, jobs: Vec<CommitJob>, place: OwnedSemaphorePermit) {
+    let term = shard.status.borrow().term;
+    let (jobs, stale): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.term == term);
+    for job in stale {
+        let over = Error::stale_map(format!("shard {} changed its leader", shard.id));
+        finish(shard, job, Err(over));
+    }
+    if jobs.is_empty() {
+        return shard.wake_all();
+    }
     let group = shard
         .participant
         .lock()
         .open_group(jobs.iter().map(|j| j.txn).collect());
-    let (timestamp, submitted) = match log(node, shard, group, &jobs).await {
+    let (timestamp, submitted) = match log(node, shard, (group, term), &jobs).await {
         Ok(logged) => logged,
         Err(error) => return close(shard, group, jobs, Err(error)),
     };
@@ -81,7 +91,12 @@ async fn commit(node: &Arc<ShardNode>, shard: &Arc<Shard>, jobs: Vec<CommitJob>,
     });
 }
 
-async fn log(node: &ShardNode, shard: &Shard, group: u64, jobs: &[CommitJob]) -> Result<(Timestamp, Submitted)> {
+async fn log(
+    node: &ShardNode,
+    shard: &Shard,
+    (group, term): (u64, u64),
+    jobs: &[CommitJob],
+) -> Result<(Timestamp, Submitted)> {
     let timestamp = draw(node, shard).await?;
     shard.participant.lock().drawn(group, timestamp);
     node.failpoints.hit("commit.before_propose")?;
@@ -91,7 +106,8 @@ async fn log(node: &ShardNode, shard: &Shard, group: u64, jobs: &[CommitJob]) ->
         commits,
     })
     .encode();
-    Ok((timestamp, shard.submit(entry, Instant::now() + PROPOSE_TIMEOUT).await?))
+    let until = Instant::now() + PROPOSE_TIMEOUT;
+    Ok((timestamp, shard.submit(Some(term), entry, until).await?))
 }
 
 /// Adds what is queued already; returns a job that did not fit.

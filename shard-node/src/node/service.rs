@@ -25,11 +25,11 @@ struct LeafTables {
 }
 
 impl TableSource for LeafTables {
-    fn provider(&self, table: TableId, version: u64) -> Result<Arc<dyn TableProvider>> {
+    fn provider(&self, table: TableId, version: u64, row_id: bool) -> Result<Arc<dyn TableProvider>> {
         let def = definition(&self.view, table, version)?;
         let stores = self.stores.get(&def.group).cloned();
         // The planner prunes to no shard at all for predicates that nothing satisfies.
-        Ok(shard_table(def, stores.unwrap_or_default(), self.snapshot))
+        Ok(shard_table(def, stores.unwrap_or_default(), self.snapshot, row_id))
     }
 }
 
@@ -38,10 +38,10 @@ impl TableSource for LeafTables {
 struct Definitions(Arc<ClusterView>);
 
 impl TableSource for Definitions {
-    fn provider(&self, table: TableId, version: u64) -> Result<Arc<dyn TableProvider>> {
+    fn provider(&self, table: TableId, version: u64, row_id: bool) -> Result<Arc<dyn TableProvider>> {
         let def = definition(&self.0, table, version)?;
         Ok(Arc::new(StubTable {
-            schema: def.visible_schema(),
+            schema: if row_id { def.arrow_schema() } else { def.visible_schema() },
             def,
             statistics: None,
         }))

@@ -40,6 +40,8 @@ pub enum Input {
     /// Append entries; answered with the term and the last index once they have one.
     Propose {
         entries: Vec<(u8, Bytes)>,
+        /// Only in this leadership, for what was checked under its locks.
+        term: Option<u64>,
         reply: oneshot::Sender<Result<Accepted>>,
     },
     /// An operator's wish; answered only when it is refused.
@@ -115,6 +117,8 @@ pub struct CommitJob {
     pub commit: crate::txn::entry::Committed,
     /// The transaction.
     pub txn: tessera_proto::TxnId,
+    /// The leadership that its locks belong to.
+    pub term: u64,
     /// Bytes of its writes.
     pub bytes: usize,
     /// Its commit timestamp.
@@ -253,15 +257,24 @@ impl Shard {
     /// Retryable when it was not taken; `OutcomeUnknown` when leadership was lost before it was committed. No deadline
     /// once it is taken: it ends with leadership at the latest.
     pub async fn propose(&self, entry: (u8, Bytes), until: Instant) -> Result<LogIndex> {
-        let submitted = self.submit(entry, until).await?;
+        let submitted = self.submit(None, entry, until).await?;
         self.wait_submitted(submitted).await
     }
 
-    /// Gives an entry its place in the log; it may still be lost with leadership.
+    /// The same, for what was checked under the locks of one leadership.
+    ///
+    /// # Errors
+    /// Those of [`Self::propose`]; TS001 when that leadership is over: it was not taken.
+    pub async fn propose_in(&self, term: u64, entry: (u8, Bytes), until: Instant) -> Result<LogIndex> {
+        let submitted = self.submit(Some(term), entry, until).await?;
+        self.wait_submitted(submitted).await
+    }
+
+    /// Gives an entry its place in the log, in one leadership only where `term` is given; it may still be lost with leadership.
     ///
     /// # Errors
     /// Retryable: it was not taken.
-    pub async fn submit(&self, entry: (u8, Bytes), until: Instant) -> Result<Submitted> {
+    pub async fn submit(&self, term: Option<u64>, entry: (u8, Bytes), until: Instant) -> Result<Submitted> {
         let kib = (entry.1.len() >> 10).clamp(1, PROPOSED_BYTES_MAX >> 10) as u32;
         let permit = timeout_at(until, self.proposed.clone().acquire_many_owned(kib)).await;
         let busy = || Error::unavailable(format!("shard {} has too much under way", self.id));
@@ -270,6 +283,7 @@ impl Shard {
         self.input(
             Input::Propose {
                 entries: vec![entry],
+                term,
                 reply,
             },
             until,

@@ -1,11 +1,13 @@
 //! Requests that write: prepare, commit, finish, and the question how a transaction ended.
 //!
 //! ```text
-//!   request ─▶ leader? ─▶ rows decoded, in this shard? ─▶ lock (waits) ─▶ unique? ─▶ log ─▶ applied ─▶ answer
-//!              └──────── dropping the request here undoes all ─────────┘   └── runs on without the request ──┘
+//!   request ─▶ leader? ─▶ rows decoded, in this shard? ─▶ lock (waits) ─▶ unchanged, unique? ─▶ log ─▶ applied ─▶ answer
+//!              └───────────── dropping the request here undoes all ─────────────┘   └── runs on without the request ──┘
 //! ```
 //!
-//! The tail runs in a task of its own, so that a caller that goes away cannot leave a lock without its entry.
+//! The tail runs in a task of its own, so that a caller that goes away cannot leave a lock without its entry. What was checked
+//! under locks holds only as long as the locks do, which end with the leadership: the entry is proposed for that term or not at
+//! all. Rows that go must be as they were when they were read; if not, the statement is run again (`Retry::Restart`).
 
 use super::committer::aborted;
 use super::shard::{CommitJob, Shard};
@@ -14,10 +16,15 @@ use crate::storage::{ShardStore, Write};
 use crate::txn::entry::{self, Committed, Logged, Prepare};
 use crate::txn::locks::{Acquired, Span, Wanted};
 use crate::txn::participant::Undecided;
+use bytes::Bytes;
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::concat_batches;
+use datafusion::arrow::datatypes::SchemaRef;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tessera_meta::view::ClusterView;
+use tessera_proto::table::TableDef;
 use tessera_proto::v1::table_write::Payload;
 use tessera_proto::{Error, Result, ShardId, TableId, Timestamp, TxnId, ipc, v1};
 use tokio::sync::oneshot;
@@ -40,39 +47,70 @@ pub fn decode_applied(view: &ClusterView, writes: &[v1::TableWrite]) -> Result<V
     Ok(out)
 }
 
-/// `None` for a write without rows.
-pub(super) fn decode(write: &v1::TableWrite, table: Arc<tessera_proto::table::TableDef>) -> Result<Option<Write>> {
+/// What a write changes: rows that go, then rows that come.
+pub(super) fn decode(write: &v1::TableWrite, table: Arc<TableDef>) -> Result<Vec<Write>> {
+    let mut out = vec![];
+    let key = table
+        .arrow_schema()
+        .project(&table.row_key())
+        .map_err(|e| Error::internal(format!("row key of table \"{}\": {e}", table.name)))?;
+    if let Some(keys) = rows(&write.removed, &table, &Arc::new(key))? {
+        let table = table.clone();
+        out.push(Write::Removed { table, keys });
+    }
     match &write.payload {
-        None => Ok(None),
-        Some(Payload::Staged(staged)) => Ok(Some(Write::Staged {
+        None => {}
+        Some(Payload::Staged(staged)) => out.push(Write::Staged {
             table,
             segments: staged.segments.clone(),
-        })),
+        }),
         Some(Payload::Rows(bytes)) => {
-            let batches = ipc::decode(bytes)?;
-            let Some(first) = batches.first() else { return Ok(None) };
-            let batch = concat_batches(&first.schema(), &batches)
-                .map_err(|e| Error::protocol(format!("malformed rows: {e}")))?;
-            let batch = ipc::relabel(&table.arrow_schema(), batch)
-                .map_err(|e| Error::protocol(format!("rows do not fit table \"{}\": {e}", table.name)))?;
-            Ok(Some(Write::Rows { table, batch }))
+            if let Some(batch) = rows(bytes, &table, &table.arrow_schema())? {
+                out.push(Write::Rows { table, batch });
+            }
         }
     }
+    Ok(out)
+}
+
+/// An Arrow IPC stream as one batch of this schema; `None` when it has no rows.
+fn rows(bytes: &Bytes, table: &TableDef, schema: &SchemaRef) -> Result<Option<RecordBatch>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let batches = ipc::decode(bytes)?;
+    let Some(first) = batches.first() else { return Ok(None) };
+    let batch =
+        concat_batches(&first.schema(), &batches).map_err(|e| Error::protocol(format!("malformed rows: {e}")))?;
+    let batch = ipc::relabel(schema, batch)
+        .map_err(|e| Error::protocol(format!("rows do not fit table \"{}\": {e}", table.name)))?;
+    Ok(Some(batch).filter(|b| b.num_rows() > 0))
 }
 
 /// Locks that writes need.
 pub fn wanted(store: &ShardStore, writes: &[Write]) -> Result<Vec<Wanted>> {
     let wanted = |write: &Write| match write {
-        Write::Rows { table, .. } => Ok(Wanted::Keys(table.id, store.keys(write)?)),
+        Write::Removed { table, .. } | Write::Rows { table, .. } => Ok(Wanted::Keys(table.id, store.keys(write)?)),
         Write::Staged { table, .. } => Ok(Wanted::Whole(table.id)),
     };
     writes.iter().map(wanted).collect()
+}
+
+/// What a transaction wants to change in one shard.
+struct Wishes {
+    writes: Vec<v1::TableWrite>,
+    /// The catalog that knows the tables is at least this new.
+    meta_revision: u64,
+    /// When the rows that go were read.
+    read_at: Timestamp,
 }
 
 /// A transaction's locked and checked writes; dropping it gives the locks back unless they were handed on.
 struct Locked {
     shard: Arc<Shard>,
     txn: TxnId,
+    /// The leadership that the locks belong to.
+    term: u64,
     keep: bool,
 }
 
@@ -106,7 +144,17 @@ impl ShardNode {
             return Err(aborted(txn));
         }
         let (locked, writes) = self
-            .lock_and_check(&shard, txn, Span::Many, request.writes, request.meta_revision, until)
+            .lock_and_check(
+                &shard,
+                txn,
+                Span::Many,
+                Wishes {
+                    writes: request.writes,
+                    meta_revision: request.meta_revision,
+                    read_at: Timestamp(request.read_at),
+                },
+                until,
+            )
             .await?;
         let entry = Logged::Prepare(Prepare {
             txn: request.txn,
@@ -118,7 +166,7 @@ impl ShardNode {
         let rest = self.tasks.spawn(async move {
             let mut locked = locked;
             node.failpoints.hit("prepare.before_propose")?;
-            let proposed = locked.shard.propose(entry.encode(), until).await;
+            let proposed = locked.shard.propose_in(locked.term, entry.encode(), until).await;
             // Refused: nothing was written. Else the locks belong to the log, or leadership is gone with all locks.
             locked.keep = proposed
                 .as_ref()
@@ -152,7 +200,17 @@ impl ShardNode {
             Span::Many
         };
         let (mut locked, writes) = self
-            .lock_and_check(&shard, txn, span, request.writes, request.meta_revision, until)
+            .lock_and_check(
+                &shard,
+                txn,
+                span,
+                Wishes {
+                    writes: request.writes,
+                    meta_revision: request.meta_revision,
+                    read_at: Timestamp(request.read_at),
+                },
+                until,
+            )
             .await?;
         let participants = request.participants.iter().map(|p| p.id().into()).collect();
         let bytes = entry::bytes(&writes);
@@ -168,6 +226,7 @@ impl ShardNode {
                 CommitJob {
                     commit,
                     txn,
+                    term: locked.term,
                     bytes,
                     reply,
                 },
@@ -189,10 +248,14 @@ impl ShardNode {
         shard: &Arc<Shard>,
         txn: TxnId,
         span: Span,
-        payloads: Vec<v1::TableWrite>,
-        meta_revision: u64,
+        wishes: Wishes,
         until: Instant,
     ) -> Result<(Locked, Vec<v1::TableWrite>)> {
+        let Wishes {
+            writes: payloads,
+            meta_revision,
+            read_at,
+        } = wishes;
         self.check_disk(entry::bytes(&payloads))?;
         if entry::bytes(&payloads) > ipc::INLINE_BYTES_MAX || payloads.len() > WRITES_MAX {
             return Err(Error::new("54000", "write set is too large for one log entry").with_hint("stage it"));
@@ -214,14 +277,15 @@ impl ShardNode {
                 format!("transaction {txn} is being decided on shard {} already", shard.id),
             ));
         }
-        let locked = Locked {
+        let mut locked = Locked {
             shard: shard.clone(),
             txn,
+            term: 0,
             keep: false,
         };
-        lock(shard, txn, span, wanted, until).await?;
+        locked.term = lock(shard, txn, span, wanted, until).await?;
         let here = shard.clone();
-        let checked = tokio::task::spawn_blocking(move || check_unique(&here.store, &writes));
+        let checked = tokio::task::spawn_blocking(move || check(&here, &writes, read_at));
         checked
             .await
             .map_err(|e| Error::internal(format!("checking keys: {e}")))??;
@@ -310,19 +374,19 @@ impl ShardNode {
     }
 }
 
-/// Waits for all locks. A circle may need this transaction to let go of what it holds elsewhere, so it then waits briefly.
-async fn lock(shard: &Shard, txn: TxnId, span: Span, wanted: Vec<Wanted>, until: Instant) -> Result<()> {
+/// Waits for all locks; returns the leadership they belong to. A circle may need this transaction to let go of what it holds elsewhere, so it then waits briefly.
+async fn lock(shard: &Shard, txn: TxnId, span: Span, wanted: Vec<Wanted>, until: Instant) -> Result<u64> {
     let circle = (Instant::now() + CIRCLE_TIMEOUT).min(until);
     let patient = |s: &Shard| match try_lock(s, txn, span, &wanted) {
-        Ok(Acquired::Yes) => Some(Ok(())),
-        Ok(Acquired::Wait(_) | Acquired::GiveUpSoon(_)) => None,
+        Ok((Acquired::Yes, term)) => Some(Ok(term)),
+        Ok((Acquired::Wait(_) | Acquired::GiveUpSoon(_), _)) => None,
         Err(error) => Some(Err(error)),
     };
     if let Some(result) = shard.wait_until(circle, patient).await {
         return result;
     }
     let impatient = |s: &Shard| match try_lock(s, txn, span, &wanted) {
-        Ok(Acquired::GiveUpSoon(holder)) => Some(Err(circular(txn, holder))),
+        Ok((Acquired::GiveUpSoon(holder), _)) => Some(Err(circular(txn, holder))),
         _ => patient(s),
     };
     let late = || {
@@ -334,15 +398,16 @@ async fn lock(shard: &Shard, txn: TxnId, span: Span, wanted: Vec<Wanted>, until:
     shard.wait_until(until, impatient).await.unwrap_or_else(late)
 }
 
-fn try_lock(shard: &Shard, txn: TxnId, span: Span, wanted: &[Wanted]) -> Result<Acquired> {
+fn try_lock(shard: &Shard, txn: TxnId, span: Span, wanted: &[Wanted]) -> Result<(Acquired, u64)> {
     let mut participant = shard.participant.lock();
     if participant.is_refused(txn) {
         return Err(aborted(txn));
     }
-    if shard.status.borrow().leads.is_none() {
+    let status = shard.status.borrow();
+    if status.leads.is_none() {
         return Err(Error::stale_map(format!("shard {} is led elsewhere now", shard.id)));
     }
-    Ok(participant.locks.acquire(txn, span, wanted.to_vec()))
+    Ok((participant.locks.acquire(txn, span, wanted.to_vec()), status.term))
 }
 
 fn circular(txn: TxnId, holder: TxnId) -> Error {
@@ -354,10 +419,25 @@ fn circular(txn: TxnId, holder: TxnId) -> Error {
     .with_hint("run the statement again")
 }
 
-fn check_unique(store: &ShardStore, writes: &[Write]) -> Result<()> {
+/// Rows that go are as they were read, and rows that come have keys that no other row has. Blocking.
+fn check(shard: &Shard, writes: &[Write], read_at: Timestamp) -> Result<()> {
+    let store = &shard.store;
+    let mut removed: HashMap<TableId, HashSet<Box<[u8]>>> = HashMap::new();
     for write in writes {
-        let (Write::Rows { table, .. } | Write::Staged { table, .. }) = write;
-        if let Some(detail) = store.unique_conflict(write)? {
+        if let Write::Removed { table, .. } = write {
+            if !store.unchanged_since(write, read_at)? {
+                return Err(Error::changed(format!(
+                    "could not serialize access to table \"{}\" due to concurrent update",
+                    table.name
+                )));
+            }
+            removed.entry(table.id).or_default().extend(store.keys(write)?);
+        }
+    }
+    let none = HashSet::new();
+    for write in writes {
+        let table = write.table();
+        if let Some(detail) = store.unique_conflict(write, removed.get(&table.id).unwrap_or(&none))? {
             return Err(Error::duplicate_key(&table.name, detail));
         }
     }

@@ -9,14 +9,15 @@
 //! Partitions take row groups from one queue, so a slow one does not hold the others up. Filters prune row groups here and
 //! are evaluated row by row above. Where columns have to be decoded, those of the filters come first, and the others only if
 //! a row is left. Queries with little memory (`tessera_proto::frugal`) decode a block of 8,192 rows at a time instead of a row
-//! group, or a part of one. Rows committed after the snapshot are dropped. Statistics are inexact, because other snapshots' rows are
+//! group, or a part of one. Rows committed after the snapshot, or gone before it, are dropped. Statistics are inexact, because other snapshots' rows are
 //! counted; no ordering is claimed: delta and segments overlap.
 
 use crate::scan::pruning::Pruning;
+use crate::storage::DeleteVector;
 use crate::storage::segment::CTS_COLUMN;
 use crate::storage::version::Segment;
 use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
-use datafusion::arrow::compute::filter_record_batch;
+use datafusion::arrow::compute::{and, filter_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, SchemaRef, UInt64Type};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, Statistics, internal_err};
@@ -43,6 +44,8 @@ use tessera_proto::{Error, Timestamp, frugal};
 #[derive(Debug, Clone)]
 pub(super) struct SegmentScan {
     pub segments: Arc<[Arc<Segment>]>,
+    /// Rows of each segment that are gone.
+    pub deletes: Arc<[Option<Arc<DeleteVector>>]>,
     pub groups: Arc<[RowGroup]>,
     /// The table's visible columns; filters are over these.
     pub table: SchemaRef,
@@ -65,6 +68,8 @@ pub(super) struct RowGroup {
     pub segment: usize,
     /// Position in the file.
     pub number: usize,
+    /// Position of its first row in the file.
+    pub first: u64,
     pub rows: usize,
 }
 
@@ -75,12 +80,16 @@ pub(super) struct RowGroup {
 pub(super) fn row_groups(segments: &[Arc<Segment>]) -> tessera_proto::Result<Vec<RowGroup>> {
     let mut groups = Vec::new();
     for (segment, file) in segments.iter().enumerate() {
-        let rows = file.row_groups()?.iter().enumerate();
-        groups.extend(rows.map(|(number, rows)| RowGroup {
-            segment,
-            number,
-            rows: *rows,
-        }));
+        let mut first = 0;
+        for (number, rows) in file.row_groups()?.iter().copied().enumerate() {
+            groups.push(RowGroup {
+                segment,
+                number,
+                first,
+                rows,
+            });
+            first += rows as u64;
+        }
     }
     Ok(groups)
 }
@@ -424,20 +433,31 @@ impl Reader {
             }
         };
         drop(timer);
-        self.visible(columns, part.rows(), in_part).map(Some)
+        self.visible(columns, part, in_part).map(Some)
     }
 
-    fn visible(&self, mut columns: Vec<ArrayRef>, rows: usize, in_part: bool) -> Result<RecordBatch> {
-        if !in_part {
-            return batch(&self.scan.schema, columns, rows);
+    /// The rows of a part that are visible at the snapshot.
+    fn visible(&self, mut columns: Vec<ArrayRef>, part: Part, in_part: bool) -> Result<RecordBatch> {
+        let snapshot = self.scan.snapshot;
+        let first = part.group.first + part.first as u64;
+        let deletes = self.scan.deletes[part.group.segment].as_ref();
+        let mut mask = deletes.and_then(|d| d.alive(first..first + part.rows() as u64, snapshot));
+        if in_part {
+            let Some(times) = columns.pop() else {
+                return internal_err!("a row group was read without its commit timestamps");
+            };
+            let times = times.as_primitive::<UInt64Type>().values();
+            let begun: BooleanArray = times.iter().map(|t| Some(*t <= snapshot.0)).collect();
+            mask = Some(match mask {
+                Some(alive) => and(&begun, &alive)?,
+                None => begun,
+            });
         }
-        let Some(times) = columns.pop() else {
-            return internal_err!("a row group was read without its commit timestamps");
-        };
-        let snapshot = self.scan.snapshot.0;
-        let times = times.as_primitive::<UInt64Type>().values();
-        let mask: BooleanArray = times.iter().map(|t| Some(*t <= snapshot)).collect();
-        Ok(filter_record_batch(&batch(&self.scan.schema, columns, rows)?, &mask)?)
+        let rows = batch(&self.scan.schema, columns, part.rows())?;
+        match mask {
+            Some(mask) => Ok(filter_record_batch(&rows, &mask)?),
+            None => Ok(rows),
+        }
     }
 }
 

@@ -34,9 +34,14 @@ const BATCH_ROWS: usize = 8_192;
 /// Rows in memory that make another partition worth its cost.
 const PARTITION_ROWS: usize = 65_536;
 
-/// The rows of `def` in `stores` that are visible at `snapshot`; visible columns only.
-pub fn shard_table(def: Arc<TableDef>, stores: Vec<ShardStore>, snapshot: Timestamp) -> Arc<dyn TableProvider> {
-    Arc::new(ShardTable::new(def, &stores, snapshot))
+/// The rows of `def` in `stores` that are visible at `snapshot`; the columns users see, and the hidden row id if asked for.
+pub fn shard_table(
+    def: Arc<TableDef>,
+    stores: Vec<ShardStore>,
+    snapshot: Timestamp,
+    row_id: bool,
+) -> Arc<dyn TableProvider> {
+    Arc::new(ShardTable::new(def, &stores, snapshot, row_id))
 }
 
 /// A table at a snapshot. Holds the versions it was made with, so that two scans of one query see the same rows.
@@ -51,22 +56,18 @@ pub struct ShardTable {
 
 impl ShardTable {
     /// See [`shard_table`].
-    pub fn new(def: Arc<TableDef>, stores: &[ShardStore], snapshot: Timestamp) -> Self {
+    pub fn new(def: Arc<TableDef>, stores: &[ShardStore], snapshot: Timestamp, row_id: bool) -> Self {
         let versions = stores
             .iter()
             .filter_map(|s| s.version().tables.get(&def.id).cloned())
             .collect();
         Self {
-            schema: def.visible_schema(),
+            schema: if row_id { def.arrow_schema() } else { def.visible_schema() },
             def,
             versions,
             snapshot,
             summary: OnceLock::new(),
         }
-    }
-
-    fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
-        self.versions.iter().flat_map(|v| &v.segments)
     }
 
     fn estimates(&self) -> Statistics {
@@ -99,8 +100,14 @@ impl ShardTable {
 
     /// Scans the segments that have visible rows; nothing when there are none. Blocking where a footer is not in memory.
     fn files(&self, scan: &Scan<'_>, partitions: usize) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let visible = self.segments().filter(|s| s.meta.min_cts <= self.snapshot);
-        let segments: Arc<[Arc<Segment>]> = visible.cloned().collect();
+        let (mut segments, mut deletes) = (vec![], vec![]);
+        for version in &self.versions {
+            for segment in version.segments.iter().filter(|s| s.meta.min_cts <= self.snapshot) {
+                deletes.push(version.deletes_of(segment).cloned());
+                segments.push(segment.clone());
+            }
+        }
+        let segments: Arc<[Arc<Segment>]> = segments.into();
         let groups: Arc<[RowGroup]> = row_groups(&segments)?.into();
         if groups.is_empty() {
             return Ok(None);
@@ -108,6 +115,7 @@ impl ShardTable {
         let source = SegmentScan {
             partitions: partitions.clamp(1, groups.len()),
             segments,
+            deletes: deletes.into(),
             groups,
             table: self.schema.clone(),
             projection: match scan.projection {
@@ -127,9 +135,11 @@ impl ShardTable {
     /// Rows in memory; nothing when there are none.
     fn memory(&self, scan: &Scan<'_>, partitions: usize) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let mut batches = Vec::new();
-        for chunk in self.versions.iter().flat_map(|v| &v.chunks) {
-            if let Some(batch) = chunk.visible(self.snapshot)? {
-                batches.push(self.shape(scan, &batch)?);
+        for version in &self.versions {
+            for chunk in &version.chunks {
+                if let Some(batch) = chunk.visible(&version.removed, self.snapshot)? {
+                    batches.push(self.shape(scan, &batch)?);
+                }
             }
         }
         let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();

@@ -57,7 +57,7 @@ async fn query(store: &ShardStore, def: &Arc<TableDef>, ts: u64, sql: &str) -> S
 async fn query_in(config: SessionConfig, store: &ShardStore, def: &Arc<TableDef>, ts: u64, sql: &str) -> String {
     let context = SessionContext::new_with_config(config);
     context
-        .register_table("t", shard_table(def.clone(), vec![store.clone()], Timestamp(ts)))
+        .register_table("t", shard_table(def.clone(), vec![store.clone()], Timestamp(ts), false))
         .unwrap();
     let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
     let text = pretty_format_batches(&batches).unwrap().to_string();
@@ -125,7 +125,7 @@ async fn filters_project_and_give_back_every_type() {
         "|3|"
     );
     let context = SessionContext::new();
-    let provider = shard_table(def.clone(), vec![store], Timestamp(99));
+    let provider = shard_table(def.clone(), vec![store], Timestamp(99), false);
     assert_eq!(provider.schema(), def.visible_schema());
     let frame = context.read_table(provider).unwrap();
     let batches = frame.collect().await.unwrap();
@@ -201,7 +201,7 @@ async fn scans_in_blocks_with_little_memory() {
     let scan = |config: SessionConfig, sql: &'static str| {
         let runtime = RuntimeEnvBuilder::new().with_memory_limit(3 << 20, 1.0);
         let context = SessionContext::new_with_config_rt(config, runtime.build_arc().unwrap());
-        let table = shard_table(def.clone(), vec![store.clone()], Timestamp(1));
+        let table = shard_table(def.clone(), vec![store.clone()], Timestamp(1), false);
         context.register_table("t", table).unwrap();
         async move { context.sql(sql).await.unwrap().collect().await }
     };
@@ -322,7 +322,7 @@ async fn damage_is_an_error_with_its_code() {
         std::fs::write(&segment.path, bytes).unwrap();
     }
     let frame = SessionContext::new()
-        .read_table(shard_table(def, vec![store], Timestamp(99)))
+        .read_table(shard_table(def, vec![store], Timestamp(99), false))
         .unwrap();
     let error = tessera_proto::Error::from(frame.collect().await.unwrap_err());
     assert_eq!(error.code, "XX001", "{error}");

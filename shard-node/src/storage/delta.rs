@@ -8,9 +8,10 @@
 //! Small commits would make a chunk per row. A new chunk takes in those before it that are not at least twice its size, as
 //! in a binary counter: about 60 chunks for 128 Ki rows, and a row is copied at most twelve times. Chunks are immutable.
 
+use crate::storage::deletes::DeleteVector;
 use crate::storage::statistics::ColumnSummary;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
-use datafusion::arrow::compute::{concat_batches, filter_record_batch};
+use datafusion::arrow::compute::{and, concat_batches, filter_record_batch};
 use datafusion::arrow::datatypes::DataType;
 use std::sync::{Arc, OnceLock};
 use tessera_proto::{Error, Result, Timestamp};
@@ -82,30 +83,38 @@ impl Chunk {
         }
     }
 
-    /// Whether one row is visible at `ts`.
-    pub fn is_visible(&self, row: usize, ts: Timestamp) -> bool {
+    /// The commit timestamp of one row.
+    pub fn cts_of(&self, row: usize) -> Timestamp {
         match &self.cts {
-            CommitTimes::All(all) => *all <= ts,
-            CommitTimes::Each { times, .. } => times.value(row) <= ts.0,
+            CommitTimes::All(all) => *all,
+            CommitTimes::Each { times, .. } => Timestamp(times.value(row)),
         }
     }
 
-    /// The rows visible at `ts`; `None` when there are none.
+    /// The rows visible at `ts` and not in `removed`, which is by position; `None` when there are none.
     ///
     /// # Errors
     /// XX000: Arrow could not filter.
-    pub fn visible(&self, ts: Timestamp) -> Result<Option<RecordBatch>> {
+    pub(crate) fn visible(&self, removed: &DeleteVector, ts: Timestamp) -> Result<Option<RecordBatch>> {
+        let internal = |e: datafusion::arrow::error::ArrowError| Error::internal(e.to_string());
         let (min, max) = self.cts_range();
-        match &self.cts {
-            _ if min > ts => Ok(None),
-            _ if max <= ts => Ok(Some(self.batch.clone())),
-            CommitTimes::All(_) => Ok(None),
-            CommitTimes::Each { times, .. } => {
-                let mask: BooleanArray = times.values().iter().map(|t| Some(*t <= ts.0)).collect();
-                filter_record_batch(&self.batch, &mask)
-                    .map(Some)
-                    .map_err(|e| Error::internal(e.to_string()))
-            }
+        if min > ts {
+            return Ok(None);
+        }
+        let mut mask = removed.alive(self.first..self.first + self.rows() as u64, ts);
+        if let CommitTimes::Each { times, .. } = &self.cts
+            && max > ts
+        {
+            let begun: BooleanArray = times.values().iter().map(|t| Some(*t <= ts.0)).collect();
+            mask = Some(match mask {
+                Some(alive) => and(&begun, &alive).map_err(internal)?,
+                None => begun,
+            });
+        }
+        let Some(mask) = mask else { return Ok(Some(self.batch.clone())) };
+        match mask.true_count() {
+            0 => Ok(None),
+            _ => filter_record_batch(&self.batch, &mask).map(Some).map_err(internal),
         }
     }
 
@@ -225,7 +234,7 @@ mod tests {
         for ts in [0, 1, 8, 9, 4_096, 4_097, 5_000, 9_999] {
             let visible: usize = chunks
                 .iter()
-                .filter_map(|c| c.visible(Timestamp(ts)).unwrap())
+                .filter_map(|c| c.visible(&DeleteVector::default(), Timestamp(ts)).unwrap())
                 .map(|b| b.num_rows())
                 .sum();
             assert_eq!(visible as u64, ts.min(5_000));

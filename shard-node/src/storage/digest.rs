@@ -10,6 +10,7 @@
 use crate::storage::values::for_each_value;
 use crate::storage::version::TableVersion;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use std::sync::Arc;
 use tessera_proto::table::TableDef;
 use tessera_proto::{Result, Timestamp};
 use xxhash_rust::xxh3::xxh3_128;
@@ -28,12 +29,12 @@ pub(crate) fn digest(def: &TableDef, version: &TableVersion, ts: Timestamp) -> R
     for segment in &version.segments {
         // Not needed for the sum: whoever verifies wants to know about every damaged byte.
         segment.check_keys()?;
-        for batch in segment.visible_rows(def, &columns, ts)? {
+        for batch in segment.visible_rows(def, &columns, version.deletes_of(segment).map(Arc::as_ref), ts)? {
             digest.add(batch?.columns())?;
         }
     }
     for chunk in &version.chunks {
-        if let Some(batch) = chunk.visible(ts)? {
+        if let Some(batch) = chunk.visible(&version.removed, ts)? {
             digest.add(&columns_by_name(def, &columns, &batch))?;
         }
     }

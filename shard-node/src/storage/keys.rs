@@ -127,40 +127,53 @@ pub(crate) fn duplicate_detail(def: &TableDef, columns: &[ArrayRef], row: usize)
     format!("Key ({})=({}) already exists.", names.join(", "), values.join(", "))
 }
 
-/// The keys of a table's delta and where the rows are: by position in the delta's unbroken row numbering.
+/// The keys of a table's delta and where the rows are: by position in the delta's unbroken row numbering. A row that was
+/// changed is there once for each change since the last seal.
 #[derive(Debug, Default)]
 pub(crate) struct DeltaKeys {
+    /// The newest position of each key.
     by_hash: HashMap<u64, (Box<[u8]>, u64)>,
+    /// From a position to the one before it of the same key.
+    older: HashMap<u64, u64>,
     /// Keys whose hash another key has: practically never.
     collided: Vec<(Box<[u8]>, u64)>,
 }
 
 impl DeltaKeys {
+    /// Adds a row. Positions ascend.
     pub fn insert(&mut self, key: &[u8], position: u64) {
         match self.by_hash.entry(hash_key(key)) {
             std::collections::hash_map::Entry::Vacant(slot) => {
                 slot.insert((key.into(), position));
             }
+            std::collections::hash_map::Entry::Occupied(mut slot) if *slot.get().0 == *key => {
+                let before = std::mem::replace(&mut slot.get_mut().1, position);
+                self.older.insert(position, before);
+            }
             std::collections::hash_map::Entry::Occupied(_) => self.collided.push((key.into(), position)),
         }
     }
 
-    /// The row's position.
-    pub fn get(&self, key: &[u8]) -> Option<u64> {
+    /// Positions of the rows that have or had this key, newest first.
+    pub fn positions(&self, key: &[u8]) -> Vec<u64> {
         match self.by_hash.get(&hash_key(key)) {
-            Some((found, position)) if **found == *key => Some(*position),
-            Some(_) => self
-                .collided
-                .iter()
-                .find(|(found, _)| **found == *key)
-                .map(|(_, position)| *position),
-            None => None,
+            Some((found, newest)) if **found == *key => {
+                std::iter::successors(Some(*newest), |at| self.older.get(at).copied()).collect()
+            }
+            Some(_) => {
+                let same = self.collided.iter().filter(|(found, _)| **found == *key);
+                let mut all: Vec<u64> = same.map(|(_, position)| *position).collect();
+                all.reverse();
+                all
+            }
+            None => vec![],
         }
     }
 
     /// Forgets rows below a position: they are in segments now.
     pub fn forget_below(&mut self, position: u64) {
         self.by_hash.retain(|_, (_, p)| *p >= position);
+        self.older.retain(|_, before| *before >= position);
         self.collided.retain(|(_, p)| *p >= position);
         // A collided key must not be orphaned behind an empty slot.
         for (key, p) in std::mem::take(&mut self.collided) {
@@ -168,14 +181,16 @@ impl DeltaKeys {
         }
     }
 
-    /// All keys with their hashes, ascending.
-    pub fn sorted(&self) -> Vec<(u64, Box<[u8]>)> {
-        let collided = self.collided.iter().map(|(key, _)| (hash_key(key), key.clone()));
+    /// Keys that `alive` says of their newest row that it is there, with their hashes, ascending.
+    pub fn sorted(&self, alive: impl Fn(u64) -> bool) -> Vec<(u64, Box<[u8]>)> {
+        let collided = self.collided.iter().map(|(key, p)| (hash_key(key), key, *p));
         let mut all: Vec<_> = self
             .by_hash
             .iter()
-            .map(|(hash, (key, _))| (*hash, key.clone()))
+            .map(|(hash, (key, p))| (*hash, key, *p))
             .chain(collided)
+            .filter(|(_, _, position)| alive(*position))
+            .map(|(hash, key, _)| (hash, key.clone()))
             .collect();
         all.sort_unstable();
         all
@@ -201,15 +216,16 @@ mod tests {
         // What a hash collision would leave behind.
         keys.collided.push((Box::from(&b"other"[..]), 70));
         keys.forget_below(60);
-        assert_eq!(
-            (
-                keys.get(&59u64.to_le_bytes()),
-                keys.get(&60u64.to_le_bytes()),
-                keys.get(b"other")
-            ),
-            (None, Some(60), Some(70))
-        );
-        assert_eq!(keys.sorted().len(), 41);
+        let of = |keys: &DeltaKeys, n: u64| keys.positions(&n.to_le_bytes());
+        assert_eq!((of(&keys, 59), of(&keys, 60)), (vec![], vec![60]));
+        assert_eq!(keys.positions(b"other"), [70]);
+        assert_eq!(keys.sorted(|_| true).len(), 41);
+        // Changed rows: newest first, and older ones go with their seal.
+        (100..103u64).for_each(|p| keys.insert(&60u64.to_le_bytes(), p));
+        assert_eq!(of(&keys, 60), [102, 101, 100, 60]);
+        keys.forget_below(101);
+        assert_eq!(of(&keys, 60), [102, 101]);
+        assert!(keys.sorted(|p| p != 102).is_empty());
     }
 
     #[test]

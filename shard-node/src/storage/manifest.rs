@@ -9,6 +9,7 @@
 //! copy in sled; it would only repeat this file.
 
 use crate::storage::Identity;
+use crate::storage::deletes_file::{self, DeletesMeta};
 use crate::storage::durable;
 use crate::storage::version::SegmentMeta;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,9 @@ pub struct Manifest {
     pub max_timestamp: Timestamp,
     /// All visible segments.
     pub segments: Vec<SegmentMeta>,
+    /// The file of their removed rows, under this number; none when no row is gone.
+    #[serde(default)]
+    pub deletes: Option<DeletesMeta>,
 }
 
 /// Why bytes are not a manifest that can be used.
@@ -64,6 +68,7 @@ impl Manifest {
             checkpoint: LogIndex(0),
             max_timestamp: Timestamp(0),
             segments: vec![],
+            deletes: None,
         }
     }
 
@@ -132,7 +137,8 @@ impl Manifest {
         serde_json::from_str(body).map_err(|e| Refused::Damaged(e.to_string()))
     }
 
-    /// Makes this the newest manifest of the folder; durable on return. Older ones are removed.
+    /// Makes this the newest manifest of the folder; durable on return. Older ones are removed. The file of removed rows, if it
+    /// has one, is there before.
     ///
     /// # Errors
     /// 53100 or 58030; the older manifest stands then.
@@ -143,6 +149,7 @@ impl Manifest {
                 tracing::warn!(%error, shard = %self.shard, "old manifest not removed");
             }
         }
+        deletes_file::remove_others(dir, self.sequence);
         Ok(())
     }
 }

@@ -11,17 +11,23 @@
 //! ```
 //!
 //! A row has one commit timestamp and is visible at a snapshot S when it is not above S. Readers take an immutable
-//! [`version::Version`]; nothing they hold ever changes. Not here: who may write (replication, transactions), and deletes.
+//! [`version::Version`]; nothing they hold ever changes. A row that is removed stays where it is; a delete vector says since when
+//! it is gone (deletes.rs), and the vectors of files are kept beside the manifest (deletes_file.rs).
+//!
+//! Not here: who may write (replication, transactions), and taking removed rows out of files.
 
 pub mod cache;
 pub(crate) mod checked_file;
 mod column_reader;
 pub(crate) mod columns;
+pub(crate) mod deletes;
+mod deletes_file;
 pub mod delta;
 mod digest;
 pub(crate) mod durable;
 pub mod identity;
 mod keys;
+mod locate;
 pub mod manifest;
 mod point_read;
 mod seal;
@@ -35,6 +41,8 @@ mod snapshot;
 pub mod staging;
 pub(crate) mod statistics;
 #[cfg(test)]
+mod change_tests;
+#[cfg(test)]
 pub(crate) mod test_tables;
 #[cfg(test)]
 mod tests;
@@ -47,6 +55,7 @@ pub use cache::MetadataCache;
 pub use column_reader::Access;
 pub(crate) use column_reader::ZoneMap;
 pub use columns::ColumnCache;
+pub(crate) use deletes::DeleteVector;
 pub use identity::Identity;
 pub use shard_store::{ShardStore, Write};
 pub use snapshot::SnapshotManifest;

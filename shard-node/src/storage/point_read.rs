@@ -1,13 +1,14 @@
 //! Rows by key without DataFusion: the delta's key index, then the sidecars.
 //!
 //! ```text
-//!   keys ──▶ delta index ──▶ chunk, row          found: gather
+//!   keys ──▶ delta index, newest first ──▶ chunk, row          the one visible: gather
 //!        └─▶ sidecar of each segment ──▶ rows ──▶ one page per column, key compared     found: gather
 //! ```
 
 use crate::storage::column_reader::Access;
 use crate::storage::digest::columns_by_name;
-use crate::storage::keys::{DeltaKeys, for_each_key, hash_key};
+use crate::storage::keys::hash_key;
+use crate::storage::locate::Located;
 use crate::storage::version::{Segment, TableVersion};
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt64Array};
 use datafusion::arrow::compute::{concat_batches, take_record_batch};
@@ -18,21 +19,8 @@ use tessera_proto::table::TableDef;
 use tessera_proto::token::canonical_keys;
 use tessera_proto::{Error, Result, Timestamp};
 
-/// A key's canonical bytes, and its row's position in the delta if it is there.
-pub(crate) type Located = (Box<[u8]>, Option<u64>);
-
-/// Looks keys up in the delta.
-///
-/// # Errors
-/// A column type that cannot be a key.
-pub(crate) fn locate(keys: &[ArrayRef], delta: Option<&DeltaKeys>) -> Result<Vec<Located>> {
-    let mut found = Vec::new();
-    for_each_key(keys, |_, key| found.push((key.into(), delta.and_then(|d| d.get(key)))))?;
-    Ok(found)
-}
-
-/// The rows of `version` (taken after [`locate`], so that what moved to a segment meanwhile is found there); `None` when
-/// `access` does not reach them.
+/// The rows of `version`, which was taken after the keys were located, so that what moved to a segment meanwhile is found there;
+/// `None` when `access` does not reach them.
 ///
 /// # Errors
 /// 08P01 for columns that do not exist; XX001 or 58030 when segments cannot be read.
@@ -40,13 +28,14 @@ pub(crate) fn read(
     def: &TableDef,
     version: &TableVersion,
     ts: Timestamp,
-    keys: &[Located],
+    keys: &Located,
     projection: &[usize],
     access: Access,
 ) -> Result<Option<RecordBatch>> {
     let schema = result_schema(def, projection)?;
     let mut search = Search {
         def,
+        version,
         ts,
         keys,
         projection,
@@ -54,13 +43,17 @@ pub(crate) fn read(
         missing: vec![],
         pieces: BTreeMap::new(),
     };
-    for (at, (key, position)) in keys.iter().enumerate() {
-        match position.and_then(|p| chunk_row(version, p)) {
-            Some((chunk, row)) if chunk.is_visible(row, ts) => {
+    for (at, (key, positions)) in keys.iter().enumerate() {
+        let visible = positions.iter().find_map(|position| {
+            let (chunk, row) = version.chunk_row(*position)?;
+            (chunk.cts_of(row) <= ts && !version.removed.is_deleted(*position, ts)).then_some((chunk, row))
+        });
+        match visible {
+            Some((chunk, row)) => {
                 let columns = columns_by_name(def, projection, &chunk.batch.slice(row, 1));
                 search.pieces.insert(at, reshape(&search.schema, columns)?);
             }
-            Some(_) => {}
+            // A snapshot before the last changes may see the row as it is in a file.
             None => search.missing.push((hash_key(key), at)),
         }
     }
@@ -80,8 +73,9 @@ pub(crate) fn read(
 /// A point read under way.
 struct Search<'a> {
     def: &'a TableDef,
+    version: &'a TableVersion,
     ts: Timestamp,
-    keys: &'a [Located],
+    keys: &'a Located,
     projection: &'a [usize],
     schema: SchemaRef,
     /// Keys not found yet: hash and position in `keys`, sorted.
@@ -98,6 +92,7 @@ impl Search<'_> {
         };
         let mut found: Vec<(u32, usize)> = candidates
             .into_iter()
+            .filter(|(_, row)| !self.version.is_deleted(segment, *row, self.ts))
             .map(|(at, row)| (row, self.missing[at].1))
             .collect();
         if found.is_empty() {
@@ -118,16 +113,14 @@ impl Search<'_> {
         let stored = canonical_keys(&batch.columns()[..key_columns])?;
         for (row, at) in found {
             let Ok(place) = rows.binary_search(&row) else { continue };
-            if stored[place] != self.keys[at].0 {
+            if stored[place] != self.keys[at].0 || times[place] > self.ts {
                 continue;
             }
             self.missing.retain(|(_, m)| *m != at);
-            if times[place] <= self.ts {
-                let one = take_record_batch(&batch, &UInt64Array::from(vec![place as u64]))
-                    .map_err(|e| Error::internal(e.to_string()))?;
-                self.pieces
-                    .insert(at, reshape(&self.schema, one.columns()[key_columns..].to_vec())?);
-            }
+            let one = take_record_batch(&batch, &UInt64Array::from(vec![place as u64]))
+                .map_err(|e| Error::internal(e.to_string()))?;
+            self.pieces
+                .insert(at, reshape(&self.schema, one.columns()[key_columns..].to_vec())?);
         }
         Ok(Some(()))
     }
@@ -151,11 +144,4 @@ fn result_schema(def: &TableDef, projection: &[usize]) -> Result<SchemaRef> {
 fn reshape(schema: &SchemaRef, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(1));
     RecordBatch::try_new_with_options(schema.clone(), columns, &options).map_err(|e| Error::internal(e.to_string()))
-}
-
-fn chunk_row(version: &TableVersion, position: u64) -> Option<(&crate::storage::delta::Chunk, usize)> {
-    let at = version.chunks.partition_point(|c| c.first <= position).checked_sub(1)?;
-    let chunk = &version.chunks[at];
-    let row = (position - chunk.first) as usize;
-    (row < chunk.rows()).then_some((chunk.as_ref(), row))
 }

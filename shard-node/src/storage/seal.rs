@@ -2,14 +2,16 @@
 //!
 //! ```text
 //!   1 freeze    chunks so far are marked; new rows go behind them                 (apply lock, no I/O)
-//!   2 write     frozen chunks sorted -> segments, fsynced
-//!   3 manifest  segments of the frozen version + the new ones, checkpoint = its log entry
-//!   4 publish   new version: frozen chunks out, new segments in                   (apply lock, no I/O)
+//!   2 write     frozen chunks sorted -> segments, fsynced; rows that are gone too: older snapshots see them
+//!   3 manifest  segments of the frozen version + the new ones, their removed rows, checkpoint = its log entry
+//!   4 publish   new version: frozen chunks out, new segments in, removals since 1 follow their rows     (apply lock, no I/O)
 //! ```
 //!
 //! A crash before 3 loses nothing: the log replays, the files are swept. Segments that became visible after 1 are not in
 //! this manifest, because their log entry is above its checkpoint and will be replayed.
 
+use crate::storage::deletes::{DeleteVector, Deleted};
+use crate::storage::deletes_file::{self, Deletes, DeletesMeta};
 use crate::storage::delta::Chunk;
 use crate::storage::durable;
 use crate::storage::keys::order_columns;
@@ -33,6 +35,29 @@ pub type Tables<'a> = dyn Fn(TableId) -> Option<Arc<TableDef>> + 'a;
 /// Rows given to the encoder at a time.
 const WRITE_ROWS: usize = 8_192;
 
+/// A segment of rows that were in memory.
+struct Sealed {
+    segment: Arc<Segment>,
+    /// Position of the first of them in the delta.
+    first: u64,
+    /// The row in the file of each position from there on.
+    rows: Vec<u32>,
+}
+
+impl Sealed {
+    /// Those of the removed rows that are in this segment, where they are now.
+    fn moved(&self, removed: &DeleteVector) -> Vec<Deleted> {
+        let positions = self.first..self.first + self.rows.len() as u64;
+        let moved = removed.within(&positions).map(|deleted| Deleted {
+            row: self.rows[(deleted.row - self.first) as usize].into(),
+            ..deleted
+        });
+        moved.collect()
+    }
+}
+
+type Written = BTreeMap<TableId, Vec<Sealed>>;
+
 impl Inner {
     /// See [`crate::storage::ShardStore::seal`]. The caller holds the manifest.
     pub(super) fn seal(&self, manifest: &mut Manifest, tables: &Tables<'_>) -> Result<Option<LogIndex>> {
@@ -40,21 +65,37 @@ impl Inner {
         if frozen.applied <= manifest.checkpoint {
             return Ok(None);
         }
-        let mut written: BTreeMap<TableId, Vec<Arc<Segment>>> = BTreeMap::new();
+        let mut written = Written::new();
         let result = self.write_frozen(&frozen, tables, &mut written).and_then(|()| {
-            let next = self.next_manifest(manifest, &frozen, tables, &written);
-            next.store(&self.dir).map(|()| next)
+            let mut next = self.next_manifest(manifest, &frozen, tables, &written);
+            self.store_manifest(&mut next, &removed_rows(&frozen, &written))
+                .map(|()| next)
         });
         match result {
             Ok(next) => *manifest = next,
             Err(error) => {
-                written.values().flatten().for_each(|s| remove_segment_files(&s.path));
+                let files = written.values().flatten();
+                files.for_each(|s| remove_segment_files(&s.segment.path));
                 return Err(error);
             }
         }
         self.checkpoint.store(frozen.applied.0, Ordering::Release);
         self.publish_sealed(&frozen, &written, tables);
         Ok(Some(frozen.applied))
+    }
+
+    /// Makes a manifest and the removed rows of its segments durable.
+    ///
+    /// # Errors
+    /// 53100 or 58030: the older ones stand then.
+    pub(super) fn store_manifest(&self, manifest: &mut Manifest, deletes: &Deletes) -> Result<()> {
+        let bytes = deletes_file::encode(deletes);
+        manifest.deletes = None;
+        if !bytes.is_empty() {
+            deletes_file::store(&self.dir, manifest.sequence, &bytes)?;
+            manifest.deletes = Some(DeletesMeta::of(&bytes));
+        }
+        manifest.store(&self.dir)
     }
 
     /// Marks all chunks so far; returns that version.
@@ -74,7 +115,7 @@ impl Inner {
         &self,
         frozen: &Version,
         tables: &Tables<'_>,
-        written: &mut BTreeMap<TableId, Vec<Arc<Segment>>>,
+        written: &mut Written,
     ) -> Result<()> {
         for (id, table) in &frozen.tables {
             let Some(def) = tables(*id).filter(|_| !table.chunks.is_empty()) else {
@@ -89,7 +130,7 @@ impl Inner {
     }
 
     /// One segment of all rows of these chunks.
-    fn write_segment(&self, def: &Arc<TableDef>, chunks: &[Arc<Chunk>]) -> Result<Arc<Segment>> {
+    fn write_segment(&self, def: &Arc<TableDef>, chunks: &[Arc<Chunk>]) -> Result<Sealed> {
         let internal = |e: datafusion::arrow::error::ArrowError| Error::internal(format!("sealing rows: {e}"));
         let conformed = chunks
             .iter()
@@ -119,7 +160,15 @@ impl Inner {
             max_cts: max,
             ..SegmentMeta::new(def.id, &segment, min)
         };
-        Segment::open(&self.segments, meta, &self.cache)
+        let mut rows = vec![0; order.len()];
+        for (row, before) in (0..).zip(order.values()) {
+            rows[*before as usize] = row;
+        }
+        Ok(Sealed {
+            segment: Segment::open(&self.segments, meta, &self.cache)?,
+            first: chunks.first().map_or(0, |c| c.first),
+            rows,
+        })
     }
 
     fn next_manifest(
@@ -127,7 +176,7 @@ impl Inner {
         old: &Manifest,
         frozen: &Version,
         tables: &Tables<'_>,
-        written: &BTreeMap<TableId, Vec<Arc<Segment>>>,
+        written: &Written,
     ) -> Manifest {
         let kept = frozen
             .tables
@@ -138,12 +187,15 @@ impl Inner {
             sequence: old.sequence + 1,
             checkpoint: frozen.applied,
             max_timestamp: frozen.max_timestamp,
-            segments: kept.chain(written.values().flatten()).map(|s| s.meta.clone()).collect(),
+            segments: kept
+                .chain(written.values().flatten().map(|s| &s.segment))
+                .map(|s| s.meta.clone())
+                .collect(),
             ..old.clone()
         }
     }
 
-    fn publish_sealed(&self, frozen: &Version, written: &BTreeMap<TableId, Vec<Arc<Segment>>>, tables: &Tables<'_>) {
+    fn publish_sealed(&self, frozen: &Version, written: &Written, tables: &Tables<'_>) {
         let apply = self.apply.lock();
         let mut next = Version::clone(&self.version.load());
         for (id, sealed) in &frozen.tables {
@@ -151,7 +203,13 @@ impl Inner {
             let table = Arc::make_mut(table);
             table.chunks.drain(..sealed.chunks.len().min(table.chunks.len()));
             table.frozen = 0;
-            table.segments.extend(written.get(id).into_iter().flatten().cloned());
+            table.unsealed_removals -= sealed.unsealed_removals.min(table.unsealed_removals);
+            let removed = table.removed.clone();
+            for moved in written.get(id).into_iter().flatten() {
+                table.segments.push(moved.segment.clone());
+                table.delete_in(&moved.segment, moved.moved(&removed));
+            }
+            table.removed = removed.without_below(sealed.next_position);
         }
         self.version.store(Arc::new(next));
         drop(apply);
@@ -179,6 +237,24 @@ impl Inner {
             .flat_map(|t: &Arc<TableVersion>| &t.segments)
             .for_each(|s| s.doom());
     }
+}
+
+/// Removed rows of all files of a manifest: what the frozen version knows, also of rows that are in files only now.
+fn removed_rows(frozen: &Version, written: &Written) -> Deletes {
+    let mut deletes = Deletes::new();
+    for (id, table) in &frozen.tables {
+        for segment in &table.segments {
+            if let Some(rows) = table.deletes_of(segment) {
+                deletes.insert(segment.meta.file.clone(), rows.sorted());
+            }
+        }
+        for sealed in written.get(id).into_iter().flatten() {
+            let mut rows = sealed.moved(&table.removed);
+            rows.sort_unstable();
+            deletes.insert(sealed.segment.meta.file.clone(), rows);
+        }
+    }
+    deletes
 }
 
 /// Runs of chunks that fit one segment; a chunk is never split (the largest is one inline write).

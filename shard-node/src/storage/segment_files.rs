@@ -8,7 +8,7 @@
 use crate::storage::checked_file::{HashingFile, Written};
 use crate::storage::segment::write_sidecar;
 use crate::storage::version::remove_segment_files;
-use crate::storage::{ShardStore, durable, segment_reader};
+use crate::storage::{ShardStore, deletes_file, durable, segment_reader};
 use bytes::Bytes;
 use std::collections::HashSet;
 use std::fs::File;
@@ -61,6 +61,10 @@ impl ShardStore {
     /// # Errors
     /// XX001 when a file is damaged, cut or gone; 58030.
     pub fn check(&self) -> Result<()> {
+        {
+            let manifest = self.inner.manifest.lock();
+            deletes_file::load(&self.inner.dir, manifest.sequence, manifest.deletes.as_ref())?;
+        }
         let version = self.version();
         version
             .tables

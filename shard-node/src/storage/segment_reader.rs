@@ -4,6 +4,7 @@
 
 use crate::storage::checked_file::CheckedFile;
 use crate::storage::column_reader::{Access, BLOCK_ROWS, alone};
+use crate::storage::deletes::DeleteVector;
 use crate::storage::keys::{for_each_key, hash_key};
 use crate::storage::segment::{self, CTS_COLUMN, KEY_ENTRY};
 use crate::storage::sidecar;
@@ -28,7 +29,7 @@ use tessera_proto::{Error, Result, Timestamp};
 const BATCH_ROWS: usize = 8_192;
 
 impl Segment {
-    /// The rows visible at `ts`, with these columns of the table, in file order.
+    /// The rows visible at `ts` and not in `deletes`, with these columns of the table, in file order.
     ///
     /// # Errors
     /// XX001 or 58030; also items may fail so.
@@ -36,6 +37,7 @@ impl Segment {
         &self,
         def: &TableDef,
         columns: &[usize],
+        deletes: Option<&DeleteVector>,
         ts: Timestamp,
     ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch>> + '_>> {
         if self.meta.min_cts > ts {
@@ -44,9 +46,13 @@ impl Segment {
         let wanted = self.wanted(def, columns, self.meta.max_cts > ts)?;
         let builder = self.builder()?;
         let reader = build(builder, &wanted.names, &self.path)?;
+        let deletes = deletes.cloned().unwrap_or_default();
+        let mut first = 0;
         Ok(Box::new(reader.map(move |batch| {
             let batch = batch.map_err(|e| damaged(&self.path, &e.to_string()))?;
-            wanted.assemble(&batch, ts)
+            let rows = first..first + batch.num_rows() as u64;
+            first = rows.end;
+            wanted.assemble(&batch, deletes.alive(rows, ts), ts)
         })))
     }
 
@@ -156,8 +162,8 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// A batch as read from the file in the wanted shape, and only its rows visible at `ts`.
-    fn assemble(&self, batch: &RecordBatch, ts: Timestamp) -> Result<RecordBatch> {
+    /// A batch as read from the file in the wanted shape, and only its rows visible at `ts` and `alive`.
+    fn assemble(&self, batch: &RecordBatch, alive: Option<BooleanArray>, ts: Timestamp) -> Result<RecordBatch> {
         let columns = self
             .schema
             .fields()
@@ -170,14 +176,17 @@ impl Wanted {
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let shaped = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
             .map_err(|e| Error::internal(e.to_string()))?;
+        let filter = |mask: &BooleanArray| filter_record_batch(&shaped, mask).map_err(|e| Error::internal(e.to_string()));
         let Some(times) = batch
             .column_by_name(CTS_COLUMN)
             .and_then(|c| c.as_primitive_opt::<UInt64Type>())
         else {
-            return Ok(shaped);
+            return alive.as_ref().map_or_else(|| Ok(shaped.clone()), filter);
         };
-        let mask: BooleanArray = times.values().iter().map(|t| Some(*t <= ts.0)).collect();
-        filter_record_batch(&shaped, &mask).map_err(|e| Error::internal(e.to_string()))
+        let there = |row: usize| alive.as_ref().is_none_or(|a| a.value(row));
+        let visible = times.values().iter().enumerate();
+        let mask: BooleanArray = visible.map(|(row, t)| Some(*t <= ts.0 && there(row))).collect();
+        filter(&mask)
     }
 }
 

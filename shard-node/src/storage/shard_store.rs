@@ -7,11 +7,13 @@
 //!
 //! Two locks: `manifest` serialises what changes files (seal, drop, snapshots; held for long), `apply` what publishes a
 //! version (held for microseconds), taken in this order. Work is in the neighbours: seal.rs, snapshot.rs, segment_files.rs, unique.rs,
-//! point_read.rs, digest.rs, statistics.rs. Not here: deletes and updates, they need delete vectors.
+//! locate.rs, point_read.rs, digest.rs, statistics.rs. An update is a removal and an addition in one entry.
 
 use crate::storage::cache::MetadataCache;
+use crate::storage::deletes::Deleted;
 use crate::storage::delta::{self, KEY_BYTES};
 use crate::storage::keys::{DeltaKeys, for_each_key, key_columns};
+use crate::storage::locate::{self, Living, Place};
 use crate::storage::manifest::Manifest;
 use crate::storage::seal::Tables;
 use crate::storage::segment_files::check_file_name;
@@ -20,11 +22,11 @@ use crate::storage::staging::{StageWriter, conform};
 use crate::storage::statistics::TableSummary;
 use crate::storage::unique::{self, InlineKeys};
 use crate::storage::version::{Segment, SegmentMeta, TableVersion, Version};
-use crate::storage::{Access, Identity, SnapshotManifest, digest, durable, point_read};
+use crate::storage::{Access, Identity, SnapshotManifest, deletes_file, digest, durable, point_read};
 use arc_swap::ArcSwap;
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use parking_lot::{Mutex, RwLock};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,9 +34,16 @@ use tessera_proto::table::TableDef;
 use tessera_proto::token::canonical_keys;
 use tessera_proto::{Error, LogIndex, Result, ShardId, TableId, Timestamp, v1};
 
-/// Rows that one transaction adds to one table in one shard.
+/// What one transaction changes in one table in one shard.
 #[derive(Debug, Clone)]
 pub enum Write {
+    /// Rows that go, by their keys; before any that come.
+    Removed {
+        /// The table.
+        table: Arc<TableDef>,
+        /// Its row key columns, in key order.
+        keys: RecordBatch,
+    },
     /// Carried in the log entry: all columns of the table in its order, hidden ones included.
     Rows {
         /// The table.
@@ -87,7 +96,9 @@ impl ShardStore {
         durable::create_dir(&segments)?;
         durable::sync_dir(&dir)?;
         let manifest = Manifest::load(&dir, shard, identity)?;
-        let version = ArcSwap::from_pointee(open_version(&segments, &manifest, &cache)?);
+        let deletes = deletes_file::load(&dir, manifest.sequence, manifest.deletes.as_ref())?;
+        let version = open_version(&segments, &manifest, &deletes_file::decode(&deletes)?, &cache)?;
+        let version = ArcSwap::from_pointee(version);
         let inner = Inner {
             shard,
             dir,
@@ -127,20 +138,69 @@ impl ShardStore {
         self.inner.version.load().max_timestamp
     }
 
-    /// Makes rows visible at `ts`; nothing happens when `index` is not above [`Self::applied`].
+    /// Makes rows visible at `ts`, and others invisible; nothing happens when `index` is not above [`Self::applied`].
+    /// Blocking where rows go: where they are is read from files.
     ///
     /// # Errors
-    /// XX001 when a staged segment is missing or not the one that was staged; then nothing was applied.
+    /// XX001 when a staged segment is missing or not the one that was staged, or a row that goes is not there; then nothing
+    /// was applied.
     pub fn apply(&self, index: LogIndex, ts: Timestamp, writes: &[Write]) -> Result<()> {
-        let _apply = self.inner.apply.lock();
-        let mut next = Version::clone(&self.inner.version.load());
-        if index <= next.applied {
-            return Ok(());
+        loop {
+            if index <= self.applied() {
+                return Ok(());
+            }
+            let going = self.going(writes)?;
+            let _apply = self.inner.apply.lock();
+            let mut next = Version::clone(&self.inner.version.load());
+            // A seal may have moved rows to a file meanwhile.
+            if going.iter().all(|(table, living)| is_in(&next, *table, living)) {
+                remove(&mut next, &going, ts);
+                return self.add(next, index, ts, writes);
+            }
         }
+    }
+
+    /// Rows that writes remove, by table; none of a table that was dropped here meanwhile.
+    fn going(&self, writes: &[Write]) -> Result<Vec<(TableId, Vec<Living>)>> {
+        let mut going = Vec::new();
+        for write in writes {
+            if let Write::Removed { table, keys } = write
+                && self.inner.version.load().tables.contains_key(&table.id)
+            {
+                let living: Option<Vec<Living>> = self.living(table, keys.columns())?.into_iter().collect();
+                let living = living.ok_or_else(|| {
+                    Error::corrupt(format!("a row of table \"{}\" that a log entry removes is not there", table.name))
+                })?;
+                going.push((table.id, living));
+            }
+        }
+        Ok(going)
+    }
+
+    /// The rows with these keys that are there now. Blocking.
+    fn living(&self, table: &TableDef, keys: &[ArrayRef]) -> Result<Vec<Option<Living>>> {
+        let located = locate::in_delta(keys, self.inner.keys.read().get(&table.id))?;
+        let version = self.table_version(table.id);
+        locate::living(table, &version, keys, &located)
+    }
+
+    /// Whether all rows that a write removes are there and were committed at `read_at` or before. Blocking.
+    ///
+    /// # Errors
+    /// XX001 or 58030 when segments cannot be read.
+    pub fn unchanged_since(&self, write: &Write, read_at: Timestamp) -> Result<bool> {
+        let Write::Removed { table, keys } = write else { return Ok(true) };
+        let living = self.living(table, keys.columns())?;
+        Ok(living.iter().all(|row| row.as_ref().is_some_and(|row| row.cts <= read_at)))
+    }
+
+    /// Publishes `next` with the rows that come; the caller holds the apply lock.
+    fn add(&self, mut next: Version, index: LogIndex, ts: Timestamp, writes: &[Write]) -> Result<()> {
         let mut added = Vec::new();
         for write in writes {
             let table = Arc::make_mut(next.tables.entry(write.table().id).or_default());
             match write {
+                Write::Removed { .. } => {}
                 Write::Rows { table: def, batch } => {
                     let batch = conform(def, batch)?;
                     if batch.num_rows() == 0 {
@@ -188,46 +248,47 @@ impl ShardStore {
         }
     }
 
-    /// Detail of the first key that exists already, in this shard (any version) or twice in the write itself. Blocking:
-    /// reads sidecars; for staged writes call it off the async threads.
+    /// Detail of the first key that a row has already, in this shard as of now or twice in the write itself. Rows with the
+    /// canonical keys `removed` go in the same transaction and do not count. Blocking: reads sidecars.
     ///
     /// # Errors
     /// 23502 for NULL in a NOT NULL column; XX001 or 58030 when segments cannot be read.
-    pub fn unique_conflict(&self, write: &Write) -> Result<Option<String>> {
+    pub fn unique_conflict(&self, write: &Write, removed: &HashSet<Box<[u8]>>) -> Result<Option<String>> {
         let table = write.table();
         // Keys in memory first, then the version: what a seal moves in between is then in both. The lock on the keys is
         // not kept while files are read, because applies wait for it.
         match write {
+            Write::Removed { .. } => Ok(None),
             Write::Rows { table: def, batch } => {
                 let rows = InlineKeys::new(def, &conform(def, batch)?)?;
-                if let Some(detail) = rows.conflict_in_memory(self.inner.keys.read().get(&table.id)) {
+                if let Some(detail) = rows.conflict_inside() {
                     return Ok(Some(detail));
                 }
-                rows.conflict_in_segments(&self.segments_of(table.id))
+                let located = locate::in_delta(rows.columns(), self.inner.keys.read().get(&table.id))?;
+                rows.conflict_with(&self.table_version(table.id), &located, removed)
             }
             Write::Staged { table: def, segments } => {
                 let staged = segments
                     .iter()
                     .map(|s| self.open_staged(def.id, s, Timestamp(0)))
                     .collect::<Result<Vec<_>>>()?;
+                // Who writes staged rows has the whole table locked: only a seal may come between these two versions.
+                let before = self.table_version(table.id);
+                let alive = |position| before.chunk_row(position).is_some() && before.removed.since(position).is_none();
                 let in_memory = self
                     .inner
                     .keys
                     .read()
                     .get(&table.id)
-                    .map_or_else(Vec::new, DeltaKeys::sorted);
-                unique::staged_conflict(def, &staged, &in_memory, &self.segments_of(table.id))
+                    .map_or_else(Vec::new, |keys| keys.sorted(alive));
+                unique::staged_conflict(def, &staged, &in_memory, &self.table_version(table.id))
             }
         }
     }
 
-    fn segments_of(&self, table: TableId) -> Vec<Arc<Segment>> {
-        self.inner
-            .version
-            .load()
-            .tables
-            .get(&table)
-            .map_or_else(Vec::new, |t| t.segments.clone())
+    /// The present state of one table; empty when it has no rows.
+    fn table_version(&self, table: TableId) -> Arc<TableVersion> {
+        self.inner.version.load().tables.get(&table).cloned().unwrap_or_default()
     }
 
     /// Canonical row keys of an inline write, for the lock table; empty for staged writes.
@@ -236,6 +297,7 @@ impl ShardStore {
     /// A column type that cannot be a key.
     pub fn keys(&self, write: &Write) -> Result<Vec<Box<[u8]>>> {
         match write {
+            Write::Removed { keys, .. } => canonical_keys(keys.columns()),
             Write::Rows { table, batch } => canonical_keys(&key_columns(table, batch)?),
             Write::Staged { .. } => Ok(vec![]),
         }
@@ -246,11 +308,12 @@ impl ShardStore {
         StageWriter::new(&self.inner.segments, table.clone())
     }
 
-    /// Rows and bytes in memory only: seal above 128 Ki rows or 32 MiB.
+    /// Rows and bytes in memory only, and removals that no manifest has: seal above 128 Ki rows or 32 MiB.
     pub fn delta_size(&self) -> (usize, usize) {
         let version = self.inner.version.load();
+        let removals: usize = version.tables.values().map(|t| t.unsealed_removals).sum();
         let chunks = version.tables.values().flat_map(|t| &t.chunks);
-        chunks.fold((0, 0), |(rows, bytes), c| {
+        chunks.fold((removals, removals * size_of::<Deleted>()), |(rows, bytes), c| {
             (rows + c.rows(), bytes + c.bytes() + c.rows() * KEY_BYTES)
         })
     }
@@ -322,17 +385,8 @@ impl ShardStore {
                 keys.num_columns()
             )));
         }
-        let located = point_read::locate(keys.columns(), self.inner.keys.read().get(&table.id))?;
-        let version = self.version();
-        let empty = Arc::default();
-        point_read::read(
-            table,
-            version.tables.get(&table.id).unwrap_or(&empty),
-            ts,
-            &located,
-            projection,
-            access,
-        )
+        let located = locate::in_delta(keys.columns(), self.inner.keys.read().get(&table.id))?;
+        point_read::read(table, &self.table_version(table.id), ts, &located, projection, access)
     }
 
     /// Tables that have rows here.
@@ -353,7 +407,10 @@ impl ShardStore {
                 ..manifest.clone()
             };
             next.segments.retain(|s| s.table != table);
-            next.store(&self.inner.dir)?;
+            let removed = deletes_file::load(&self.inner.dir, manifest.sequence, manifest.deletes.as_ref())?;
+            let mut removed = deletes_file::decode(&removed)?;
+            removed.retain(|file, _| next.segments.iter().any(|s| s.file == *file));
+            self.inner.store_manifest(&mut next, &removed)?;
             *manifest = next;
         }
         self.inner.forget_table(table);
@@ -365,7 +422,39 @@ impl Write {
     /// The table written to.
     pub fn table(&self) -> &Arc<TableDef> {
         match self {
-            Self::Rows { table, .. } | Self::Staged { table, .. } => table,
+            Self::Removed { table, .. } | Self::Rows { table, .. } | Self::Staged { table, .. } => table,
+        }
+    }
+}
+
+/// Whether rows in memory are still there.
+fn is_in(version: &Version, table: TableId, rows: &[Living]) -> bool {
+    let Some(table) = version.tables.get(&table) else { return true };
+    rows.iter().all(|row| match row.place {
+        Place::Delta(position) => table.chunk_row(position).is_some(),
+        Place::Segment(..) => true,
+    })
+}
+
+/// Marks rows as gone. A table that was dropped meanwhile has none.
+fn remove(version: &mut Version, going: &[(TableId, Vec<Living>)], ts: Timestamp) {
+    for (table, rows) in going {
+        let Some(table) = version.tables.get_mut(table) else { continue };
+        let table = Arc::make_mut(table);
+        table.unsealed_removals += rows.len();
+        let (mut in_memory, mut in_files) = (vec![], HashMap::new());
+        for row in rows {
+            match &row.place {
+                Place::Delta(position) => in_memory.push(Deleted { row: *position, ts }),
+                Place::Segment(segment, row) => {
+                    let (_, rows) = in_files.entry(segment.number).or_insert_with(|| (segment, vec![]));
+                    rows.push(Deleted { row: (*row).into(), ts });
+                }
+            }
+        }
+        table.removed.add(in_memory);
+        for (segment, rows) in in_files.into_values() {
+            table.delete_in(segment, rows);
         }
     }
 }

@@ -2,8 +2,12 @@
 //!
 //! ```text
 //!   ahead   seal ─▶ SnapshotManifest { manifest, files } ── files by install_segment ──▶  behind   install_snapshot
+//!
+//!   bytes of `manifest`:  length u64 LE | MANIFEST | DELETES
 //! ```
 
+use crate::storage::deletes::DeleteVector;
+use crate::storage::deletes_file::{self, Deletes};
 use crate::storage::durable;
 use crate::storage::manifest::Manifest;
 use crate::storage::shard_store::Inner;
@@ -45,16 +49,25 @@ impl Inner {
             )));
         }
         Ok(SnapshotManifest {
-            manifest: manifest.to_bytes()?.into(),
+            manifest: self.pack(manifest)?.into(),
             checkpoint: manifest.checkpoint,
             files: manifest.segments.iter().map(SegmentMeta::to_ref).collect(),
             _pins: pins,
         })
     }
 
+    /// A manifest and the removed rows of its segments.
+    fn pack(&self, manifest: &Manifest) -> Result<Vec<u8>> {
+        let head = manifest.to_bytes()?;
+        let mut bytes = (head.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(head);
+        bytes.extend(deletes_file::load(&self.dir, manifest.sequence, manifest.deletes.as_ref())?);
+        Ok(bytes)
+    }
+
     /// See [`crate::storage::ShardStore::install_snapshot`].
     pub(super) fn install(&self, mine: &mut Manifest, bytes: &[u8]) -> Result<LogIndex> {
-        let theirs = Manifest::parse(bytes).map_err(|why| Error::protocol(format!("malformed snapshot: {why}")))?;
+        let (theirs, deletes) = unpack(bytes)?;
         if theirs.cluster_id != mine.cluster_id || theirs.shard != mine.shard {
             return Err(Error::protocol(format!(
                 "snapshot is of shard {} of cluster \"{}\"",
@@ -65,13 +78,13 @@ impl Inner {
             super::segment_files::check_file_name(&segment.file)?;
         }
         durable::sync_dir(&self.segments)?;
-        let version = open_version(&self.segments, &theirs, &self.cache)?;
-        let next = Manifest {
+        let version = open_version(&self.segments, &theirs, &deletes, &self.cache)?;
+        let mut next = Manifest {
             disk: mine.disk.clone(),
             sequence: mine.sequence + 1,
             ..theirs
         };
-        next.store(&self.dir)?;
+        self.store_manifest(&mut next, &deletes)?;
         *mine = next;
         self.checkpoint.store(mine.checkpoint.0, Ordering::Release);
         let apply = self.apply.lock();
@@ -89,18 +102,44 @@ impl Inner {
     }
 }
 
+/// The inverse of [`Inner::pack`]; input may be anything.
+fn unpack(bytes: &[u8]) -> Result<(Manifest, Deletes)> {
+    let malformed = |why: &str| Error::protocol(format!("malformed snapshot: {why}"));
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(|| malformed("too short"))?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+    let (head, deletes) = rest.split_at_checked(length).ok_or_else(|| malformed("too short"))?;
+    let manifest = Manifest::parse(head).map_err(|why| malformed(&why.to_string()))?;
+    match &manifest.deletes {
+        Some(meta) => meta.check(deletes).map_err(|e| malformed(&e.message))?,
+        None if deletes.is_empty() => {}
+        None => return Err(malformed("removed rows that its manifest does not know")),
+    }
+    let deletes = deletes_file::decode(deletes).map_err(|e| malformed(&e.message))?;
+    Ok((manifest, deletes))
+}
+
 /// The version a manifest describes.
 ///
 /// # Errors
-/// XX001 when a file is missing.
-pub(super) fn open_version(segments: &Path, manifest: &Manifest, cache: &Arc<super::MetadataCache>) -> Result<Version> {
+/// XX001 when a file is missing, or a removed row is not in its file.
+pub(super) fn open_version(
+    segments: &Path,
+    manifest: &Manifest,
+    deletes: &Deletes,
+    cache: &Arc<super::MetadataCache>,
+) -> Result<Version> {
     let mut tables: BTreeMap<TableId, TableVersion> = BTreeMap::new();
     for meta in &manifest.segments {
-        tables
-            .entry(meta.table)
-            .or_default()
-            .segments
-            .push(Segment::open(segments, meta.clone(), cache)?);
+        let table = tables.entry(meta.table).or_default();
+        let segment = Segment::open(segments, meta.clone(), cache)?;
+        if let Some(rows) = deletes.get(&meta.file).filter(|rows| !rows.is_empty()) {
+            if rows.windows(2).any(|w| w[0].row >= w[1].row) || rows.iter().any(|d| d.row >= meta.rows) {
+                let file = &meta.file;
+                return Err(Error::corrupt(format!("segment \"{file}\" does not have the rows removed from it")));
+            }
+            table.deletes.insert(segment.number, Arc::new(DeleteVector::new(rows.clone())));
+        }
+        table.segments.push(segment);
     }
     let tables = tables.into_iter().map(|(id, t)| (id, Arc::new(t))).collect();
     Ok(Version {

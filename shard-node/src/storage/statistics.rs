@@ -1,14 +1,15 @@
 //! Estimates for the planner: rows, bytes, and per column least, greatest, NULLs and distinct values.
 //!
 //! A segment's come from its Parquet footer, a chunk's from its rows; both are computed once and kept. Rows that a
-//! snapshot does not see yet are counted too, and a footer that cannot be read gives no estimate: queries meet the error.
+//! snapshot does not see yet are counted too, those that are gone only in the number of rows, and a footer that cannot be read gives no estimate: queries meet the error.
 
 use crate::storage::delta::Chunk;
 use crate::storage::segment::{KEY_RANGE_ENTRY, SKETCHES_ENTRY};
 use crate::storage::sketch::Sketch;
 use crate::storage::version::{Segment, TableVersion};
-use datafusion::arrow::array::ArrayRef;
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::compute::{cast, max, min};
+use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::functions_aggregate::min_max::{MaxAccumulator, MinAccumulator};
 use datafusion::logical_expr::Accumulator;
 use datafusion::scalar::ScalarValue;
@@ -27,6 +28,33 @@ pub(crate) struct SegmentStatistics {
     /// Range of an integer first key column.
     pub key_range: Option<(i64, i64)>,
     columns: HashMap<String, ColumnSummary>,
+}
+
+impl SegmentStatistics {
+    /// Whether the segment may hold keys in a range; unknown ranges may.
+    pub fn overlaps(&self, range: KeyRange) -> bool {
+        match (self.key_range, range.0) {
+            (Some((low, high)), Some((from, to))) => low <= to && from <= high,
+            _ => true,
+        }
+    }
+}
+
+/// Least and greatest value of an integer first key column; `None` is not known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeyRange(pub Option<(i64, i64)>);
+
+impl KeyRange {
+    /// Of key columns.
+    pub fn of(columns: &[ArrayRef]) -> Self {
+        let range = || {
+            let first = columns.first().filter(|c| c.data_type().is_signed_integer())?;
+            let values = cast(first, &DataType::Int64).ok()?;
+            let values = values.as_primitive::<Int64Type>();
+            Some((min(values)?, max(values)?))
+        };
+        Self(range())
+    }
 }
 
 /// What is known of a column in some rows.
@@ -59,8 +87,8 @@ impl TableSummary {
 
     /// Adds a shard's rows. Blocking at the first call for a segment.
     pub fn add(&mut self, def: &TableDef, version: &TableVersion) {
+        self.rows += version.rows();
         for segment in &version.segments {
-            self.rows += segment.meta.rows;
             self.bytes += segment.meta.bytes;
             let known = segment.statistics();
             for (column, summary) in def.columns.iter().zip(&mut self.columns) {
@@ -71,7 +99,6 @@ impl TableSummary {
             }
         }
         for chunk in &version.chunks {
-            self.rows += chunk.rows() as u64;
             self.bytes += chunk.bytes() as u64;
             self.add_chunk(def, chunk);
         }

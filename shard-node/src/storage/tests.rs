@@ -126,7 +126,7 @@ fn simulate(seed: u64, steps: usize) {
                 stores.iter().for_each(|s| apply(s, &def, index, &entry));
                 let again = inline(&def, &entry.1[..1]);
                 assert!(
-                    stores.iter().all(|s| s.unique_conflict(&again).unwrap().is_some()),
+                    stores.iter().all(|s| s.unique_conflict(&again, &HashSet::new()).unwrap().is_some()),
                     "seed {seed}"
                 );
                 committed.insert(index, entry);
@@ -169,7 +169,7 @@ fn simulate(seed: u64, steps: usize) {
         }
     }
     let new = inline(&def, &fresh[..5]);
-    assert!(stores.iter().all(|s| s.unique_conflict(&new).unwrap().is_none()));
+    assert!(stores.iter().all(|s| s.unique_conflict(&new, &HashSet::new()).unwrap().is_none()));
     assert!(
         stores
             .iter()
@@ -304,7 +304,7 @@ fn duplicates_are_found_wherever_they_are() {
             &[staged(&def, loaded.clone()), inline(&def, &[5_000, 5_001])],
         )
         .unwrap();
-    let conflict = |write: &Write| store.unique_conflict(write).unwrap();
+    let conflict = |write: &Write| store.unique_conflict(write, &HashSet::new()).unwrap();
     assert_eq!(
         conflict(&inline(&def, &[9_000, 9_000])).unwrap(),
         "Key (id)=(9000) already exists."
@@ -361,7 +361,7 @@ fn null_in_not_null_column_is_refused() {
     assert_eq!(store.stage(&def).write(&batch).unwrap_err().code, "23502");
     assert_eq!(
         store
-            .unique_conflict(&Write::Rows { table: def, batch })
+            .unique_conflict(&Write::Rows { table: def, batch }, &HashSet::new())
             .unwrap_err()
             .code,
         "23502"
@@ -442,7 +442,7 @@ fn snapshots_replace_everything() {
         (LogIndex(8), vec![4])
     );
     assert!(
-        behind.unique_conflict(&inline(&def, &[2])).unwrap().is_some(),
+        behind.unique_conflict(&inline(&def, &[2]), &HashSet::new()).unwrap().is_some(),
         "the sidecar was rebuilt"
     );
 }

@@ -7,20 +7,21 @@
 //!
 //! The merge reads every sidecar once, front to back: 6 bytes a row, no rows. Equal hashes are only candidates, and nearly
 //! always true duplicates. Segments whose range of the first key column does not meet that of the new rows are skipped, so
-//! appending in key order reads nothing. Every version counts, also rows not yet visible: 23505 is about what is committed.
+//! appending in key order reads nothing. What counts is the last committed state: rows not yet visible to a snapshot do, rows
+//! that are gone, or that the same write removes, do not.
 
 use crate::storage::column_reader::Access;
-use crate::storage::keys::{self, DeltaKeys, for_each_key, hash_key, key_columns};
+use crate::storage::keys::{self, for_each_key, key_columns};
+use crate::storage::locate::{self, Located};
 use crate::storage::sidecar::Entry;
-use crate::storage::version::Segment;
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use datafusion::arrow::compute::{cast, max, min};
-use datafusion::arrow::datatypes::{DataType, Int64Type};
+use crate::storage::statistics::KeyRange;
+use crate::storage::version::{Segment, TableVersion};
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use std::collections::HashSet;
 use std::sync::Arc;
 use tessera_proto::table::TableDef;
 use tessera_proto::token::canonical_keys;
-use tessera_proto::{Error, Result};
+use tessera_proto::{Error, Result, Timestamp};
 
 /// Inline rows with their keys.
 pub(crate) struct InlineKeys<'a> {
@@ -41,37 +42,31 @@ impl<'a> InlineKeys<'a> {
         Ok(Self { def, columns, keys })
     }
 
-    /// Detail of the first duplicate among the rows themselves or in memory. Short: a lock is held.
-    pub fn conflict_in_memory(&self, delta: Option<&DeltaKeys>) -> Option<String> {
+    /// The key columns.
+    pub fn columns(&self) -> &[ArrayRef] {
+        &self.columns
+    }
+
+    /// Detail of the first duplicate among the rows themselves.
+    pub fn conflict_inside(&self) -> Option<String> {
         let mut seen = HashSet::with_capacity(self.keys.len());
-        let exists = |key: &[u8]| delta.is_some_and(|d| d.get(key).is_some());
-        let row = self.keys.iter().position(|key| !seen.insert(key) || exists(key))?;
+        let row = self.keys.iter().position(|key| !seen.insert(key))?;
         Some(keys::duplicate_detail(self.def, &self.columns, row))
     }
 
-    /// Detail of the first duplicate in segments.
+    /// Detail of the first row whose key another row has now, unless that row is one of `removed`.
     ///
     /// # Errors
     /// XX001 or 58030 when segments cannot be read.
-    pub fn conflict_in_segments(&self, segments: &[Arc<Segment>]) -> Result<Option<String>> {
-        let mut sorted: Vec<(u64, usize)> = self
-            .keys
-            .iter()
-            .enumerate()
-            .map(|(row, key)| (hash_key(key), row))
-            .collect();
-        sorted.sort_unstable();
-        let hashes: Vec<u64> = sorted.iter().map(|(hash, _)| *hash).collect();
-        let range = key_range(&self.columns);
-        for segment in segments.iter().filter(|s| overlaps(s, range)) {
-            for (at, row) in segment.find_keys(&hashes, Access::Disk)?.unwrap_or_default() {
-                let mine = sorted[at].1;
-                if self.keys[mine] == key_at(segment, self.def, row)?.1 {
-                    return Ok(Some(keys::duplicate_detail(self.def, &self.columns, mine)));
-                }
-            }
-        }
-        Ok(None)
+    pub fn conflict_with(
+        &self,
+        version: &TableVersion,
+        located: &Located,
+        removed: &HashSet<Box<[u8]>>,
+    ) -> Result<Option<String>> {
+        let living = locate::living(self.def, version, &self.columns, located)?;
+        let row = (0..self.keys.len()).find(|row| living[*row].is_some() && !removed.contains(&self.keys[*row]));
+        Ok(row.map(|row| keys::duplicate_detail(self.def, &self.columns, row)))
     }
 }
 
@@ -83,7 +78,7 @@ pub(crate) fn staged_conflict(
     def: &TableDef,
     staged: &[Arc<Segment>],
     delta: &[(u64, Box<[u8]>)],
-    existing: &[Arc<Segment>],
+    version: &TableVersion,
 ) -> Result<Option<String>> {
     let hashes: Vec<u64> = delta.iter().map(|(hash, _)| *hash).collect();
     for segment in staged {
@@ -94,11 +89,19 @@ pub(crate) fn staged_conflict(
             }
         }
     }
-    let relevant = existing
-        .iter()
-        .filter(|e| staged.iter().any(|s| overlaps(e, s.statistics().key_range)));
+    let meets = |e: &&Arc<Segment>| {
+        let mut ranges = staged.iter().map(|s| KeyRange(s.statistics().key_range));
+        ranges.any(|range| e.statistics().overlaps(range))
+    };
+    let relevant = version.segments.iter().filter(meets);
     let all: Vec<&Arc<Segment>> = staged.iter().chain(relevant).collect();
-    merge(def, &all, staged.len())
+    Merge {
+        def,
+        segments: &all,
+        staged: staged.len(),
+        version,
+    }
+    .run()
 }
 
 /// One sidecar read front to back.
@@ -125,63 +128,68 @@ impl Cursor<'_> {
 }
 
 /// Walks all sidecars by hash; two equal hashes count when at least one is of the first `staged` segments.
-fn merge(def: &TableDef, segments: &[&Arc<Segment>], staged: usize) -> Result<Option<String>> {
-    let mut cursors: Vec<Cursor> = segments
-        .iter()
-        .map(|s| Cursor {
-            segment: s.as_ref(),
+struct Merge<'a> {
+    def: &'a TableDef,
+    segments: &'a [&'a Arc<Segment>],
+    staged: usize,
+    version: &'a TableVersion,
+}
+
+impl Merge<'_> {
+    fn run(&self) -> Result<Option<String>> {
+        let cursors = self.segments.iter().map(|segment| Cursor {
+            segment: segment.as_ref(),
             next_block: 0,
             block: vec![],
             at: 0,
-        })
-        .collect();
-    let mut window: Vec<(u64, usize, u32)> = Vec::new();
-    loop {
-        // Up to the least of the blocks' last hashes everything is in memory.
-        let mut limit = None;
-        for cursor in &mut cursors {
-            if let Some(last) = cursor.fill()? {
-                limit = Some(limit.map_or(last, |l: u64| l.min(last)));
+        });
+        let mut cursors: Vec<Cursor> = cursors.collect();
+        let mut window: Vec<(u64, usize, u32)> = Vec::new();
+        loop {
+            // Up to the least of the blocks' last hashes everything is in memory.
+            let mut limit = None;
+            for cursor in &mut cursors {
+                if let Some(last) = cursor.fill()? {
+                    limit = Some(limit.map_or(last, |l: u64| l.min(last)));
+                }
+            }
+            let Some(limit) = limit else { return Ok(None) };
+            // Entries of the last window's greatest hash stay, in case a next block begins with the same one.
+            let keep_from = window.last().map_or(0, |last| window.partition_point(|w| w.0 < last.0));
+            window.drain(..keep_from);
+            let kept = window.len();
+            for (number, cursor) in cursors.iter_mut().enumerate() {
+                let rest = &cursor.block[cursor.at..];
+                let taken = rest.partition_point(|(hash, _)| *hash <= limit);
+                window.extend(rest[..taken].iter().map(|(hash, row)| (*hash, number, *row)));
+                cursor.at += taken;
+            }
+            window[kept..].sort_unstable();
+            if let Some(detail) = self.first_duplicate(&window)? {
+                return Ok(Some(detail));
             }
         }
-        let Some(limit) = limit else { return Ok(None) };
-        // Entries of the last window's greatest hash stay, in case a next block begins with the same one.
-        let keep_from = window.last().map_or(0, |last| window.partition_point(|w| w.0 < last.0));
-        window.drain(..keep_from);
-        let kept = window.len();
-        for (number, cursor) in cursors.iter_mut().enumerate() {
-            let rest = &cursor.block[cursor.at..];
-            let taken = rest.partition_point(|(hash, _)| *hash <= limit);
-            window.extend(rest[..taken].iter().map(|(hash, row)| (*hash, number, *row)));
-            cursor.at += taken;
-        }
-        window[kept..].sort_unstable();
-        if let Some(detail) = first_duplicate(def, segments, staged, &window)? {
-            return Ok(Some(detail));
-        }
     }
-}
 
-fn first_duplicate(
-    def: &TableDef,
-    segments: &[&Arc<Segment>],
-    staged: usize,
-    window: &[(u64, usize, u32)],
-) -> Result<Option<String>> {
-    for group in window
-        .chunk_by(|a, b| a.0 == b.0)
-        .filter(|g| g.len() > 1 && g.iter().any(|e| e.1 < staged))
-    {
-        let mut seen = HashSet::new();
-        // New rows last, so that the first repetition involves one.
-        for (_, number, row) in group.iter().rev() {
-            let (columns, key) = key_at(segments[*number], def, *row)?;
-            if !seen.insert(key) && group.iter().any(|e| e.1 < staged) {
-                return Ok(Some(keys::duplicate_detail(def, &columns, 0)));
+    fn first_duplicate(&self, window: &[(u64, usize, u32)]) -> Result<Option<String>> {
+        for group in window
+            .chunk_by(|a, b| a.0 == b.0)
+            .filter(|g| g.len() > 1 && g.iter().any(|e| e.1 < self.staged))
+        {
+            let mut seen = HashSet::new();
+            // New rows last, so that the first repetition involves one.
+            for (_, number, row) in group.iter().rev() {
+                if self.version.is_deleted(self.segments[*number], *row, Timestamp::MAX) {
+                    continue;
+                }
+                let (columns, key) = key_at(self.segments[*number], self.def, *row)?;
+                if !seen.insert(key) {
+                    return Ok(Some(keys::duplicate_detail(self.def, &columns, 0)));
+                }
             }
         }
+        Ok(None)
     }
-    Ok(None)
 }
 
 /// A row's key columns (one row) and canonical bytes.
@@ -190,20 +198,4 @@ fn key_at(segment: &Segment, def: &TableDef, row: u32) -> Result<(Vec<ArrayRef>,
     let batch = batch.ok_or_else(|| Error::internal("a key was not read"))?;
     let key = canonical_keys(batch.columns())?.pop().unwrap_or_default();
     Ok((batch.columns().to_vec(), key))
-}
-
-/// Least and greatest value of an integer first key column.
-fn key_range(columns: &[ArrayRef]) -> Option<(i64, i64)> {
-    let first = columns.first().filter(|c| c.data_type().is_signed_integer())?;
-    let values = cast(first, &DataType::Int64).ok()?;
-    let values = values.as_primitive::<Int64Type>();
-    Some((min(values)?, max(values)?))
-}
-
-/// Whether a segment may hold keys in a range; unknown ranges may.
-fn overlaps(segment: &Segment, range: Option<(i64, i64)>) -> bool {
-    match (segment.statistics().key_range, range) {
-        (Some((low, high)), Some((from, to))) => low <= to && from <= high,
-        _ => true,
-    }
 }

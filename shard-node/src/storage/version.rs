@@ -3,12 +3,14 @@
 //! ```text
 //!   Version { applied 41 }  table 16384: segments [a, b]  chunks [c, d]
 //!        └─ apply 42 ─▶     table 16384: segments [a, b]  chunks [c, d, e]          everything shared but the lists
+//!                                        gone in a {17, 80}  in memory {9001}
 //! ```
 
 use crate::storage::cache::MetadataCache;
 use crate::storage::checked_file::CheckedFile;
 use crate::storage::column_reader::ZoneMap;
 use crate::storage::columns::{ChunkKey, ColumnCache, segment_number};
+use crate::storage::deletes::{DeleteVector, Deleted};
 use crate::storage::delta::Chunk;
 use crate::storage::sidecar::Sidecar;
 use crate::storage::statistics::SegmentStatistics;
@@ -53,6 +55,48 @@ pub struct TableVersion {
     pub next_position: u64,
     /// Rows in files.
     pub segments: Vec<Arc<Segment>>,
+    /// Rows of the chunks that are gone, by their position.
+    pub(crate) removed: DeleteVector,
+    /// Rows of segments that are gone, by the segment's number.
+    pub(crate) deletes: BTreeMap<u64, Arc<DeleteVector>>,
+    /// Rows that went since the last manifest.
+    pub(crate) unsealed_removals: usize,
+}
+
+impl TableVersion {
+    /// Rows of a segment that are gone.
+    pub(crate) fn deletes_of(&self, segment: &Segment) -> Option<&Arc<DeleteVector>> {
+        self.deletes.get(&segment.number)
+    }
+
+    /// Whether a row of a segment is gone at `ts`.
+    pub(crate) fn is_deleted(&self, segment: &Segment, row: u32, ts: Timestamp) -> bool {
+        self.deletes_of(segment)
+            .is_some_and(|deletes| deletes.is_deleted(row.into(), ts))
+    }
+
+    /// The chunk that has a position, and its row there; `None` when it is in a segment by now.
+    pub(crate) fn chunk_row(&self, position: u64) -> Option<(&Chunk, usize)> {
+        let at = self.chunks.partition_point(|c| c.first <= position).checked_sub(1)?;
+        let chunk = &self.chunks[at];
+        let row = (position - chunk.first) as usize;
+        (row < chunk.rows()).then_some((chunk.as_ref(), row))
+    }
+
+    /// Adds rows of a segment that are gone.
+    pub(crate) fn delete_in(&mut self, segment: &Segment, rows: Vec<Deleted>) {
+        if !rows.is_empty() {
+            Arc::make_mut(self.deletes.entry(segment.number).or_default()).add(rows);
+        }
+    }
+
+    /// Rows, without those that are gone.
+    pub(crate) fn rows(&self) -> u64 {
+        let files: u64 = self.segments.iter().map(|s| s.meta.rows).sum();
+        let memory: u64 = self.chunks.iter().map(|c| c.rows() as u64).sum();
+        let gone = self.removed.len() + self.deletes.values().map(|d| d.len()).sum::<usize>();
+        (files + memory).saturating_sub(gone as u64)
+    }
 }
 
 /// What the manifest knows of a segment.

@@ -211,6 +211,7 @@ mod tests {
             table: 7,
             schema_version: 1,
             payload: Some(v1::table_write::Payload::Staged(staged)),
+            ..Default::default()
         };
         let home = Some(ShardKey { group: 3, index: 4 });
         let prepare = Logged::Prepare(Prepare {

@@ -48,7 +48,7 @@ pub struct Cluster {
     pub meta: Arc<LocalMeta>,
     pub views: Arc<ViewKeeper>,
     directory: Arc<ClusterDirectory>,
-    oracle: Arc<Counter>,
+    pub oracle: Arc<Counter>,
     pub network: Arc<InProcessNetwork>,
     nodes: BTreeMap<u32, Arc<ShardNode>>,
     /// Servers of nodes that are reached by gRPC only, and their ends.
@@ -285,6 +285,21 @@ impl Cluster {
             table: TABLE.0,
             schema_version: 1,
             payload: Some(v1::table_write::Payload::Rows(rows)),
+            ..Default::default()
+        }
+    }
+
+    /// The removal of keys.
+    pub fn removal(&self, keys: &[i64]) -> v1::TableWrite {
+        let schema = self.table.arrow_schema().project(&self.table.row_key()).unwrap();
+        let key: ArrayRef = Arc::new(Int64Array::from(keys.to_vec()));
+        let key = datafusion::arrow::compute::cast(&key, schema.field(0).data_type()).unwrap();
+        let batch = RecordBatch::try_new(Arc::new(schema), vec![key]).unwrap();
+        v1::TableWrite {
+            table: TABLE.0,
+            schema_version: 1,
+            payload: None,
+            removed: ipc::encode(&batch.schema(), &[batch]).unwrap(),
         }
     }
 
@@ -302,7 +317,19 @@ impl Cluster {
     }
 
     pub async fn try_insert(&self, txn: TxnId, keys: std::ops::Range<i64>) -> Result<Timestamp> {
+        self.transact(txn, keys, Timestamp(0), |keys| self.write(keys)).await
+    }
+
+    /// One transaction that does to each shard's keys what `write` says.
+    pub async fn transact(
+        &self,
+        txn: TxnId,
+        keys: std::ops::Range<i64>,
+        read_at: Timestamp,
+        write: impl Fn(&[i64]) -> v1::TableWrite,
+    ) -> Result<Timestamp> {
         let view = self.views.refresh().await?;
+        let read_at = read_at.0;
         let shards: Vec<u32> = view.group_shards(GROUP).map(|(id, _)| id.index).collect();
         let parts: Vec<(u32, Vec<i64>)> = shards
             .into_iter()
@@ -320,9 +347,10 @@ impl Cluster {
                 home: Some(home),
                 meta_revision: view.revision,
                 deadline_ms: 20_000,
-                writes: vec![self.write(keys)],
+                writes: vec![write(keys)],
                 router: 1,
                 still: false,
+                read_at,
             };
             prepared.push(shard);
             if let Err(error) = service.prepare(request).await {
@@ -339,7 +367,8 @@ impl Cluster {
                     meta_revision: view.revision,
                     deadline_ms: 20_000,
                     participants: prepared.clone(),
-                    writes: vec![self.write(&parts[0].1)],
+                    writes: vec![write(&parts[0].1)],
+                    read_at,
                 };
                 home_service.commit(request).await.map(|r| Timestamp(r.timestamp))
             }

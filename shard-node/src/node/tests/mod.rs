@@ -1,5 +1,6 @@
 //! Three nodes in one process, through `ShardService` only: commits, copies, restarts, moves of leadership, crashes.
 
+mod changes;
 mod cluster;
 mod repair;
 
@@ -243,6 +244,7 @@ async fn staged_rows_are_on_every_copy_when_committed_and_nowhere_when_not() {
         table: TABLE.0,
         schema_version: 1,
         payload: Some(payload),
+        ..Default::default()
     };
     let commit = v1::CommitRequest {
         home: Some(shard),
@@ -251,6 +253,7 @@ async fn staged_rows_are_on_every_copy_when_committed_and_nowhere_when_not() {
         deadline_ms: 30_000,
         participants: vec![],
         writes: vec![write],
+        read_at: 0,
     };
     let first = service.commit(commit.clone()).await.unwrap();
     assert_eq!(
