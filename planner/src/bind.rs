@@ -1,7 +1,7 @@
 //! Names and types of a query resolved against the catalog.
 //!
 //! ```text
-//!   Query ── tables named anywhere in it ──catalog──> Table -> StubTable, View -> its query bound in place, System -> itself
+//!   Query ── tables named anywhere in it ──catalog──> Table -> StubTable, View -> its query bound in place, others -> themselves
 //!         ── DataFusion's SQL planner, with these and nothing else to find ──> LogicalPlan
 //! ```
 //!
@@ -32,7 +32,7 @@ use sqlparser::ast::{Query, Statement};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tessera_proto::fragment::StubTable;
-use tessera_proto::table::{TableDef, ViewDef};
+use tessera_proto::table::ViewDef;
 use tessera_proto::{Error, Result};
 
 /// Views inside views.
@@ -136,31 +136,33 @@ fn source_of(
         ));
     }
     let provider: Arc<dyn TableProvider> = match catalog.resolve(reference.schema(), reference.table()) {
-        Some(Relation::Table(def, _)) => table(state, def, catalog)?,
+        Some(Relation::Table(def, _)) => {
+            let stub = StubTable {
+                schema: def.visible_schema(),
+                statistics: catalog.statistics(def.id),
+                def: def.clone(),
+            };
+            in_zone(state, Arc::new(stub), &def.name)?
+        }
         Some(Relation::View(view)) => Arc::new(expand(state, &view, catalog, depth)?),
         Some(Relation::System(provider)) => provider,
+        Some(Relation::Target(provider)) => in_zone(state, provider, reference.table())?,
         None => return Err(no_relation(reference, catalog)),
     };
     Ok(provider_as_source(provider))
 }
 
-/// A stored table. Where the session's zone is not UTC, its instants are shown to functions such as `date_trunc` in that
+/// A stored table's rows. Where the session's zone is not UTC, instants are shown to functions such as `date_trunc` in that
 /// zone; the cast keeps the value, so a shard key stays one.
-fn table(state: &SessionState, def: Arc<TableDef>, catalog: &dyn Catalog) -> Result<Arc<dyn TableProvider>> {
-    let zone = zone(state.config_options());
-    let (statistics, schema, name) = (catalog.statistics(def.id), def.visible_schema(), def.name.clone());
-    let stub: Arc<dyn TableProvider> = Arc::new(StubTable {
-        schema: schema.clone(),
-        statistics,
-        def,
-    });
+fn in_zone(state: &SessionState, rows: Arc<dyn TableProvider>, name: &str) -> Result<Arc<dyn TableProvider>> {
+    let (zone, schema) = (zone(state.config_options()), rows.schema());
     let is_instant = |data_type: &DataType| matches!(data_type, DataType::Timestamp(_, Some(_)));
     if *zone == *UTC || !schema.fields().iter().any(|f| is_instant(f.data_type())) {
-        return Ok(stub);
+        return Ok(rows);
     }
     let shown = DataType::Timestamp(TimeUnit::Microsecond, Some(zone));
     let exprs = schema.fields().iter().map(|field| {
-        let column = Expr::Column(Column::new(Some(name.as_str()), field.name()));
+        let column = Expr::Column(Column::new(Some(name), field.name()));
         if is_instant(field.data_type()) {
             cast(column, shown.clone()).alias(field.name())
         } else {
@@ -168,7 +170,7 @@ fn table(state: &SessionState, def: Arc<TableDef>, catalog: &dyn Catalog) -> Res
         }
     });
     let exprs: Vec<Expr> = exprs.collect();
-    let scan = LogicalPlanBuilder::scan(TableReference::bare(name.as_str()), provider_as_source(stub), None);
+    let scan = LogicalPlanBuilder::scan(TableReference::bare(name), provider_as_source(rows), None);
     let plan = scan.and_then(|scan| scan.project(exprs)?.build()).map_err(bind_error)?;
     Ok(Arc::new(ViewTable::new(plan, None)))
 }

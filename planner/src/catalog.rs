@@ -24,6 +24,8 @@ pub enum Relation {
     View(Arc<ViewDef>),
     /// A table computed in the router (`pg_catalog`, `tessera.nodes`, ...); never part of a leaf.
     System(Arc<dyn TableProvider>),
+    /// Rows of the table that the statement changes: a stub that shows the hidden row id too, or rows held in the router.
+    Target(Arc<dyn TableProvider>),
 }
 
 /// A copy of a reference table that may answer a leaf.

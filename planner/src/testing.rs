@@ -259,7 +259,7 @@ struct Visible {
 }
 
 impl TableSource for Visible {
-    fn provider(&self, table: TableId, _: u64) -> Result<Arc<dyn TableProvider>> {
+    fn provider(&self, table: TableId, _: u64, _: bool) -> Result<Arc<dyn TableProvider>> {
         let unknown = || Error::internal(format!("no table {table}"));
         let table = self
             .cluster

@@ -212,10 +212,18 @@ impl ExecutionPlan for ShardLocalExec {
 pub struct StubTable {
     /// The definition.
     pub def: Arc<TableDef>,
-    /// Visible columns.
+    /// Visible columns; all of them where the hidden row id is read too.
     pub schema: SchemaRef,
-    /// Inexact statistics from the nodes.
+    /// Inexact statistics from the nodes, one entry per column of `schema`.
     pub statistics: Option<Statistics>,
+}
+
+impl StubTable {
+    /// Whether the hidden row id is among the columns.
+    pub fn shows_row_id(&self) -> bool {
+        let mut shown = self.def.columns.iter().take(self.schema.fields().len());
+        shown.any(|column| column.hidden)
+    }
 }
 
 #[async_trait::async_trait]
@@ -312,12 +320,15 @@ impl ExecutionPlan for StubExec {
 
 /// Gives the decoder a node's own provider for a table.
 pub trait TableSource: Send + Sync + fmt::Debug {
+    /// The table's visible columns, and with `row_id` the hidden row id after them.
+    ///
     /// # Errors
     /// The node does not know the table, or not in that version.
-    fn provider(&self, table: crate::TableId, version: u64) -> crate::Result<Arc<dyn TableProvider>>;
+    fn provider(&self, table: crate::TableId, version: u64, row_id: bool) -> crate::Result<Arc<dyn TableProvider>>;
 }
 
-/// Codec of the leaf's logical plan: a table travels as id and version. Encoding needs no source.
+/// Codec of the leaf's logical plan: a table travels as id, version, and a byte of 1 if its hidden row id is read. Encoding needs
+/// no source.
 #[derive(Debug)]
 pub struct LeafPlanCodec {
     /// Where decoded tables come from; `None` on the encoding side.
@@ -342,9 +353,15 @@ impl LogicalExtensionCodec for LeafPlanCodec {
     ) -> Result<Arc<dyn TableProvider>> {
         let malformed = || Error::protocol(format!("malformed reference to table {table} in a leaf"));
         let source = self.tables.as_ref().ok_or_else(malformed)?;
-        let (id, version) = buf.split_at_checked(8).ok_or_else(malformed)?;
+        let (id, rest) = buf.split_at_checked(8).ok_or_else(malformed)?;
+        let (version, flag) = rest.split_at_checked(8).ok_or_else(malformed)?;
         let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).map_err(|_| malformed());
-        Ok(source.provider(crate::TableId(number(id)?), number(version)?)?)
+        let row_id = match flag {
+            [] | [0] => false,
+            [1] => true,
+            _ => return Err(malformed().into()),
+        };
+        Ok(source.provider(crate::TableId(number(id)?), number(version)?, row_id)?)
     }
 
     fn try_encode_table_provider(
@@ -358,6 +375,7 @@ impl LogicalExtensionCodec for LeafPlanCodec {
         };
         buf.extend(stub.def.id.0.to_le_bytes());
         buf.extend(stub.def.version.to_le_bytes());
+        buf.extend(stub.shows_row_id().then_some(1));
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! What a statement gives back to the protocol that carried it.
 //!
 //! ```text
-//!   execute ─┬─ Rows { schema, columns, stream, tag }    SELECT, EXPLAIN, SHOW, VERIFY TABLE
+//!   execute ─┬─ Rows { schema, columns, stream, tag }    SELECT, EXPLAIN, SHOW, VERIFY TABLE, and writes with RETURNING
 //!            ├─ Done { tag: "INSERT 0 5", notices }      everything that returns no rows
 //!            ├─ CopyIn(..)                               COPY ... FROM STDIN: the client now sends data
 //!            ├─ CopyOut(..)                              COPY ... TO STDOUT: the client now gets data
@@ -37,6 +37,12 @@ pub enum RowsTag {
     Show,
     /// `COPY n`
     Copy,
+    /// `INSERT 0 n`, whatever part of the rows the client fetches.
+    Insert(u64),
+    /// `UPDATE n`, likewise.
+    Update(u64),
+    /// `DELETE n`, likewise.
+    Delete(u64),
 }
 
 /// A COPY ... TO STDOUT under way.

@@ -224,6 +224,8 @@ async fn run(context: &StatementContext, parsed: &ParsedStatement, params: Vec<S
             explain::run(context, what, query, params).await
         }
         Statement::Insert(insert) => ingest::insert::run(context, insert, params).await,
+        Statement::Update(update) => ingest::change::run(context, &update.into(), params).await,
+        Statement::Delete(delete) => ingest::change::run(context, &delete.into(), params).await,
         Statement::CreateTableAs(create) => ddl::create_as::run(context, create, params).await,
         Statement::CopyFrom(copy) => match &copy.source {
             CopySource::Stdin => ingest::copy_in::start(context, copy).await,

@@ -1,6 +1,7 @@
 //! Sessions against nodes in memory: every path of the router from text to rows and back.
 
 mod admission;
+mod changes;
 mod pending;
 
 use crate::engine::{Engine, RouterOptions};

@@ -10,6 +10,7 @@
 use crate::cluster::statistics::ClusterStatistics;
 use crate::session::StatementContext;
 use crate::views::{SystemSource, system_table};
+use datafusion::catalog::TableProvider;
 use datafusion::common::Statistics;
 use futures::StreamExt;
 use parking_lot::RwLock;
@@ -23,6 +24,10 @@ use tessera_proto::{GroupId, LogIndex, NodeId, Result, ShardId, TableId, Timesta
 /// Leaders asked for a log index at the same time.
 const READS_AT_ONCE: usize = 16;
 
+/// Name of the table that a statement changes in the queries made for it, which give it the user's name as an alias: only there is
+/// its hidden row id to be seen, and the same table named elsewhere in the statement is as always.
+pub(crate) const TARGET: &str = "__tessera_target";
+
 /// The snapshot.
 #[derive(Debug)]
 pub struct StatementCatalog {
@@ -30,6 +35,8 @@ pub struct StatementCatalog {
     statistics: Arc<ClusterStatistics>,
     search_path: Vec<String>,
     system: SystemSource,
+    /// What [`TARGET`] stands for.
+    target: Option<Arc<dyn TableProvider>>,
     /// Log index that covers the snapshot, by reference group.
     indexes: RwLock<HashMap<GroupId, LogIndex>>,
 }
@@ -50,8 +57,14 @@ impl StatementCatalog {
             statistics,
             search_path: context.settings.search_path(),
             system,
+            target: None,
             indexes: RwLock::default(),
         }
+    }
+
+    /// The same for a query in which [`TARGET`] stands for `rows`.
+    pub(crate) fn with_target(self, rows: Option<Arc<dyn TableProvider>>) -> Self {
+        Self { target: rows, ..self }
     }
 
     /// The cluster as of this snapshot.
@@ -131,6 +144,9 @@ impl Catalog for StatementCatalog {
     fn resolve(&self, schema: Option<&str>, name: &str) -> Option<Relation> {
         if let Some(schema) = schema {
             return self.in_schema(schema, name);
+        }
+        if let Some(rows) = self.target.as_ref().filter(|_| name == TARGET) {
+            return Some(Relation::Target(rows.clone()));
         }
         // As in PostgreSQL, pg_catalog comes first unless the path names it.
         let implicit = (!self.search_path.iter().any(|s| s == "pg_catalog")).then_some("pg_catalog");

@@ -70,7 +70,7 @@ fn all_rows(context: &StatementContext, name: &ObjectName, columns: &[String]) -
             return Err(Error::new("42809", format!("cannot copy from view \"{}\"", name.name))
                 .with_hint("try the COPY (SELECT ...) TO variant"));
         }
-        None => {
+        Some(Relation::Target(_)) | None => {
             return Err(no_relation(
                 &name.to_string(),
                 catalog.names().iter().map(String::as_str),

@@ -4,7 +4,7 @@
 //!   SELECT name, upper(name), id::char(3) FROM t     varchar(10), None, char(3)
 //! ```
 
-use super::prepare::stub;
+use super::prepare::definition;
 use datafusion::common::Column;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use sqlparser::ast::{Expr as AstExpr, Query, SelectItem, SetExpr};
@@ -47,7 +47,7 @@ fn of(plan: &LogicalPlan, index: usize) -> Option<SqlType> {
                 .projection
                 .as_ref()
                 .map_or(Some(index), |p| p.get(index).copied())?;
-            stub(scan)?.def.columns.get(column).map(|c| c.sql_type)
+            definition(scan)?.columns.get(column).map(|c| c.sql_type)
         }
         LogicalPlan::Projection(projection) => of_expr(projection.expr.get(index)?, &projection.input),
         LogicalPlan::Aggregate(aggregate) => of_expr(aggregate.group_expr.get(index)?, &aggregate.input),

@@ -4,12 +4,15 @@ use super::prepare::{self, Bound};
 use super::{declared::declared, show, verify};
 use crate::cluster::catalog::StatementCatalog;
 use crate::explain;
-use crate::ingest::insert;
+use crate::ingest::change_query::{Change, Search};
+use crate::ingest::returning::Asked;
+use crate::ingest::{ChangedRows, insert};
 use crate::outcome::Described;
 use crate::session::StatementContext;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
 use sqlparser::ast::Query;
+use std::sync::Arc;
 use tessera_parser::Statement;
 use tessera_planner::names::result_schema;
 use tessera_proto::sql_type::SqlType;
@@ -34,23 +37,14 @@ pub(crate) async fn describe(
             Ok(rows(params, explain::schema()))
         }
         Statement::Insert(insert) => {
-            let (source, types) = insert::describe(&StatementCatalog::new(context), insert)?;
-            let count = hints.len().max(types.len());
-            let known = |i: usize| {
-                hints
-                    .get(i)
-                    .cloned()
-                    .flatten()
-                    .or_else(|| types.get(i).cloned().flatten())
-            };
-            let merged: Vec<Option<DataType>> = (0..count).map(known).collect();
-            let (_, params) = bind(context, &source, &merged).await?;
-            Ok(Described {
-                params,
-                columns: None,
-                declared: vec![],
-            })
+            let catalog = StatementCatalog::new(context);
+            let described = insert::describe(&catalog, insert)?;
+            let types = merged(&hints, &described.types);
+            let (_, types) = bind_in(context, &catalog, &described.source, &types).await?;
+            returned(context, insert::asked(insert, &described.table), types).await
         }
+        Statement::Update(update) => change(context, &update.into(), &hints).await,
+        Statement::Delete(delete) => change(context, &delete.into(), &hints).await,
         Statement::Show { name } if show::is_query(name) => {
             let query = show::query(name)?;
             let (plan, _) = bind(context, &query, &[]).await?;
@@ -79,6 +73,63 @@ pub(crate) async fn query(context: &StatementContext, query: &Query, types: &[Op
     })
 }
 
+/// Describes an UPDATE or a DELETE.
+async fn change(context: &StatementContext, change: &Change<'_>, hints: &[Option<DataType>]) -> Result<Described> {
+    let catalog = StatementCatalog::new(context);
+    let search = Search::new(&catalog, change)?;
+    let catalog = catalog.with_target(Some(search.target.clone()));
+    let types = merged(hints, &search.types);
+    let (_, types) = bind_in(context, &catalog, &search.query, &types).await?;
+    let asked = change.returning.map(|returning| Asked {
+        returning,
+        table: &search.table,
+        name: change.name(),
+        from: change.from,
+    });
+    returned(context, asked, types).await
+}
+
+/// Describes what a statement returns of the rows it changes; `types` are those of its parameters elsewhere.
+async fn returned(
+    context: &StatementContext,
+    asked: Option<Asked<'_>>,
+    types: Vec<Option<DataType>>,
+) -> Result<Described> {
+    let Some(asked) = asked else {
+        return Ok(Described {
+            params: settled(types),
+            columns: None,
+            declared: vec![],
+        });
+    };
+    let query = asked.query()?;
+    let no_rows = ChangedRows::new(asked.table.clone(), vec![])?;
+    let catalog = StatementCatalog::new(context).with_target(Some(Arc::new(no_rows)));
+    let bound = bind_in(context, &catalog, &query, &types).await;
+    let (plan, types) = bound.map_err(|error| asked.explain(error))?;
+    Ok(Described {
+        params: settled(types),
+        declared: declared(&query, &plan),
+        columns: Some(columns(&query, &plan)),
+    })
+}
+
+/// Types of parameters as the client declared them, else as `others` tell.
+fn merged(hints: &[Option<DataType>], others: &[Option<DataType>]) -> Vec<Option<DataType>> {
+    let known = |types: &[Option<DataType>], i: usize| types.get(i).cloned().flatten();
+    (0..hints.len().max(others.len()))
+        .map(|i| known(hints, i).or_else(|| known(others, i)))
+        .collect()
+}
+
+/// Text where nothing tells the type.
+fn settled(types: Vec<Option<DataType>>) -> Vec<DataType> {
+    types
+        .into_iter()
+        .map(|known| known.unwrap_or(DataType::Utf8View))
+        .collect()
+}
+
 fn rows(params: Vec<DataType>, columns: SchemaRef) -> Described {
     Described {
         params,
@@ -97,15 +148,19 @@ async fn bind(
     query: &Query,
     types: &[Option<DataType>],
 ) -> Result<(LogicalPlan, Vec<DataType>)> {
-    let catalog = StatementCatalog::new(context);
-    let Bound { state, plan, .. } = prepare::bind(context, &catalog, query, types, Timestamp(0)).await?;
+    let (plan, types) = bind_in(context, &StatementCatalog::new(context), query, types).await?;
+    Ok((plan, settled(types)))
+}
+
+/// The same with a catalog, and with the types as far as they are known.
+async fn bind_in(
+    context: &StatementContext,
+    catalog: &StatementCatalog,
+    query: &Query,
+    types: &[Option<DataType>],
+) -> Result<(LogicalPlan, Vec<Option<DataType>>)> {
+    let Bound { state, plan, .. } = prepare::bind(context, catalog, query, types, Timestamp(0)).await?;
     let inferred = tessera_planner::parameter_types(&plan)?;
     let plan = tessera_planner::analyze(&state, plan)?;
-    let param = |i: usize| {
-        let declared = types.get(i).cloned().flatten();
-        declared
-            .or_else(|| inferred.get(i).cloned().flatten())
-            .unwrap_or(DataType::Utf8View)
-    };
-    Ok((plan, (0..inferred.len().max(types.len())).map(param).collect()))
+    Ok((plan, merged(types, &inferred)))
 }

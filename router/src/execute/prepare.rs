@@ -8,6 +8,7 @@
 use super::{arithmetic, averages, literals, scalars};
 use crate::cluster::catalog::StatementCatalog;
 use crate::cluster::depends;
+use crate::ingest::ChangedRows;
 use crate::session::StatementContext;
 use crate::views;
 use datafusion::arrow::datatypes::DataType;
@@ -15,7 +16,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
 use datafusion::scalar::ScalarValue;
 use sqlparser::ast::Query;
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use tessera_planner::{Catalog, DistributedMode, PlanOptions, Relation};
 use tessera_proto::fragment::StubTable;
 use tessera_proto::frugal::{BATCH_ROWS, BATCH_ROWS_DEFAULT, HASH_JOIN};
+use tessera_proto::table::TableDef;
 use tessera_proto::{Error, GroupId, Result, Timestamp};
 use uuid::Uuid;
 
@@ -131,7 +133,7 @@ fn reads_stored(catalog: &StatementCatalog, query: &Query) -> bool {
     names.iter().any(|(schema, name)| {
         matches!(
             catalog.resolve(schema.as_deref(), name),
-            Some(Relation::Table(..) | Relation::View(_))
+            Some(Relation::Table(..) | Relation::View(_) | Relation::Target(_))
         )
     })
 }
@@ -168,11 +170,21 @@ pub(crate) fn reference_groups(plan: &LogicalPlan) -> Result<Vec<GroupId>> {
 }
 
 /// The stored table behind a scan.
-pub(crate) fn stub(scan: &datafusion::logical_expr::TableScan) -> Option<StubTable> {
+pub(crate) fn stub(scan: &TableScan) -> Option<StubTable> {
     let provider = datafusion::datasource::source_as_provider(&scan.source).ok()?;
     (provider.as_ref() as &dyn std::any::Any)
         .downcast_ref::<StubTable>()
         .cloned()
+}
+
+/// The stored table whose rows a scan reads: where they are stored, or in the router after a statement changed them.
+pub(crate) fn definition(scan: &TableScan) -> Option<Arc<TableDef>> {
+    if let Some(stub) = stub(scan) {
+        return Some(stub.def);
+    }
+    let provider = datafusion::datasource::source_as_provider(&scan.source).ok()?;
+    let rows = (provider.as_ref() as &dyn std::any::Any).downcast_ref::<ChangedRows>()?;
+    Some(rows.def.clone())
 }
 
 /// Whether an expression is a constant as written, a cast or sign of one, or a parameter.

@@ -41,14 +41,31 @@ pub(super) type Rows = BoxStream<'static, std::result::Result<FlightData, Status
 /// The one statement of a text.
 ///
 /// # Errors
-/// 42601 for several, or none.
+/// 42601 for several, or none; 0A000 for RETURNING.
 pub(super) async fn parse_one(sql: &str) -> Result<ParsedStatement> {
     let mut parsed = crate::pg::parse(markers::numbered(sql).into_owned()).await?;
     match (parsed.pop(), parsed.is_empty()) {
-        (Some(statement), true) => Ok(statement),
+        (Some(statement), true) => refuse_returning(statement),
         (None, _) => Err(Error::new("42601", "there is no statement in the text")),
         (Some(_), false) => Err(Error::new("42601", "several statements in one text")
             .with_hint("send one at a time; each is its own transaction")),
+    }
+}
+
+/// RETURNING would need a ticket, and one that writes would write again when it is redeemed again.
+fn refuse_returning(statement: ParsedStatement) -> Result<ParsedStatement> {
+    let returning = match &statement.statement {
+        Statement::Insert(insert) => &insert.returning,
+        Statement::Update(update) => &update.returning,
+        Statement::Delete(delete) => &delete.returning,
+        _ => &None,
+    };
+    match returning {
+        None => Ok(statement),
+        Some(_) => Err(Error::unsupported(
+            "RETURNING over Flight SQL is not supported",
+            "leave it out, or send the statement over the PostgreSQL wire",
+        )),
     }
 }
 
@@ -224,9 +241,11 @@ fn check_unchanged(told: &Schema, found: &Schema) -> Result<()> {
     ))
 }
 
-/// The count of a command tag: `INSERT 0 5`, `COPY 5`.
+/// The count of a command tag: `INSERT 0 5`, `UPDATE 5`, `DELETE 5`, `COPY 5`.
 fn rows_of_tag(tag: &str) -> i64 {
-    let counted = tag.starts_with("INSERT ") || tag.starts_with("COPY ");
+    let counted = ["INSERT ", "UPDATE ", "DELETE ", "COPY "]
+        .iter()
+        .any(|command| tag.starts_with(command));
     let count = tag.rsplit(' ').next().and_then(|n| n.parse().ok());
     count.filter(|_| counted).unwrap_or(-1)
 }
@@ -292,6 +311,8 @@ mod tests {
     fn tags_tell_how_many_rows_were_written() {
         assert_eq!(rows_of_tag("INSERT 0 5"), 5);
         assert_eq!(rows_of_tag("COPY 7"), 7);
+        assert_eq!(rows_of_tag("UPDATE 2"), 2);
+        assert_eq!(rows_of_tag("DELETE 0"), 0);
         assert_eq!(rows_of_tag("CREATE TABLE"), -1);
         assert_eq!(rows_of_tag(""), -1);
     }
@@ -301,6 +322,14 @@ mod tests {
         assert!(parse_one("SELECT 1;").await.is_ok());
         for bad in ["", "-- nothing", "SELECT 1; SELECT 2", "SELEC 1"] {
             assert_eq!(parse_one(bad).await.expect_err(bad).code, "42601", "{bad}");
+        }
+        for returning in [
+            "INSERT INTO t VALUES (1) RETURNING a",
+            "UPDATE t SET a = 1 RETURNING a",
+            "DELETE FROM t RETURNING a",
+        ] {
+            let refused = parse_one(returning).await.expect_err(returning);
+            assert_eq!(refused.code, "0A000", "{returning}");
         }
     }
 

@@ -1,16 +1,18 @@
-//! INSERT: VALUES and SELECT alike are a query whose rows go to a [`TableWriter`].
+//! INSERT: VALUES and SELECT alike are a query whose rows go to a [`TableWriter`]; RETURNING is evaluated over them before the
+//! commit.
 //!
 //! ```text
 //!   INSERT INTO t (a, b) VALUES ($1, DEFAULT)     DEFAULT ──▶ the column's expression; $1 gets a's type
 //!   INSERT INTO t SELECT ...                      reads one snapshot, never its own rows
 //! ```
 
+use super::returning::{self, Asked};
 use super::writer::TableWriter;
 use super::{cast, values};
 use crate::cluster::catalog::StatementCatalog;
 use crate::error::{no_column, no_relation};
 use crate::execute::{prepare, query};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, RowsTag};
 use crate::session::StatementContext;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::concat_batches;
@@ -27,7 +29,7 @@ use std::sync::Arc;
 use tessera_parser::{Insert, ObjectName, Statement, is_default};
 use tessera_planner::{Catalog, Relation};
 use tessera_proto::sql_type::SqlType;
-use tessera_proto::table::TableDef;
+use tessera_proto::table::{ColumnDef, TableDef};
 use tessera_proto::{Error, Result};
 
 /// Runs it.
@@ -37,12 +39,32 @@ pub(crate) async fn run(context: &StatementContext, insert: &Insert, params: Vec
     let targets = targets(&table, &insert.columns)?;
     let (source, targets) = source(&table, insert, targets)?;
     let mut writer = TableWriter::new(context, table.clone(), &targets).await?;
+    if insert.returning.is_some() {
+        writer.keep_rows();
+    }
     match values::constants(&table, &targets, &source, &params) {
         Some(batch) => context.bounded(writer.write(&batch)).await?,
-        None => from_query(context, &table, &targets, &source, params, &mut writer).await?,
+        None => from_query(context, &table, &targets, &source, params.clone(), &mut writer).await?,
     }
+    let returned = match asked(insert, &table) {
+        Some(asked) => Some(returning::evaluate(context, &asked, &params, None, writer.kept_rows()).await?),
+        None => None,
+    };
     let (count, _) = writer.finish().await?;
-    Ok(Outcome::done(format!("INSERT 0 {count}")))
+    Ok(match returned {
+        Some(returned) => returned.outcome(RowsTag::Insert(count)),
+        None => Outcome::done(format!("INSERT 0 {count}")),
+    })
+}
+
+/// What RETURNING asks for.
+pub(crate) fn asked<'a>(insert: &'a Insert, table: &'a Arc<TableDef>) -> Option<Asked<'a>> {
+    insert.returning.as_ref().map(|returning| Asked {
+        returning,
+        table,
+        name: insert.alias.as_deref().unwrap_or(&insert.table.name),
+        from: &[],
+    })
 }
 
 /// Rows of constants joined before they are written.
@@ -102,15 +124,7 @@ async fn from_query(
 ) -> Result<()> {
     let source = typed(table, targets, source)?;
     let source = source.as_ref();
-    let columns = placeholders(table, source, targets)
-        .into_iter()
-        .chain(std::iter::repeat(None));
-    let types = params
-        .iter()
-        .map(|p| Some(p.data_type()))
-        .zip(columns)
-        .map(declared)
-        .collect();
+    let types = declared_types(&params, &placeholders(table, source, targets));
     let check = |plan: &LogicalPlan| check(table, targets, plan);
     let request = query::Request {
         types,
@@ -125,9 +139,13 @@ async fn from_query(
     Ok(())
 }
 
-/// The client's type for a parameter, or the column's where the client sent an untyped NULL.
-fn declared((client, column): (Option<DataType>, Option<DataType>)) -> Option<DataType> {
-    client.filter(|t| *t != DataType::Null).or(column)
+/// The client's types for the parameters, or those of the columns they go to where the client sent an untyped NULL.
+pub(super) fn declared_types(params: &[ScalarValue], columns: &[Option<DataType>]) -> Vec<Option<DataType>> {
+    let columns = columns.iter().cloned().chain(std::iter::repeat(None));
+    let declared = |(param, column): (&ScalarValue, Option<DataType>)| {
+        Some(param.data_type()).filter(|t| *t != DataType::Null).or(column)
+    };
+    params.iter().zip(columns).map(declared).collect()
 }
 
 /// The table that a statement writes to.
@@ -142,7 +160,7 @@ pub(crate) fn find_table(catalog: &StatementCatalog, name: &ObjectName) -> Resul
             "42501",
             format!("permission denied: \"{name}\" is computed by the system"),
         )),
-        None => Err(no_relation(
+        Some(Relation::Target(_)) | None => Err(no_relation(
             &name.to_string(),
             catalog.names().iter().map(String::as_str),
         )),
@@ -258,7 +276,8 @@ fn check_width(width: usize, unnamed: bool, targets: &mut Vec<usize>) -> Result<
     Ok(())
 }
 
-fn default_of(table: &TableDef, column: usize) -> Result<Expr> {
+/// The expression of a column's default, NULL if it has none.
+pub(super) fn default_of(table: &TableDef, column: usize) -> Result<Expr> {
     let null = || Expr::Value(Value::Null.into());
     let Some(text) = &table.columns[column].default else {
         return Ok(null());
@@ -279,26 +298,7 @@ fn default_of(table: &TableDef, column: usize) -> Result<Expr> {
 /// The types that bare `$n` in VALUES or in a SELECT list get from the columns they go to.
 pub(crate) fn placeholders(table: &TableDef, query: &Query, targets: &[usize]) -> Vec<Option<DataType>> {
     let mut types: Vec<Option<DataType>> = vec![];
-    let mut note = |expr: &Expr, target: usize| {
-        let mut inner = expr;
-        while let Expr::Nested(nested) = inner {
-            inner = nested;
-        }
-        let Expr::Value(value) = inner else { return };
-        let Value::Placeholder(name) = &value.value else { return };
-        // The wire's own bound on parameters is an int2.
-        let Some(number) = name
-            .strip_prefix('$')
-            .and_then(|n| n.parse::<usize>().ok())
-            .filter(|n| (1..=65_535).contains(n))
-        else {
-            return;
-        };
-        if types.len() < number {
-            types.resize(number, None);
-        }
-        types[number - 1].get_or_insert(table.columns[target].sql_type.arrow());
-    };
+    let mut note = |expr: &Expr, target: usize| note_placeholder(&mut types, expr, &table.columns[target]);
     match query.body.as_ref() {
         SetExpr::Values(values) => {
             for row in &values.rows {
@@ -320,6 +320,25 @@ pub(crate) fn placeholders(table: &TableDef, query: &Query, targets: &[usize]) -
     types
 }
 
+/// Gives `$n` the column's type, if it is all that the expression is.
+pub(super) fn note_placeholder(types: &mut Vec<Option<DataType>>, expr: &Expr, column: &ColumnDef) {
+    let mut inner = expr;
+    while let Expr::Nested(nested) = inner {
+        inner = nested;
+    }
+    let Expr::Value(value) = inner else { return };
+    let Value::Placeholder(name) = &value.value else { return };
+    // The wire's own bound on parameters is an int2.
+    let number = name.strip_prefix('$').and_then(|n| n.parse::<usize>().ok());
+    let Some(number) = number.filter(|n| (1..=65_535).contains(n)) else {
+        return;
+    };
+    if types.len() < number {
+        types.resize(number, None);
+    }
+    types[number - 1].get_or_insert(column.sql_type.arrow());
+}
+
 /// Whether the query's columns fit the table's, by number and type.
 fn check(table: &TableDef, targets: &[usize], plan: &LogicalPlan) -> Result<()> {
     let fields = plan.schema().fields();
@@ -338,7 +357,7 @@ fn check(table: &TableDef, targets: &[usize], plan: &LogicalPlan) -> Result<()> 
 }
 
 /// Whether an output column is made of constants, whose text takes any type.
-fn is_literal(plan: &LogicalPlan, column: usize) -> bool {
+pub(super) fn is_literal(plan: &LogicalPlan, column: usize) -> bool {
     match plan {
         LogicalPlan::Values(values) => values
             .values
@@ -361,11 +380,22 @@ fn is_literal(plan: &LogicalPlan, column: usize) -> bool {
     }
 }
 
-/// Types of a statement's parameters as far as its table tells.
-pub(crate) fn describe(catalog: &StatementCatalog, insert: &Insert) -> Result<(Query, Vec<Option<DataType>>)> {
+/// What can be told of an INSERT by its table.
+pub(crate) struct Described {
+    /// The table.
+    pub table: Arc<TableDef>,
+    /// Where rows come from, every DEFAULT replaced.
+    pub source: Query,
+    /// Types of the parameters that are values of columns.
+    pub types: Vec<Option<DataType>>,
+}
+
+/// Describes an INSERT as far as its table tells.
+pub(crate) fn describe(catalog: &StatementCatalog, insert: &Insert) -> Result<Described> {
     let table = find_table(catalog, &insert.table)?;
     let targets = targets(&table, &insert.columns)?;
     let (source, targets) = source(&table, insert, targets)?;
     let types = placeholders(&table, &source, &targets);
-    Ok((source.into_owned(), types))
+    let source = source.into_owned();
+    Ok(Described { table, source, types })
 }

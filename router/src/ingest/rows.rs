@@ -47,8 +47,8 @@ impl RowShaper {
         let mut sources = Vec::with_capacity(table.columns.len());
         for (i, column) in table.columns.iter().enumerate() {
             sources.push(match targets.iter().position(|t| *t == i) {
-                _ if column.hidden => Source::RowId,
                 Some(input) => Source::Input(input),
+                None if column.hidden => Source::RowId,
                 None => Source::Default(defaults::plan(context, &catalog, column, &zone, now).await?),
             });
         }
@@ -58,6 +58,16 @@ impl RowShaper {
             sources,
             zone,
         })
+    }
+
+    /// For batches that have every column: `inputs[i]` is where table column `i` is.
+    pub(super) fn complete(context: &StatementContext, table: Arc<TableDef>, inputs: &[usize]) -> Self {
+        Self {
+            schema: table.arrow_schema(),
+            table,
+            sources: inputs.iter().copied().map(Source::Input).collect(),
+            zone: context.settings.get("timezone").unwrap_or_default(),
+        }
     }
 
     /// Whether rows need ids of their own.

@@ -16,15 +16,27 @@ use tessera_proto::{Error, Result};
 /// # Errors
 /// XX000 when the key's type cannot be hashed, which creating the table excludes.
 pub(super) fn split(table: &TableDef, group: &ColocationGroup, batch: RecordBatch) -> Result<Vec<(u32, RecordBatch)>> {
+    let keys: Vec<ArrayRef> = table.shard_key().iter().map(|i| batch.column(*i).clone()).collect();
+    by_key(group, &keys, batch)
+}
+
+/// The same for rows of any columns, whose shard keys are `keys`.
+///
+/// # Errors
+/// Those of [`split`].
+pub(super) fn by_key(
+    group: &ColocationGroup,
+    keys: &[ArrayRef],
+    batch: RecordBatch,
+) -> Result<Vec<(u32, RecordBatch)>> {
     if batch.num_rows() == 0 {
         return Ok(vec![]);
     }
     if group.reference || group.ranges.len() == 1 {
         return Ok(vec![(0, compact(batch)?)]);
     }
-    let keys: Vec<ArrayRef> = table.shard_key().iter().map(|i| batch.column(*i).clone()).collect();
     let mut rows: Vec<Vec<u32>> = vec![vec![]; group.ranges.len()];
-    for (row, token) in (0..).zip(tokens(&keys)?) {
+    for (row, token) in (0..).zip(tokens(keys)?) {
         let shard = group.shard_of(token) as usize;
         let bucket = rows
             .get_mut(shard)

@@ -9,6 +9,8 @@
 //! Memory: at most [`INLINE_MAX`] before staging; afterwards one chunk per shard buffered and a few on their way, with
 //! chunks small enough that all shards together stay near [`STAGING_MAX`].
 
+use super::change_writer::Held;
+use super::returning;
 use super::rows::RowShaper;
 use super::split::split;
 use super::staging::{StageTarget, Staging};
@@ -36,7 +38,7 @@ const CHUNKS_PER_SHARD: usize = 8;
 /// Rows shaped at once: bounds the memory that shaping takes besides the buffers.
 const ROWS_AT_ONCE: usize = 8_192;
 /// Time to commit after the last row, also when the statement's own limit is longer.
-const COMMIT_MAX: Duration = Duration::from_secs(120);
+pub(super) const COMMIT_MAX: Duration = Duration::from_secs(120);
 
 /// Rows of one shard.
 #[derive(Debug, Default)]
@@ -59,8 +61,16 @@ pub struct TableWriter {
     staged: Vec<ShardId>,
     buffered: usize,
     rows: u64,
+    kept: Option<Kept>,
     chunk: usize,
     deadline: Instant,
+}
+
+/// Rows as they will be stored, for RETURNING.
+#[derive(Debug, Default)]
+struct Kept {
+    held: Held,
+    rows: Vec<RecordBatch>,
 }
 
 impl TableWriter {
@@ -95,6 +105,7 @@ impl TableWriter {
             staged: vec![],
             buffered: 0,
             rows: 0,
+            kept: None,
             chunk,
             deadline: context.deadline,
         })
@@ -122,6 +133,11 @@ impl TableWriter {
         };
         let shaped = self.shaper.shape(batch, first_id)?;
         self.rows += shaped.num_rows() as u64;
+        if let Some(kept) = &mut self.kept {
+            let visible = returning::visible(&self.table, &shaped)?;
+            kept.held.add(&visible)?;
+            kept.rows.push(visible);
+        }
         let mut grown = vec![];
         for (index, part) in split(&self.table, &self.group, shaped)? {
             let bytes = ipc_size(&part);
@@ -169,6 +185,16 @@ impl TableWriter {
         }
     }
 
+    /// Keeps what is written from now on; then writing too much fails with 54000.
+    pub(super) fn keep_rows(&mut self) {
+        self.kept = Some(Kept::default());
+    }
+
+    /// What was written since [`Self::keep_rows`]: visible columns of the rows, in their order.
+    pub(super) fn kept_rows(&mut self) -> Vec<RecordBatch> {
+        self.kept.take().unwrap_or_default().rows
+    }
+
     /// Rows so far.
     pub fn rows(&self) -> u64 {
         self.rows
@@ -212,6 +238,7 @@ impl TableWriter {
         let transaction = Transaction {
             id: self.target.txn,
             meta_revision: self.target.meta_revision,
+            read_at: Timestamp(0),
             shards: writes,
             deadline,
         };
@@ -250,6 +277,7 @@ async fn end(table: &TableDef, target: &StageTarget, id: ShardId, shard: Shard) 
         table: table.id.0,
         schema_version: table.version,
         payload: Some(payload),
+        removed: bytes::Bytes::new(),
     };
     Ok(Some(ShardWrites {
         shard: id,
@@ -258,7 +286,7 @@ async fn end(table: &TableDef, target: &StageTarget, id: ShardId, shard: Shard) 
 }
 
 /// Bytes a batch takes on the wire, roughly: views are counted by what they point at, not by the buffers they share.
-fn ipc_size(batch: &RecordBatch) -> usize {
+pub(super) fn ipc_size(batch: &RecordBatch) -> usize {
     use datafusion::arrow::array::{Array, AsArray};
     use datafusion::arrow::datatypes::DataType;
     let size = |array: &datafusion::arrow::array::ArrayRef| match array.data_type() {

@@ -111,6 +111,9 @@ impl RowSource {
             RowsTag::Explain => "EXPLAIN".to_owned(),
             RowsTag::Show => "SHOW".to_owned(),
             RowsTag::Copy => format!("COPY {rows}"),
+            RowsTag::Insert(written) => format!("INSERT 0 {written}"),
+            RowsTag::Update(changed) => format!("UPDATE {changed}"),
+            RowsTag::Delete(removed) => format!("DELETE {removed}"),
         }
     }
 

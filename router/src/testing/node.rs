@@ -1,7 +1,11 @@
-//! Shard nodes in memory: they check epochs, keep prepared writes invisible, refuse duplicate keys, and run leaves.
+//! Shard nodes in memory: they check epochs, keep prepared writes invisible, refuse duplicate keys and removals of rows that changed,
+//! and run leaves.
+//!
+//! A commit shows on all of its shards at once, and no read begins while one is under way: what real nodes achieve by waiting.
 
 use super::MemoryMeta;
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{BooleanArray, RecordBatch};
+use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
@@ -21,7 +25,38 @@ use tessera_proto::table::TableDef;
 use tessera_proto::{Error, GroupId, NodeId, Result, ShardId, TableId, Timestamp, ipc, keys, token, v1};
 use uuid::Uuid;
 
-type Rows = BTreeMap<(ShardId, TableId), Vec<(Timestamp, RecordBatch)>>;
+type Rows = BTreeMap<(ShardId, TableId), Vec<Chunk>>;
+
+/// Rows that were added together, and when each was removed.
+#[derive(Debug)]
+struct Chunk {
+    at: Timestamp,
+    rows: RecordBatch,
+    ends: Vec<Option<Timestamp>>,
+}
+
+impl Chunk {
+    fn new(at: Timestamp, rows: RecordBatch) -> Self {
+        let ends = vec![None; rows.num_rows()];
+        Self { at, rows, ends }
+    }
+
+    fn keys(&self, columns: &[usize]) -> Result<Vec<Box<[u8]>>> {
+        let columns: Vec<_> = columns.iter().map(|i| self.rows.column(*i).clone()).collect();
+        token::canonical_keys(&columns)
+    }
+
+    fn is_visible(&self, row: usize, snapshot: Timestamp) -> bool {
+        self.at <= snapshot && self.ends[row].is_none_or(|end| end > snapshot)
+    }
+
+    fn visible(&self, snapshot: Timestamp) -> RecordBatch {
+        let mask: BooleanArray = (0..self.ends.len())
+            .map(|row| Some(self.is_visible(row, snapshot)))
+            .collect();
+        filter_record_batch(&self.rows, &mask).unwrap()
+    }
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -34,6 +69,8 @@ struct State {
     failing_reads: usize,
     /// Commits whose answer is lost.
     lost_commits: usize,
+    /// Removals to refuse as if somebody had changed the rows.
+    changed_rows: usize,
     outcomes: HashMap<Vec<u8>, Timestamp>,
     point_reads: usize,
 }
@@ -43,6 +80,8 @@ pub(crate) struct FakeCluster {
     store: Arc<MemoryMeta>,
     oracle: OnceLock<Arc<dyn TimestampOracle>>,
     state: Mutex<State>,
+    /// Held from a commit's timestamp until its rows show.
+    committing: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for FakeCluster {
@@ -78,6 +117,7 @@ impl FakeCluster {
             store,
             oracle: OnceLock::new(),
             state: Mutex::default(),
+            committing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -95,6 +135,10 @@ impl FakeCluster {
 
     pub(crate) fn lose_commits(&self, count: usize) {
         self.state.lock().lost_commits = count;
+    }
+
+    pub(crate) fn change_rows(&self, count: usize) {
+        self.state.lock().changed_rows = count;
     }
 
     pub(crate) fn point_reads(&self) -> usize {
@@ -126,7 +170,7 @@ impl FakeCluster {
         Ok(shard.id())
     }
 
-    async fn tables(&self, writes: &[v1::TableWrite]) -> Result<HashMap<u64, TableDef>> {
+    async fn tables(&self, writes: &[v1::TableWrite]) -> Result<Tables> {
         let mut tables = HashMap::new();
         for write in writes {
             tables.insert(write.table, self.get(&keys::table(TableId(write.table))).await?);
@@ -146,28 +190,34 @@ impl State {
             Some(v1::table_write::Payload::Staged(s)) => {
                 Ok(s.segments.iter().map(|s| self.staged[&s.file].clone()).collect())
             }
-            None => Err(Error::protocol("no payload")),
+            None if write.removed.is_empty() => Err(Error::protocol("a write of nothing")),
+            None => Ok(vec![]),
         }
     }
 
-    fn check_unique(&self, shard: ShardId, writes: &[v1::TableWrite], tables: &HashMap<u64, TableDef>) -> Result<()> {
+    /// Whether a transaction may do this in a shard: what it removes is as it was read, what it adds is not there.
+    fn check(&mut self, shard: ShardId, writes: &[v1::TableWrite], tables: &Tables, read_at: Timestamp) -> Result<()> {
         for write in writes {
             let table = &tables[&write.table];
-            let keys = |batch: &RecordBatch| {
-                token::canonical_keys(
-                    &table
-                        .row_key()
-                        .iter()
-                        .map(|i| batch.column(*i).clone())
-                        .collect::<Vec<_>>(),
-                )
-            };
-            let mut seen = HashSet::new();
-            for (_, batch) in self.rows.get(&(shard, table.id)).into_iter().flatten() {
-                seen.extend(keys(batch)?);
+            let removed = removed_keys(write)?;
+            if !removed.is_empty() && self.changed_rows > 0 {
+                self.changed_rows -= 1;
+                return Err(Error::changed("row changed"));
             }
-            for batch in self.batches(write)? {
-                if keys(&batch)?.into_iter().any(|key| !seen.insert(key)) {
+            let mut living = HashMap::new();
+            for chunk in self.rows.get(&(shard, table.id)).into_iter().flatten() {
+                let keys = chunk.keys(&table.row_key())?.into_iter().zip(&chunk.ends);
+                living.extend(keys.filter(|(_, end)| end.is_none()).map(|(key, _)| (key, chunk.at)));
+            }
+            for key in &removed {
+                if living.remove(key).is_none_or(|at| at > read_at) || self.is_being_removed(shard, table.id, key)? {
+                    return Err(Error::changed(format!("row of table \"{}\" changed", table.name)));
+                }
+            }
+            let mut seen: HashSet<_> = living.into_keys().collect();
+            for rows in self.batches(write)? {
+                let keys = Chunk::new(read_at, rows).keys(&table.row_key())?;
+                if keys.into_iter().any(|key| !seen.insert(key)) {
                     return Err(Error::duplicate_key(&table.name, "key already exists"));
                 }
             }
@@ -175,17 +225,48 @@ impl State {
         Ok(())
     }
 
-    fn apply(&mut self, shard: ShardId, writes: &[v1::TableWrite], at: Timestamp) -> Result<()> {
+    /// Whether a transaction that is prepared removes this row.
+    fn is_being_removed(&self, shard: ShardId, table: TableId, key: &[u8]) -> Result<bool> {
+        let prepared = self.prepared.iter().filter(|((_, s), _)| *s == shard);
+        for write in prepared.flat_map(|(_, writes)| writes).filter(|w| w.table == table.0) {
+            if removed_keys(write)?.iter().any(|removed| **removed == *key) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn apply(&mut self, shard: ShardId, writes: &[v1::TableWrite], tables: &Tables, at: Timestamp) -> Result<()> {
         for write in writes {
             let batches = self.batches(write)?;
             if let Some(v1::table_write::Payload::Staged(s)) = &write.payload {
                 s.segments.iter().for_each(|s| drop(self.staged.remove(&s.file)));
             }
-            let rows = self.rows.entry((shard, TableId(write.table))).or_default();
-            rows.extend(batches.into_iter().map(|b| (at, b)));
+            let (row_key, removed) = (tables[&write.table].row_key(), removed_keys(write)?);
+            let chunks = self.rows.entry((shard, TableId(write.table))).or_default();
+            for chunk in chunks.iter_mut() {
+                for (row, key) in chunk.keys(&row_key)?.into_iter().enumerate() {
+                    if chunk.ends[row].is_none() && removed.contains(&key) {
+                        chunk.ends[row] = Some(at);
+                    }
+                }
+            }
+            chunks.extend(batches.into_iter().map(|rows| Chunk::new(at, rows)));
         }
         Ok(())
     }
+}
+
+type Tables = HashMap<u64, TableDef>;
+
+/// Keys of the rows that a write removes.
+fn removed_keys(write: &v1::TableWrite) -> Result<HashSet<Box<[u8]>>> {
+    if write.removed.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let batches = ipc::decode(&write.removed)?;
+    let keys = batches.iter().map(|batch| token::canonical_keys(batch.columns()));
+    Ok(keys.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
 /// Gives leaves the rows of some shards at a snapshot.
@@ -199,7 +280,7 @@ struct Source {
 }
 
 impl TableSource for Source {
-    fn provider(&self, table: TableId, version: u64) -> Result<Arc<dyn TableProvider>> {
+    fn provider(&self, table: TableId, version: u64, row_id: bool) -> Result<Arc<dyn TableProvider>> {
         let def = &self.tables[&table];
         assert_eq!(def.version, version);
         let shards: Vec<ShardId> = match def.is_reference() {
@@ -217,13 +298,15 @@ impl TableSource for Source {
         let rows = shards
             .iter()
             .flat_map(|s| state.rows.get(&(*s, table)).into_iter().flatten());
-        let visible = def.visible_schema();
-        let columns: Vec<usize> = (0..visible.fields().len()).collect();
+        let shown = match row_id {
+            true => def.arrow_schema(),
+            false => def.visible_schema(),
+        };
+        let columns: Vec<usize> = (0..shown.fields().len()).collect();
         let batches = rows
-            .filter(|(at, _)| *at <= self.snapshot)
-            .map(|(_, b)| b.project(&columns).unwrap())
+            .map(|chunk| chunk.visible(self.snapshot).project(&columns).unwrap())
             .collect();
-        Ok(Arc::new(MemTable::try_new(visible, vec![batches])?))
+        Ok(Arc::new(MemTable::try_new(shown, vec![batches])?))
     }
 }
 
@@ -240,6 +323,7 @@ impl ShardService for FakeNode {
                 return Err(Error::unavailable("node is gone"));
             }
         }
+        drop(self.cluster.committing.lock().await);
         let (entries, _) = self.cluster.store.range("/table/").await?;
         let defs = entries
             .iter()
@@ -279,21 +363,17 @@ impl ShardService for FakeNode {
         let table: TableDef = self.cluster.get(&keys::table(TableId(request.table))).await?;
         let wanted = ipc::decode(&request.keys)?.remove(0);
         let wanted = token::canonical_keys(wanted.columns())?;
+        drop(self.cluster.committing.lock().await);
         let mut state = self.cluster.state.lock();
         state.point_reads += 1;
         let columns: Vec<usize> = request.projection.iter().map(|i| *i as usize).collect();
         let schema = Arc::new(table.arrow_schema().project(&columns).unwrap());
         let mut found = vec![];
-        for (at, batch) in state.rows.get(&(shard, table.id)).into_iter().flatten() {
-            let keys = token::canonical_keys(
-                &table
-                    .primary_key
-                    .iter()
-                    .map(|i| batch.column(*i).clone())
-                    .collect::<Vec<_>>(),
-            )?;
-            let rows = (0..keys.len()).filter(|row| wanted.contains(&keys[*row]) && at.0 <= request.snapshot);
-            found.extend(rows.map(|row| batch.slice(row, 1).project(&columns).unwrap()));
+        for chunk in state.rows.get(&(shard, table.id)).into_iter().flatten() {
+            let keys = chunk.keys(&table.primary_key)?;
+            let rows = (0..keys.len())
+                .filter(|row| wanted.contains(&keys[*row]) && chunk.is_visible(*row, Timestamp(request.snapshot)));
+            found.extend(rows.map(|row| chunk.rows.slice(row, 1).project(&columns).unwrap()));
         }
         Ok(v1::PointReadReply {
             rows: ipc::encode(&schema, &found)?,
@@ -302,11 +382,28 @@ impl ShardService for FakeNode {
 
     async fn commit(&self, request: v1::CommitRequest) -> Result<v1::CommitReply> {
         let home = self.cluster.check(self.id, request.home.as_ref()).await?;
-        let tables = self.cluster.tables(&request.writes).await?;
+        let mut tables = self.cluster.tables(&request.writes).await?;
+        let _committing = self.cluster.committing.lock().await;
+        let participants: Vec<ShardId> = request.participants.iter().map(v1::ShardRef::id).collect();
+        let prepared: Vec<_> = {
+            let state = self.cluster.state.lock();
+            let writes = |shard: &ShardId| state.prepared.get(&(request.txn.to_vec(), *shard)).cloned();
+            let prepared = participants.iter().map(|shard| (*shard, writes(shard)));
+            prepared
+                .map(|(shard, writes)| (shard, writes.unwrap_or_default()))
+                .collect()
+        };
+        for (_, writes) in &prepared {
+            tables.extend(self.cluster.tables(writes).await?);
+        }
         let at = self.cluster.draw().await;
         let mut state = self.cluster.state.lock();
-        state.check_unique(home, &request.writes, &tables)?;
-        state.apply(home, &request.writes, at)?;
+        state.check(home, &request.writes, &tables, Timestamp(request.read_at))?;
+        state.apply(home, &request.writes, &tables, at)?;
+        for (shard, writes) in prepared {
+            state.apply(shard, &writes, &tables, at)?;
+            state.prepared.remove(&(request.txn.to_vec(), shard));
+        }
         state.outcomes.insert(request.txn.to_vec(), at);
         if state.lost_commits > 0 {
             state.lost_commits -= 1;
@@ -322,7 +419,7 @@ impl ShardService for FakeNode {
         }
         let tables = self.cluster.tables(&request.writes).await?;
         let mut state = self.cluster.state.lock();
-        state.check_unique(shard, &request.writes, &tables)?;
+        state.check(shard, &request.writes, &tables, Timestamp(request.read_at))?;
         state.prepared.insert((request.txn.to_vec(), shard), request.writes);
         Ok(v1::PrepareReply {})
     }
@@ -330,16 +427,14 @@ impl ShardService for FakeNode {
     async fn finish(&self, request: v1::FinishRequest) -> Result<v1::FinishReply> {
         let shard = request.shard.as_ref().unwrap().id();
         let mut state = self.cluster.state.lock();
-        let writes = state
-            .prepared
-            .remove(&(request.txn.to_vec(), shard))
-            .unwrap_or_default();
+        // What committed was applied by its home.
+        let left = state.prepared.remove(&(request.txn.to_vec(), shard));
         match request.commit_timestamp {
             0 => {
                 let prefix = format!("{shard}-{:?}-", request.txn);
                 state.staged.retain(|file, _| !file.starts_with(&prefix));
             }
-            at => state.apply(shard, &writes, Timestamp(at))?,
+            _ => assert!(left.is_none(), "a commit shows on all shards at once"),
         }
         Ok(v1::FinishReply {})
     }
@@ -393,7 +488,7 @@ impl ShardService for FakeNode {
             .get(&(shard, TableId(request.table)))
             .into_iter()
             .flatten()
-            .map(|(_, b)| b.num_rows() as u64)
+            .map(|chunk| chunk.ends.iter().filter(|end| end.is_none()).count() as u64)
             .sum();
         Ok(v1::DigestReply {
             digest: vec![7; 16].into(),

@@ -45,7 +45,7 @@ const FINISH_AT_ONCE: usize = 16;
 pub struct ShardWrites {
     /// The shard.
     pub shard: ShardId,
-    /// Its rows.
+    /// Rows added and removed.
     pub writes: Vec<v1::TableWrite>,
 }
 
@@ -56,6 +56,8 @@ pub struct Transaction {
     pub id: TxnId,
     /// Revision of the meta store that the writes were made for.
     pub meta_revision: u64,
+    /// The snapshot at which the removed rows were read; 0 when none are removed.
+    pub read_at: Timestamp,
     /// At least one; the first is home, the others ascend. With home above them all, transactions lock in one order.
     pub shards: Vec<ShardWrites>,
     /// When to give up.
@@ -68,7 +70,8 @@ pub struct Transaction {
 /// in a circle with others is run again, locking in one order, as long as its rows travel with it.
 ///
 /// # Errors
-/// What a shard refuses with (23505, 23502, ...); 40003 when nobody can tell the outcome.
+/// What a shard refuses with (23505, 23502, ...); `Retry::Restart` when a row to be removed changed since it was read; 40003
+/// when nobody can tell the outcome.
 pub async fn commit(engine: &Arc<Engine>, mut transaction: Transaction) -> Result<Timestamp> {
     let staged = |write: &v1::TableWrite| matches!(write.payload, Some(Payload::Staged(_)));
     // What was staged belongs to this transaction id and is gone once it is aborted.
@@ -227,6 +230,7 @@ fn prepare_request(
         writes: vec![],
         router: 0,
         still: false,
+        read_at: transaction.read_at.0,
     }
 }
 
@@ -267,6 +271,7 @@ async fn commit_home(engine: &Engine, transaction: &Transaction) -> Result<Times
                 deadline_ms,
                 participants,
                 writes: writes.clone(),
+                read_at: transaction.read_at.0,
             };
             Box::pin(async move { Ok(Timestamp(service.commit(request).await?.timestamp)) })
         },
