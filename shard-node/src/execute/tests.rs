@@ -32,7 +32,7 @@ fn schema() -> SchemaRef {
 }
 
 impl TableSource for OneTable {
-    fn provider(&self, table: TableId, _: u64) -> Result<Arc<dyn TableProvider>> {
+    fn provider(&self, table: TableId, _: u64, _: bool) -> Result<Arc<dyn TableProvider>> {
         if table != TableId(1) {
             return Err(Error::stale_map(format!("table {table} is not known yet")));
         }
