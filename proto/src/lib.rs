@@ -29,6 +29,7 @@ pub mod profile;
 pub mod pushdown;
 pub mod service;
 pub mod shard_map;
+pub mod spill_files;
 pub mod sql_type;
 pub mod table;
 pub mod token;

@@ -35,6 +35,7 @@ use tessera_proto::functions;
 use tessera_proto::memory::SPILL_MERGE_FILES;
 use tessera_proto::profile::Profiles;
 use tessera_proto::service::{NodeDirectory, TimestampOracle};
+use tessera_proto::spill_files;
 use tessera_proto::{Error, Result};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -307,11 +308,10 @@ impl Drop for Engine {
 fn runtime_env(memory: Arc<dyn MemoryPool>) -> Result<Arc<RuntimeEnv>> {
     let disk = DiskManagerBuilder::default()
         .with_mode(DiskManagerMode::OsTmpDirectory)
-        .with_max_temp_directory_size(SPILL_BYTES_MAX)
-        .with_max_spill_merge_fan_in(SPILL_MERGE_FILES);
+        .with_max_temp_directory_size(SPILL_BYTES_MAX);
     let builder = RuntimeEnvBuilder::new()
         .with_memory_pool(memory)
-        .with_disk_manager_builder(disk);
+        .with_disk_manager_builder(spill_files::disk(disk, SPILL_MERGE_FILES)?);
     Ok(builder.build_arc()?)
 }
 

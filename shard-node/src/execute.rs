@@ -39,6 +39,7 @@ use tessera_proto::memory::SPILL_MERGE_FILES;
 use tessera_proto::physical;
 use tessera_proto::profile::{Profiles, spilled_bytes};
 use tessera_proto::service::{NodeDirectory, deadline};
+use tessera_proto::spill_files;
 use tessera_proto::{Error, NodeId, Result, v1};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -60,12 +61,10 @@ pub fn query_memory(pool: Arc<dyn MemoryPool>, spill: Option<&Path>) -> Result<A
         Some(folder) => DiskManagerMode::Directories(vec![folder.to_owned()]),
         None => DiskManagerMode::Disabled,
     };
-    let disk = DiskManagerBuilder::default()
-        .with_mode(mode)
-        .with_max_spill_merge_fan_in(SPILL_MERGE_FILES);
+    let disk = DiskManagerBuilder::default().with_mode(mode);
     let builder = RuntimeEnvBuilder::new()
         .with_memory_pool(pool)
-        .with_disk_manager_builder(disk);
+        .with_disk_manager_builder(spill_files::disk(disk, SPILL_MERGE_FILES)?);
     Ok(builder.build_arc()?)
 }
 
