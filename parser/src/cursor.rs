@@ -125,11 +125,6 @@ impl<'a> Cursor<'a> {
         self.sql
     }
 
-    /// Byte where the statement ends: its semicolon, or the end of the text.
-    pub(crate) fn end(&self) -> usize {
-        self.end
-    }
-
     /// The tokens not read yet.
     pub(crate) fn rest(&self) -> &'a [Tok] {
         &self.toks[self.at..]

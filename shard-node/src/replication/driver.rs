@@ -193,7 +193,11 @@ impl Driver {
                     self.step(event);
                 }
             }
-            Input::Propose { term: Some(term), reply, .. } if term != self.ports.shard.status.borrow().term => {
+            Input::Propose {
+                term: Some(term),
+                reply,
+                ..
+            } if term != self.ports.shard.status.borrow().term => {
                 let id = self.ports.shard.id;
                 let _ = reply.send(Err(Error::stale_map(format!("shard {id} changed its leader"))));
             }

@@ -62,7 +62,11 @@ impl ShardTable {
             .filter_map(|s| s.version().tables.get(&def.id).cloned())
             .collect();
         Self {
-            schema: if row_id { def.arrow_schema() } else { def.visible_schema() },
+            schema: if row_id {
+                def.arrow_schema()
+            } else {
+                def.visible_schema()
+            },
             def,
             versions,
             snapshot,

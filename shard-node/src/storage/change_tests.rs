@@ -1,8 +1,8 @@
 //! Rows that are added, replaced and removed, on two copies that seal whenever they like, against a map per timestamp.
 
-use crate::storage::deletes_file;
 use crate::storage::shard_store::{ShardStore, Write};
 use crate::storage::test_tables::{rows, store, table};
+use crate::storage::{Access, deletes_file};
 use datafusion::arrow::array::{ArrayRef, AsArray, Decimal128Array, Int64Array, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Decimal128Type, Field, Int64Type, Schema};
 use rand::rngs::StdRng;
@@ -45,7 +45,10 @@ fn tables(def: &Arc<TableDef>) -> impl Fn(TableId) -> Option<Arc<TableDef>> + us
 }
 
 fn read(store: &ShardStore, def: &TableDef, ts: u64, ids: &[i64]) -> State {
-    let found = store.point_read(def, Timestamp(ts), &keys(ids), &[0, 2]).unwrap();
+    let found = store
+        .point_read(def, Timestamp(ts), &keys(ids), &[0, 2], Access::Disk)
+        .unwrap()
+        .unwrap();
     let ids = found.column(0).as_primitive::<Int64Type>().values().to_vec();
     let prices = found.column(1).as_primitive::<Decimal128Type>().values().to_vec();
     assert_eq!(ids.iter().collect::<HashSet<_>>().len(), ids.len(), "a key twice");
@@ -60,9 +63,13 @@ fn commit(random: &mut StdRng, state: &mut State, def: &Arc<TableDef>, ts: u64) 
     let changed: Vec<i64> = living.drain(..random.random_range(0..=4.min(living.len()))).collect();
     let free: Vec<i64> = (0..60).filter(|id| !state.contains_key(id)).collect();
     let new: Vec<i64> = free.choose_multiple(random, 5).copied().collect();
-    gone.iter().for_each(|id| drop(state.remove(id)));
+    for id in &gone {
+        state.remove(id);
+    }
     let come = [changed.clone(), new].concat();
-    come.iter().for_each(|id| drop(state.insert(*id, ts.into())));
+    for id in &come {
+        state.insert(*id, ts.into());
+    }
     let mut writes = vec![];
     let going = [gone, changed].concat();
     if !going.is_empty() {
@@ -95,7 +102,8 @@ fn copies_that_seal_at_different_times_agree_at_every_timestamp() {
                     2 => {
                         *copy = store(dir.path());
                         for again in copy.checkpoint().0 + 1..=ts {
-                            copy.apply(LogIndex(again), Timestamp(again), &log[again as usize]).unwrap();
+                            copy.apply(LogIndex(again), Timestamp(again), &log[again as usize])
+                                .unwrap();
                         }
                     }
                     _ => {}
@@ -133,7 +141,10 @@ fn only_rows_that_are_there_and_unchanged_may_go() {
         assert!(!unchanged(ids, ts), "{ids:?} at {ts}");
     }
     let missing = store.apply(LogIndex(4), Timestamp(40), &[removed(&def, &[3])]);
-    assert_eq!((missing.unwrap_err().code.as_str(), store.applied()), ("XX001", LogIndex(3)));
+    assert_eq!(
+        (missing.unwrap_err().code.as_str(), store.applied()),
+        ("XX001", LogIndex(3))
+    );
     // A key is free once its row went, or goes in the same write.
     let none = HashSet::new();
     let conflict = |id: i64, gone: &HashSet<Box<[u8]>>| store.unique_conflict(&added(&def, &[id], 1), gone).unwrap();
@@ -160,14 +171,21 @@ fn removed_rows_travel_with_a_snapshot_and_go_with_their_table() {
     let ids: Vec<i64> = (0..1_000).collect();
     ahead.apply(LogIndex(1), Timestamp(1), &[added(&def, &ids, 0)]).unwrap();
     ahead.seal(&tables(&def)).unwrap();
-    ahead.apply(LogIndex(2), Timestamp(2), &[removed(&def, &ids[10..20])]).unwrap();
+    ahead
+        .apply(LogIndex(2), Timestamp(2), &[removed(&def, &ids[10..20])])
+        .unwrap();
     let snapshot = ahead.snapshot(&tables(&def)).unwrap();
     for segment in &snapshot.files {
         let bytes = std::fs::read(ahead.segment_path(&segment.file).unwrap()).unwrap();
-        behind.install_segment(segment, &mut std::iter::once(Ok(bytes.into()))).unwrap();
+        behind
+            .install_segment(segment, &mut std::iter::once(Ok(bytes.into())))
+            .unwrap();
     }
     for cut in [0, 7, 8, 40, snapshot.manifest.len() - 1] {
-        assert_eq!(behind.install_snapshot(&snapshot.manifest[..cut]).unwrap_err().code, "08P01");
+        assert_eq!(
+            behind.install_snapshot(&snapshot.manifest[..cut]).unwrap_err().code,
+            "08P01"
+        );
     }
     behind.install_snapshot(&snapshot.manifest).unwrap();
     drop(behind);
@@ -178,7 +196,10 @@ fn removed_rows_travel_with_a_snapshot_and_go_with_their_table() {
         assert_eq!(digest.1, [1_000, 990][ts as usize - 1]);
     }
     let files = |dir: &std::path::Path| {
-        let names = std::fs::read_dir(dir.join("3-0")).unwrap().flatten().map(|e| e.file_name());
+        let names = std::fs::read_dir(dir.join("3-0"))
+            .unwrap()
+            .flatten()
+            .map(|e| e.file_name());
         names.filter(|n| n.to_string_lossy().starts_with("DELETES-")).count()
     };
     assert_eq!(files(dirs[1].path()), 1);
@@ -192,7 +213,10 @@ fn removed_rows_travel_with_a_snapshot_and_go_with_their_table() {
     std::fs::write(&path, sound).unwrap();
     ahead.check().unwrap();
     behind.drop_table(def.id).unwrap();
-    assert_eq!((files(dirs[1].path()), behind.digest(&def, Timestamp(2)).unwrap().1), (0, 0));
+    assert_eq!(
+        (files(dirs[1].path()), behind.digest(&def, Timestamp(2)).unwrap().1),
+        (0, 0)
+    );
     drop(behind);
     assert!(store(dirs[1].path()).tables().is_empty());
 }

@@ -45,11 +45,6 @@ impl DeleteVector {
         self.runs.iter().map(|run| run.len()).sum()
     }
 
-    /// Whether no row is gone.
-    pub fn is_empty(&self) -> bool {
-        self.runs.is_empty()
-    }
-
     /// Adds rows that are not in it yet, in any order.
     pub fn add(&mut self, mut rows: Vec<Deleted>) {
         if rows.is_empty() {
@@ -115,7 +110,7 @@ mod tests {
     fn rows_go_at_their_time_and_runs_stay_few() {
         let mut vector = DeleteVector::default();
         let kept = DeleteVector::new(vec![]);
-        assert!(kept.is_empty() && kept.alive(0..9, Timestamp::MAX).is_none());
+        assert!(kept.len() == 0 && kept.alive(0..9, Timestamp::MAX).is_none());
         // 7 has no common factor with 10,000: every row once, in a mixed order.
         for n in 0..10_000u64 {
             let deleted = Deleted {

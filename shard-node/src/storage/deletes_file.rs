@@ -193,10 +193,12 @@ mod tests {
     use super::*;
 
     fn sample() -> Deletes {
-        let rows = |n: u64| (0..n).map(|i| Deleted {
-            row: i * i,
-            ts: Timestamp(1 << 50 | i * 977 % 1_000),
-        });
+        let rows = |n: u64| {
+            (0..n).map(|i| Deleted {
+                row: i * i,
+                ts: Timestamp((1 << 50) | (i * 977 % 1_000)),
+            })
+        };
         Deletes::from([
             ("t5-a.parquet".into(), rows(300).collect()),
             ("t5-b.parquet".into(), rows(1).collect()),

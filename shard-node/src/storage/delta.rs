@@ -111,7 +111,9 @@ impl Chunk {
                 None => begun,
             });
         }
-        let Some(mask) = mask else { return Ok(Some(self.batch.clone())) };
+        let Some(mask) = mask else {
+            return Ok(Some(self.batch.clone()));
+        };
         match mask.true_count() {
             0 => Ok(None),
             _ => filter_record_batch(&self.batch, &mask).map(Some).map_err(internal),

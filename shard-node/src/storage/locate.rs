@@ -99,7 +99,10 @@ fn search(
     found: &mut [Option<Living>],
 ) -> Result<()> {
     let hashes: Vec<u64> = missing.iter().map(|(hash, _)| *hash).collect();
-    let candidates = segment.find_keys(&hashes, Access::Disk)?.unwrap_or_default().into_iter();
+    let candidates = segment
+        .find_keys(&hashes, Access::Disk)?
+        .unwrap_or_default()
+        .into_iter();
     let mut candidates: Vec<(u32, usize)> = candidates
         .filter(|(_, row)| !version.is_deleted(segment, *row, Timestamp::MAX))
         .map(|(at, row)| (row, missing[at].1))

@@ -17,6 +17,8 @@
 //! Not here: who may write (replication, transactions), and taking removed rows out of files.
 
 pub mod cache;
+#[cfg(test)]
+mod change_tests;
 pub(crate) mod checked_file;
 mod column_reader;
 pub(crate) mod columns;
@@ -40,8 +42,6 @@ mod sketch;
 mod snapshot;
 pub mod staging;
 pub(crate) mod statistics;
-#[cfg(test)]
-mod change_tests;
 #[cfg(test)]
 pub(crate) mod test_tables;
 #[cfg(test)]

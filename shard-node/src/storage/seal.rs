@@ -111,12 +111,7 @@ impl Inner {
         frozen
     }
 
-    fn write_frozen(
-        &self,
-        frozen: &Version,
-        tables: &Tables<'_>,
-        written: &mut Written,
-    ) -> Result<()> {
+    fn write_frozen(&self, frozen: &Version, tables: &Tables<'_>, written: &mut Written) -> Result<()> {
         for (id, table) in &frozen.tables {
             let Some(def) = tables(*id).filter(|_| !table.chunks.is_empty()) else {
                 continue;
@@ -171,13 +166,7 @@ impl Inner {
         })
     }
 
-    fn next_manifest(
-        &self,
-        old: &Manifest,
-        frozen: &Version,
-        tables: &Tables<'_>,
-        written: &Written,
-    ) -> Manifest {
+    fn next_manifest(&self, old: &Manifest, frozen: &Version, tables: &Tables<'_>, written: &Written) -> Manifest {
         let kept = frozen
             .tables
             .iter()

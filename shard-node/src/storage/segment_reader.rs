@@ -176,7 +176,8 @@ impl Wanted {
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let shaped = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
             .map_err(|e| Error::internal(e.to_string()))?;
-        let filter = |mask: &BooleanArray| filter_record_batch(&shaped, mask).map_err(|e| Error::internal(e.to_string()));
+        let filter =
+            |mask: &BooleanArray| filter_record_batch(&shaped, mask).map_err(|e| Error::internal(e.to_string()));
         let Some(times) = batch
             .column_by_name(CTS_COLUMN)
             .and_then(|c| c.as_primitive_opt::<UInt64Type>())

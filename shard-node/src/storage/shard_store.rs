@@ -169,7 +169,10 @@ impl ShardStore {
             {
                 let living: Option<Vec<Living>> = self.living(table, keys.columns())?.into_iter().collect();
                 let living = living.ok_or_else(|| {
-                    Error::corrupt(format!("a row of table \"{}\" that a log entry removes is not there", table.name))
+                    Error::corrupt(format!(
+                        "a row of table \"{}\" that a log entry removes is not there",
+                        table.name
+                    ))
                 })?;
                 going.push((table.id, living));
             }
@@ -189,9 +192,13 @@ impl ShardStore {
     /// # Errors
     /// XX001 or 58030 when segments cannot be read.
     pub fn unchanged_since(&self, write: &Write, read_at: Timestamp) -> Result<bool> {
-        let Write::Removed { table, keys } = write else { return Ok(true) };
+        let Write::Removed { table, keys } = write else {
+            return Ok(true);
+        };
         let living = self.living(table, keys.columns())?;
-        Ok(living.iter().all(|row| row.as_ref().is_some_and(|row| row.cts <= read_at)))
+        Ok(living
+            .iter()
+            .all(|row| row.as_ref().is_some_and(|row| row.cts <= read_at)))
     }
 
     /// Publishes `next` with the rows that come; the caller holds the apply lock.
@@ -288,7 +295,13 @@ impl ShardStore {
 
     /// The present state of one table; empty when it has no rows.
     fn table_version(&self, table: TableId) -> Arc<TableVersion> {
-        self.inner.version.load().tables.get(&table).cloned().unwrap_or_default()
+        self.inner
+            .version
+            .load()
+            .tables
+            .get(&table)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Canonical row keys of an inline write, for the lock table; empty for staged writes.
@@ -429,7 +442,9 @@ impl Write {
 
 /// Whether rows in memory are still there.
 fn is_in(version: &Version, table: TableId, rows: &[Living]) -> bool {
-    let Some(table) = version.tables.get(&table) else { return true };
+    let Some(table) = version.tables.get(&table) else {
+        return true;
+    };
     rows.iter().all(|row| match row.place {
         Place::Delta(position) => table.chunk_row(position).is_some(),
         Place::Segment(..) => true,
@@ -439,7 +454,9 @@ fn is_in(version: &Version, table: TableId, rows: &[Living]) -> bool {
 /// Marks rows as gone. A table that was dropped meanwhile has none.
 fn remove(version: &mut Version, going: &[(TableId, Vec<Living>)], ts: Timestamp) {
     for (table, rows) in going {
-        let Some(table) = version.tables.get_mut(table) else { continue };
+        let Some(table) = version.tables.get_mut(table) else {
+            continue;
+        };
         let table = Arc::make_mut(table);
         table.unsealed_removals += rows.len();
         let (mut in_memory, mut in_files) = (vec![], HashMap::new());

@@ -61,7 +61,11 @@ impl Inner {
         let head = manifest.to_bytes()?;
         let mut bytes = (head.len() as u64).to_le_bytes().to_vec();
         bytes.extend(head);
-        bytes.extend(deletes_file::load(&self.dir, manifest.sequence, manifest.deletes.as_ref())?);
+        bytes.extend(deletes_file::load(
+            &self.dir,
+            manifest.sequence,
+            manifest.deletes.as_ref(),
+        )?);
         Ok(bytes)
     }
 
@@ -135,9 +139,13 @@ pub(super) fn open_version(
         if let Some(rows) = deletes.get(&meta.file).filter(|rows| !rows.is_empty()) {
             if rows.windows(2).any(|w| w[0].row >= w[1].row) || rows.iter().any(|d| d.row >= meta.rows) {
                 let file = &meta.file;
-                return Err(Error::corrupt(format!("segment \"{file}\" does not have the rows removed from it")));
+                return Err(Error::corrupt(format!(
+                    "segment \"{file}\" does not have the rows removed from it"
+                )));
             }
-            table.deletes.insert(segment.number, Arc::new(DeleteVector::new(rows.clone())));
+            table
+                .deletes
+                .insert(segment.number, Arc::new(DeleteVector::new(rows.clone())));
         }
         table.segments.push(segment);
     }

@@ -126,7 +126,9 @@ fn simulate(seed: u64, steps: usize) {
                 stores.iter().for_each(|s| apply(s, &def, index, &entry));
                 let again = inline(&def, &entry.1[..1]);
                 assert!(
-                    stores.iter().all(|s| s.unique_conflict(&again, &HashSet::new()).unwrap().is_some()),
+                    stores
+                        .iter()
+                        .all(|s| s.unique_conflict(&again, &HashSet::new()).unwrap().is_some()),
                     "seed {seed}"
                 );
                 committed.insert(index, entry);
@@ -169,7 +171,11 @@ fn simulate(seed: u64, steps: usize) {
         }
     }
     let new = inline(&def, &fresh[..5]);
-    assert!(stores.iter().all(|s| s.unique_conflict(&new, &HashSet::new()).unwrap().is_none()));
+    assert!(
+        stores
+            .iter()
+            .all(|s| s.unique_conflict(&new, &HashSet::new()).unwrap().is_none())
+    );
     assert!(
         stores
             .iter()
@@ -442,7 +448,10 @@ fn snapshots_replace_everything() {
         (LogIndex(8), vec![4])
     );
     assert!(
-        behind.unique_conflict(&inline(&def, &[2]), &HashSet::new()).unwrap().is_some(),
+        behind
+            .unique_conflict(&inline(&def, &[2]), &HashSet::new())
+            .unwrap()
+            .is_some(),
         "the sidecar was rebuilt"
     );
 }

@@ -56,7 +56,9 @@ async fn what_changed_since_it_was_read_is_not_changed_again() {
     let read_at = cluster.oracle.draw().await.unwrap();
     until_done(&cluster, |keys| update(&cluster, keys)).await.unwrap();
     for write in [update, |cluster: &Cluster, keys: &[i64]| cluster.removal(keys)] {
-        let late = cluster.transact(TxnId::generate(), 0..100, read_at, |keys| write(&cluster, keys)).await;
+        let late = cluster
+            .transact(TxnId::generate(), 0..100, read_at, |keys| write(&cluster, keys))
+            .await;
         let late = late.unwrap_err();
         assert_eq!((late.code.as_str(), late.retry), ("40001", Retry::Restart), "{late}");
     }
@@ -65,7 +67,9 @@ async fn what_changed_since_it_was_read_is_not_changed_again() {
     let twice = |keys: &[i64]| cluster.removal(&[keys, keys].concat());
     let result = cluster.transact(TxnId::generate(), 0..100, now, twice).await;
     assert_eq!(result.unwrap_err().code, "08P01");
-    let result = cluster.transact(TxnId::generate(), 500..600, now, |keys| cluster.removal(keys)).await;
+    let result = cluster
+        .transact(TxnId::generate(), 500..600, now, |keys| cluster.removal(keys))
+        .await;
     assert_eq!(result.unwrap_err().retry, Retry::Restart);
     assert_eq!(cluster.rows().await, 100);
     cluster.assert_copies_equal().await;
