@@ -55,15 +55,16 @@ mod tests {
     use datafusion::execution::TaskContext;
     use datafusion::execution::memory_pool::GreedyMemoryPool;
     use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-    use datafusion::physical_expr::LexOrdering;
-    use datafusion::physical_expr::PhysicalSortExpr;
     use datafusion::physical_expr::expressions::col;
+    use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
     use datafusion::physical_plan::repartition::RepartitionExec;
     use datafusion::physical_plan::sorts::sort::SortExec;
     use datafusion::physical_plan::{ExecutionPlan, Partitioning, collect};
+    use datafusion::prelude::SessionConfig;
 
     /// Two partitions of 64 batches, 64 KiB each, and a context with one MiB.
     fn short_of_memory() -> (Arc<dyn ExecutionPlan>, Arc<TaskContext>) {
+        let config = SessionConfig::new().with_sort_spill_reservation_bytes(128 << 10);
         let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
         let batch = |at: i64| {
             let numbers = Int64Array::from_iter_values((0..8_192).map(|n| (n * 7_919 + at) % 100_003));
@@ -75,7 +76,9 @@ mod tests {
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(GreedyMemoryPool::new(1 << 20)))
             .with_disk_manager_builder(disk);
-        let context = TaskContext::default().with_runtime(runtime.build_arc().unwrap());
+        let context = TaskContext::default()
+            .with_session_config(config)
+            .with_runtime(runtime.build_arc().unwrap());
         (input, Arc::new(context))
     }
 
@@ -96,12 +99,8 @@ mod tests {
     async fn a_sort_spills() {
         let (input, context) = short_of_memory();
         let by = LexOrdering::new([PhysicalSortExpr::new_default(col("n", &input.schema()).unwrap())]).unwrap();
-        let mut context = Arc::unwrap_or_clone(context);
-        context = context.with_session_config(
-            datafusion::prelude::SessionConfig::new().with_sort_spill_reservation_bytes(128 << 10),
-        );
         let sort = Arc::new(SortExec::new(by, input).with_preserve_partitioning(true));
-        let rows = collect(sort.clone(), Arc::new(context)).await.unwrap();
+        let rows = collect(sort.clone(), context).await.unwrap();
         assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 2 * 64 * 8_192);
         assert!(
             sort.metrics()
