@@ -32,7 +32,7 @@ use tessera_proto::clock::now_ms;
 use tessera_proto::flight::seal::Secret;
 use tessera_proto::fragment::LeafRuntime;
 use tessera_proto::functions;
-use tessera_proto::memory::SPILL_MERGE_FILES;
+use tessera_proto::memory::{SPILL_MERGE_FILES, without_restarts};
 use tessera_proto::profile::Profiles;
 use tessera_proto::service::{NodeDirectory, TimestampOracle};
 use tessera_proto::spill_files;
@@ -310,7 +310,7 @@ fn runtime_env(memory: Arc<dyn MemoryPool>) -> Result<Arc<RuntimeEnv>> {
         .with_mode(DiskManagerMode::OsTmpDirectory)
         .with_max_temp_directory_size(SPILL_BYTES_MAX);
     let builder = RuntimeEnvBuilder::new()
-        .with_memory_pool(memory)
+        .with_memory_pool(without_restarts(memory))
         .with_disk_manager_builder(spill_files::disk(disk, SPILL_MERGE_FILES)?);
     Ok(builder.build_arc()?)
 }

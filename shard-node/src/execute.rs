@@ -35,7 +35,7 @@ use std::sync::Arc;
 use tessera_proto::fragment::{LeafPlanCodec, TableSource};
 use tessera_proto::frugal;
 use tessera_proto::ipc::relabel;
-use tessera_proto::memory::SPILL_MERGE_FILES;
+use tessera_proto::memory::{SPILL_MERGE_FILES, without_restarts};
 use tessera_proto::physical;
 use tessera_proto::profile::{Profiles, spilled_bytes};
 use tessera_proto::service::{NodeDirectory, deadline};
@@ -63,7 +63,7 @@ pub fn query_memory(pool: Arc<dyn MemoryPool>, spill: Option<&Path>) -> Result<A
     };
     let disk = DiskManagerBuilder::default().with_mode(mode);
     let builder = RuntimeEnvBuilder::new()
-        .with_memory_pool(pool)
+        .with_memory_pool(without_restarts(pool))
         .with_disk_manager_builder(spill_files::disk(disk, SPILL_MERGE_FILES)?);
     Ok(builder.build_arc()?)
 }
