@@ -185,7 +185,8 @@ fn transaction_mode(cursor: &mut Cursor<'_>, prefix: &str, local: bool) -> Resul
     })
 }
 
-fn isolation_level(cursor: &mut Cursor<'_>) -> Result<&'static str, Stop> {
+/// The name of a level, as the setting has it.
+pub(crate) fn isolation_level(cursor: &mut Cursor<'_>) -> Result<&'static str, Stop> {
     let levels: [(&[&str], &str); 4] = [
         (&["SERIALIZABLE"], "serializable"),
         (&["REPEATABLE", "READ"], "repeatable read"),

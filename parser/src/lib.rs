@@ -7,7 +7,8 @@
 //!     EXPLAIN CREATE DROP               define.rs    │  VERIFY TABLE, ALTER SHARD        admin.rs
 //!     INSERT UPDATE DELETE              write.rs     │
 //!     CREATE [REFERENCE] TABLE          create_table.rs, types.rs
-//!     COPY                              copy.rs      │  everything else                  unsupported.rs
+//!     COPY                              copy.rs      │  BEGIN COMMIT ROLLBACK SAVEPOINT  transaction.rs
+//!                                                    │  everything else                  unsupported.rs
 //! ```
 //!
 //! The dialect is PostgreSQL's, plus
@@ -40,6 +41,7 @@ mod split;
 mod statement;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod types;
 mod unsupported;
 mod write;
@@ -99,6 +101,12 @@ fn parse_statement(mut cursor: Cursor<'_>) -> Result<Statement, Stop> {
         "DISCARD" => admin::parse_discard(cursor),
         "VERIFY" => admin::parse_verify(cursor),
         "ANALYZE" | "ANALYSE" => admin::parse_analyze(cursor),
+        "BEGIN" => transaction::parse_begin(cursor),
+        "START" => transaction::parse_start(cursor),
+        "COMMIT" | "END" => transaction::parse_commit(cursor),
+        "ROLLBACK" | "ABORT" => transaction::parse_rollback(cursor),
+        "SAVEPOINT" => transaction::parse_savepoint(cursor),
+        "RELEASE" => transaction::parse_release(cursor),
         "ALTER" if cursor.take(&["SHARD"]) => admin::parse_alter_shard(cursor),
         _ => unsupported::refuse_statement(&start),
     }

@@ -15,6 +15,15 @@ use std::fmt;
 
 pub use sqlparser::ast::{Expr, Query, SelectItem, TableWithJoins};
 
+/// What BEGIN asks for; `None` where the session's defaults are meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TransactionModes {
+    /// `read committed` and so on, lower case.
+    pub isolation: Option<String>,
+    /// READ ONLY or READ WRITE.
+    pub read_only: Option<bool>,
+}
+
 /// One statement of a text, with the characters it was written in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParsedStatement {
@@ -109,6 +118,33 @@ pub enum Statement {
         name: String,
         /// `None` is DEFAULT. Elements of a list are joined with `, `, quoted where they need it.
         value: Option<String>,
+    },
+    /// BEGIN, START TRANSACTION.
+    Begin(TransactionModes),
+    /// COMMIT, END.
+    Commit {
+        /// Begin another transaction with the same modes.
+        chain: bool,
+    },
+    /// ROLLBACK, ABORT.
+    Rollback {
+        /// Begin another transaction with the same modes.
+        chain: bool,
+    },
+    /// SAVEPOINT.
+    Savepoint {
+        /// Its name; an older one of the same name is hidden by it.
+        name: String,
+    },
+    /// RELEASE SAVEPOINT.
+    Release {
+        /// Its name.
+        name: String,
+    },
+    /// ROLLBACK TO SAVEPOINT.
+    RollbackTo {
+        /// Its name.
+        name: String,
     },
     /// SHOW; `all` for SHOW ALL, `shards` and `nodes` for the cluster's own.
     Show {

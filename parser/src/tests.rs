@@ -79,6 +79,12 @@ fn print(statement: &Statement) -> String {
         Statement::Show { name } => format!("show {name}"),
         Statement::Reset { name } => format!("reset {name:?}"),
         Statement::Discard => "discard".to_owned(),
+        Statement::Begin(modes) => format!("begin {:?} {:?}", modes.isolation, modes.read_only),
+        Statement::Commit { chain } => format!("commit chain={chain}"),
+        Statement::Rollback { chain } => format!("rollback chain={chain}"),
+        Statement::Savepoint { name } => format!("savepoint {name}"),
+        Statement::Release { name } => format!("release {name}"),
+        Statement::RollbackTo { name } => format!("rollback to {name}"),
         Statement::VerifyTable { name } => format!("verify {name}"),
         Statement::Analyze { tables } => {
             let tables = tables.iter().map(|t| format!("{} {:?}", t.name, t.columns));
@@ -830,15 +836,35 @@ fn cluster_commands() {
 }
 
 #[test]
+fn transactions() {
+    check("BEGIN; end", "begin None None ;; commit chain=false");
+    check(
+        "begin work isolation level repeatable read, read only not deferrable",
+        "begin Some(\"repeatable read\") Some(true)",
+    );
+    check(
+        "START TRANSACTION READ WRITE ISOLATION LEVEL SERIALIZABLE",
+        "begin Some(\"serializable\") Some(false)",
+    );
+    check("COMMIT WORK AND CHAIN", "commit chain=true");
+    check("ABORT TRANSACTION AND NO CHAIN", "rollback chain=false");
+    check("SAVEPOINT A; RELEASE a", "savepoint a ;; release a");
+    check(
+        "ROLLBACK TO SAVEPOINT \"A b\"; ROLLBACK WORK TO c",
+        "rollback to A b ;; rollback to c",
+    );
+    check("BEGIN READ ONLY,", "42601 syntax error at end of input @16");
+    check("BEGIN x", "42601 syntax error at or near \"x\" @7");
+    check("START", "42601 syntax error at end of input @6");
+    check("COMMIT AND", "42601 syntax error at or near \"AND\" @8");
+    check("COMMIT PREPARED 'x'", "unsupported COMMIT PREPARED");
+}
+
+#[test]
 fn what_is_not_there_yet_is_named() {
     for sql in [
         "MERGE INTO t USING u ON true WHEN MATCHED THEN DELETE",
         "TRUNCATE t",
-        "BEGIN",
-        "START TRANSACTION",
-        "COMMIT",
-        "ROLLBACK",
-        "SAVEPOINT s",
         "ALTER TABLE t ADD a int",
         "GRANT ALL ON t TO u",
         "CREATE INDEX i ON t (a)",

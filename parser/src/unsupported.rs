@@ -18,15 +18,10 @@ const STATEMENTS: &[(&[&str], &str)] = &[
         "use UPDATE ... FROM, then INSERT INTO ... SELECT ... WHERE NOT EXISTS (...)",
     ),
     (&["TRUNCATE"], "use DELETE, or drop the table and create it again"),
-    (&["BEGIN"], TRANSACTIONS),
-    (&["START", "TRANSACTION"], TRANSACTIONS),
-    (&["COMMIT"], TRANSACTIONS),
-    (&["END"], TRANSACTIONS),
-    (&["ROLLBACK"], TRANSACTIONS),
-    (&["ABORT"], TRANSACTIONS),
-    (&["SAVEPOINT"], TRANSACTIONS),
-    (&["RELEASE"], TRANSACTIONS),
-    (&["PREPARE", "TRANSACTION"], TRANSACTIONS),
+    (
+        &["PREPARE", "TRANSACTION"],
+        "a transaction over many shards is prepared and committed by COMMIT",
+    ),
     (
         &["PREPARE"],
         "prepare through the client library (the extended protocol)",
@@ -81,7 +76,6 @@ const STATEMENTS: &[(&[&str], &str)] = &[
     (&["REFRESH"], "views are computed when they are read"),
 ];
 
-const TRANSACTIONS: &str = "every statement is a transaction of its own; transactions over several are not there yet";
 const ROLES: &str = "roles and privileges are not there yet";
 const FUNCTIONS: &str = "there are no procedures; run their statements from the client";
 const EXTERNAL: &str = "load the data into a table with COPY";
