@@ -48,7 +48,7 @@ use leaf::LeafBuilder;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tessera_proto::fragment::ShardLocalExec;
-use tessera_proto::{NodeId, Result, Timestamp};
+use tessera_proto::{NodeId, Result, ShardId, Timestamp};
 
 /// Above so many bytes gathered to the router, exchanging rows between nodes is cheaper (measured on loopback gRPC:
 /// a stage costs 2 ms, a gathered megabyte 0.6 to 0.9 ms; two stages pay for themselves near here).
@@ -80,6 +80,17 @@ pub struct PlanOptions {
     pub settings: BTreeMap<String, String>,
     /// Output partitions of leaves and of everything above them; at least 2.
     pub target_partitions: usize,
+    /// What the transaction wrote that reads.
+    pub own: Option<OwnWrites>,
+}
+
+/// What an open transaction wrote: leaves that read these shards see it.
+#[derive(Debug, Clone)]
+pub struct OwnWrites {
+    /// The transaction, 16 bytes.
+    pub txn: Vec<u8>,
+    /// Shards that have rows of it.
+    pub shards: BTreeSet<ShardId>,
 }
 
 /// `tessera.distributed`: whether exchanges run between nodes.

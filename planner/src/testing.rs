@@ -344,6 +344,15 @@ impl ShardService for FakeNode {
     async fn finish(&self, _: v1::FinishRequest) -> Result<v1::FinishReply> {
         Err(unsupported())
     }
+    async fn write(&self, _: v1::WriteRequest) -> Result<v1::WriteReply> {
+        Err(unsupported())
+    }
+    async fn undo(&self, _: v1::UndoRequest) -> Result<v1::UndoReply> {
+        Err(unsupported())
+    }
+    async fn keep_alive(&self, _: v1::KeepAliveRequest) -> Result<v1::KeepAliveReply> {
+        Err(unsupported())
+    }
     async fn outcome(&self, _: v1::OutcomeRequest) -> Result<v1::OutcomeReply> {
         Err(unsupported())
     }
@@ -413,6 +422,7 @@ impl Bench {
             distributed: DistributedMode::Off,
             settings: BTreeMap::new(),
             target_partitions: 2,
+            own: None,
         };
         Self {
             cluster,

@@ -141,6 +141,20 @@ impl ShardService for GrpcShard {
             .await
     }
 
+    async fn write(&self, request: v1::WriteRequest) -> Result<v1::WriteReply> {
+        self.unary(request.deadline_ms, self.client.clone().write(request))
+            .await
+    }
+
+    async fn undo(&self, request: v1::UndoRequest) -> Result<v1::UndoReply> {
+        self.unary(request.deadline_ms, self.client.clone().undo(request)).await
+    }
+
+    async fn keep_alive(&self, request: v1::KeepAliveRequest) -> Result<v1::KeepAliveReply> {
+        self.unary(request.deadline_ms, self.client.clone().keep_alive(request))
+            .await
+    }
+
     async fn finish(&self, request: v1::FinishRequest) -> Result<v1::FinishReply> {
         self.unary(request.deadline_ms, self.client.clone().finish(request))
             .await

@@ -150,6 +150,7 @@ impl crate::v1::ShardRef {
             group: shard.group.0,
             index: shard.index,
             epoch: epoch.0,
+            own: false,
         }
     }
 }

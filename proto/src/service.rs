@@ -25,7 +25,13 @@ pub trait ShardService: Send + Sync {
     async fn commit(&self, request: v1::CommitRequest) -> Result<v1::CommitReply>;
     /// Durable, locked and invisible on return: a yes-vote.
     async fn prepare(&self, request: v1::PrepareRequest) -> Result<v1::PrepareReply>;
-    /// Applies or drops a prepared transaction; idempotent.
+    /// Adds a statement's rows to an open transaction; idempotent by its sequence number.
+    async fn write(&self, request: v1::WriteRequest) -> Result<v1::WriteReply>;
+    /// Takes statements of an open transaction back; idempotent.
+    async fn undo(&self, request: v1::UndoRequest) -> Result<v1::UndoReply>;
+    /// Keeps open transactions, which a node drops some seconds after it last heard of them; tells who waits for whom.
+    async fn keep_alive(&self, request: v1::KeepAliveRequest) -> Result<v1::KeepAliveReply>;
+    /// Applies or drops a prepared transaction, or drops an open one; idempotent.
     async fn finish(&self, request: v1::FinishRequest) -> Result<v1::FinishReply>;
     /// Outcome of a transaction whose home is here.
     async fn outcome(&self, request: v1::OutcomeRequest) -> Result<v1::OutcomeReply>;

@@ -155,6 +155,11 @@ impl Executor {
         &self.runtime
     }
 
+    /// The memory that queries share.
+    pub fn memory(&self) -> &Arc<dyn MemoryPool> {
+        &self.template.runtime_env().memory_pool
+    }
+
     /// What queries that asked for it did here.
     pub fn profiles(&self) -> &Profiles {
         &self.profiles

@@ -15,6 +15,7 @@ pub mod background;
 pub mod checks;
 pub mod committer;
 pub mod open;
+mod open_txn;
 mod peer;
 pub mod reads;
 mod repair;

@@ -139,6 +139,18 @@ impl Shard for ShardServer {
         Ok(Response::new(self.node.prepare(request.into_inner()).await?))
     }
 
+    async fn write(&self, request: Request<v1::WriteRequest>) -> Result<Response<v1::WriteReply>, Status> {
+        Ok(Response::new(self.node.write(request.into_inner()).await?))
+    }
+
+    async fn undo(&self, request: Request<v1::UndoRequest>) -> Result<Response<v1::UndoReply>, Status> {
+        Ok(Response::new(self.node.undo(request.into_inner()).await?))
+    }
+
+    async fn keep_alive(&self, request: Request<v1::KeepAliveRequest>) -> Result<Response<v1::KeepAliveReply>, Status> {
+        Ok(Response::new(self.node.keep_alive(request.into_inner()).await?))
+    }
+
     async fn finish(&self, request: Request<v1::FinishRequest>) -> Result<Response<v1::FinishReply>, Status> {
         Ok(Response::new(self.node.finish(request.into_inner()).await?))
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!   view     shards that name this disk are opened, those that are gone are removed, configurations go to the machines
 //!   beat     every 200 ms to every node; who is alive goes to the machines
-//!   doubt    prepared for too long? ask home. Committed at home? tell the participants, then log End
+//!   doubt    open and its router silent? drop. Prepared for too long? ask home. Committed at home? tell the participants, then log End
 //!   upkeep   seal big deltas, cut the log, forget old staged files
 //!   sweep    let go of what tasks of queries held that have ended
 //! ```
@@ -188,6 +188,9 @@ pub async fn resolve(node: Arc<ShardNode>, stop: CancellationToken) {
             .into_iter()
             .filter(|s| s.status.borrow().leads.is_some_and(|l| l.ready))
             .collect();
+        for shard in &led {
+            node.drop_expired(shard).await;
+        }
         let work: Vec<Doubt> = led.iter().flat_map(|shard| doubts(&node, shard)).collect();
         let all = futures::stream::iter(work).for_each_concurrent(DOUBT_AT_ONCE, |doubt| {
             let node = node.clone();

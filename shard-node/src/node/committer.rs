@@ -159,6 +159,7 @@ fn finish(shard: &Shard, job: CommitJob, result: Result<Timestamp>) {
     };
     let mut participant = shard.participant.lock();
     participant.end(job.txn);
+    participant.close(job.txn);
     // Applied: the applier released them. Unknown: it still will, or leadership and all locks are gone.
     if result.as_ref().is_err_and(|e| e.retry != Retry::OutcomeUnknown) {
         participant.locks.release(job.txn);

@@ -8,6 +8,7 @@
 //! Whoever could commit below S elsewhere would have had to lead before S was drawn, so one lease check after the request
 //! arrived is enough: later commits get timestamps above S. Rows are filtered by S again in the scan.
 
+use super::open_txn::ReadStore;
 use super::shard::Shard;
 use super::{ShardNode, checks};
 use crate::storage::{Access, ShardStore};
@@ -33,7 +34,8 @@ const INLINE_KEY_BYTES_MAX: usize = 4 << 10;
 const COPY_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl ShardNode {
-    /// The stores of shards led here and of reference copies, each with everything up to `snapshot`.
+    /// The stores of shards led here and of reference copies, each with everything up to `snapshot`, and with what transaction
+    /// `txn` changed itself in those that say so.
     ///
     /// # Errors
     /// TS001 when a shard is not led here at that epoch, 08006 when a lease or a copy does not get there in time.
@@ -42,21 +44,20 @@ impl ShardNode {
         shards: &[v1::ShardRef],
         references: &[v1::ReferenceRead],
         snapshot: Timestamp,
+        txn: &[u8],
         until: Instant,
-    ) -> Result<Vec<(ShardId, ShardStore)>> {
+    ) -> Result<Vec<(ShardId, ReadStore)>> {
         let led = futures::stream::iter(shards.to_vec())
-            .map(|r| self.readable_shard(r, snapshot, until))
+            .map(|r| self.readable_shard(r, snapshot, txn, until))
             .buffered(RESOLVE_AT_ONCE);
-        let mut out: Vec<(ShardId, ShardStore)> = led.try_collect().await?;
+        let mut out: Vec<(ShardId, ReadStore)> = led.try_collect().await?;
         for reference in references {
             let shard = reference
                 .shard
                 .ok_or_else(|| Error::protocol("reference read names no shard"))?
                 .id();
-            out.push((
-                shard,
-                self.readable_copy(shard, LogIndex(reference.log_index), until).await?,
-            ));
+            let store = self.readable_copy(shard, LogIndex(reference.log_index), until).await?;
+            out.push((shard, ReadStore { store, own: None }));
         }
         Ok(out)
     }
@@ -65,11 +66,17 @@ impl ShardNode {
         self: &Arc<Self>,
         reference: v1::ShardRef,
         snapshot: Timestamp,
+        txn: &[u8],
         until: Instant,
-    ) -> Result<(ShardId, ShardStore)> {
+    ) -> Result<(ShardId, ReadStore)> {
         let shard = self.leading(Some(reference), until).await?;
         self.settle(&shard, snapshot, until).await?;
-        Ok((shard.id, shard.store.clone()))
+        let own = match reference.own {
+            true => Some(shard.own_rows(TxnId::from_wire(txn)?)?),
+            false => None,
+        };
+        let store = shard.store.clone();
+        Ok((shard.id, ReadStore { store, own }))
     }
 
     /// Everything that may have committed up to `snapshot` is applied.
@@ -258,14 +265,11 @@ impl ShardNode {
     /// See `ShardService::point_read`.
     pub(super) async fn read_points(self: &Arc<Self>, request: v1::PointReadRequest) -> Result<v1::PointReadReply> {
         let until = checks::until(request.deadline_ms)?;
-        let (_, store) = self
-            .readable_shard(
-                request
-                    .shard
-                    .ok_or_else(|| Error::protocol("point read names no shard"))?,
-                Timestamp(request.snapshot),
-                until,
-            )
+        let reference = request
+            .shard
+            .ok_or_else(|| Error::protocol("point read names no shard"))?;
+        let (_, ReadStore { store, own }) = self
+            .readable_shard(reference, Timestamp(request.snapshot), &request.txn, until)
             .await?;
         let def = self
             .table(TableId(request.table), 0, request.meta_revision, until)
@@ -274,7 +278,11 @@ impl ShardNode {
         let read = move |access| {
             let keys = one_batch(&request.keys)?;
             let projection: Vec<usize> = request.projection.iter().map(|c| *c as usize).collect();
-            let rows = store.point_read(&def, Timestamp(request.snapshot), &keys, &projection, access)?;
+            let at = Timestamp(request.snapshot);
+            let rows = match own.as_ref().filter(|own| own.touches(def.id)) {
+                Some(own) => own.point_read(&store, &def, at, &keys, &projection, access)?,
+                None => store.point_read(&def, at, &keys, &projection, access)?,
+            };
             rows.map(|rows| ipc::encode(&rows.schema(), &[rows])).transpose()
         };
         // Handing a few microseconds of work to another thread and waiting for it costs a multiple of that.

@@ -2,8 +2,8 @@
 
 use super::ShardNode;
 use super::checks;
-use crate::scan::shard_table;
-use crate::storage::ShardStore;
+use super::open_txn::ReadStore;
+use crate::scan::ShardTable;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::execution::SendableRecordBatchStream;
@@ -20,16 +20,21 @@ use tessera_proto::{Error, GroupId, Result, TableId, Timestamp, TxnId, v1};
 #[derive(Debug)]
 struct LeafTables {
     view: Arc<ClusterView>,
-    stores: HashMap<GroupId, Vec<ShardStore>>,
+    stores: HashMap<GroupId, Vec<ReadStore>>,
     snapshot: Timestamp,
 }
 
 impl TableSource for LeafTables {
     fn provider(&self, table: TableId, version: u64, row_id: bool) -> Result<Arc<dyn TableProvider>> {
         let def = definition(&self.view, table, version)?;
-        let stores = self.stores.get(&def.group).cloned();
         // The planner prunes to no shard at all for predicates that nothing satisfies.
-        Ok(shard_table(def, stores.unwrap_or_default(), self.snapshot, row_id))
+        let stores = self.stores.get(&def.group).into_iter().flatten();
+        let versions = stores
+            .map(|store| store.table(table))
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .flatten();
+        Ok(Arc::new(ShardTable::new(def, versions.collect(), self.snapshot, row_id)))
     }
 }
 
@@ -97,10 +102,10 @@ impl ShardService for ShardNode {
         let view = self.catalog(request.meta_revision, until).await?;
         let readable = self
             .me()?
-            .readable(&request.shards, &request.references, snapshot, until)
+            .readable(&request.shards, &request.references, snapshot, &request.txn, until)
             .await?;
         let shards: Vec<_> = readable.iter().map(|(shard, _)| *shard).collect();
-        let mut stores: HashMap<GroupId, Vec<ShardStore>> = HashMap::new();
+        let mut stores: HashMap<GroupId, Vec<ReadStore>> = HashMap::new();
         for (shard, store) in readable {
             stores.entry(shard.group).or_default().push(store);
         }
@@ -129,6 +134,21 @@ impl ShardService for ShardNode {
         let shard = request.shard.map(|s| s.id());
         let prepared = self.me()?.prepare_writes(request).await;
         self.watch(shard.as_slice(), prepared).map(|()| v1::PrepareReply {})
+    }
+
+    async fn write(&self, request: v1::WriteRequest) -> Result<v1::WriteReply> {
+        let shard = request.shard.map(|s| s.id());
+        let written = self.me()?.write_open(request).await;
+        self.watch(shard.as_slice(), written).map(|()| v1::WriteReply {})
+    }
+
+    async fn undo(&self, request: v1::UndoRequest) -> Result<v1::UndoReply> {
+        self.me()?.undo_open(request).await.map(|()| v1::UndoReply {})
+    }
+
+    async fn keep_alive(&self, request: v1::KeepAliveRequest) -> Result<v1::KeepAliveReply> {
+        checks::until(request.deadline_ms)?;
+        self.keep_open(&request)
     }
 
     async fn finish(&self, request: v1::FinishRequest) -> Result<v1::FinishReply> {

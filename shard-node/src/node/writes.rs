@@ -7,7 +7,8 @@
 //!
 //! The tail runs in a task of its own, so that a caller that goes away cannot leave a lock without its entry. What was checked
 //! under locks holds only as long as the locks do, which end with the leadership: the entry is proposed for that term or not at
-//! all. Rows that go must be as they were when they were read; if not, the statement is run again (`Retry::Restart`).
+//! all. Rows that go must be as they were when they were read; if not, the statement is run again (`Retry::Restart`). An open
+//! transaction has locked and checked its rows before (open_txn.rs): preparing and committing it starts with the log.
 
 use super::committer::aborted;
 use super::shard::{CommitJob, Shard};
@@ -48,7 +49,7 @@ pub fn decode_applied(view: &ClusterView, writes: &[v1::TableWrite]) -> Result<V
 }
 
 /// What a write changes: rows that go, then rows that come.
-pub(super) fn decode(write: &v1::TableWrite, table: Arc<TableDef>) -> Result<Vec<Write>> {
+pub(crate) fn decode(write: &v1::TableWrite, table: Arc<TableDef>) -> Result<Vec<Write>> {
     let mut out = vec![];
     let key = table
         .arrow_schema()
@@ -97,21 +98,21 @@ pub fn wanted(store: &ShardStore, writes: &[Write]) -> Result<Vec<Wanted>> {
 }
 
 /// What a transaction wants to change in one shard.
-struct Wishes {
-    writes: Vec<v1::TableWrite>,
+pub(super) struct Wishes {
+    pub(super) writes: Vec<v1::TableWrite>,
     /// The catalog that knows the tables is at least this new.
-    meta_revision: u64,
+    pub(super) meta_revision: u64,
     /// When the rows that go were read.
-    read_at: Timestamp,
+    pub(super) read_at: Timestamp,
 }
 
 /// A transaction's locked and checked writes; dropping it gives the locks back unless they were handed on.
-struct Locked {
-    shard: Arc<Shard>,
-    txn: TxnId,
+pub(super) struct Locked {
+    pub(super) shard: Arc<Shard>,
+    pub(super) txn: TxnId,
     /// The leadership that the locks belong to.
-    term: u64,
-    keep: bool,
+    pub(super) term: u64,
+    pub(super) keep: bool,
 }
 
 impl Drop for Locked {
@@ -120,6 +121,7 @@ impl Drop for Locked {
             let mut participant = self.shard.participant.lock();
             participant.locks.release(self.txn);
             participant.end(self.txn);
+            participant.close(self.txn);
             drop(participant);
             self.shard.wake_all();
         }
@@ -143,19 +145,15 @@ impl ShardNode {
         if request.still {
             return Err(aborted(txn));
         }
-        let (locked, writes) = self
-            .lock_and_check(
-                &shard,
-                txn,
-                Span::Many,
-                Wishes {
-                    writes: request.writes,
-                    meta_revision: request.meta_revision,
-                    read_at: Timestamp(request.read_at),
-                },
-                until,
-            )
-            .await?;
+        let wishes = Wishes {
+            writes: request.writes,
+            meta_revision: request.meta_revision,
+            read_at: Timestamp(request.read_at),
+        };
+        let (locked, writes) = match request.open {
+            true => self.take_open(&shard, txn).await?,
+            false => self.lock_and_check(&shard, txn, Span::Many, wishes, until).await?,
+        };
         let entry = Logged::Prepare(Prepare {
             txn: request.txn,
             home: Some(home.into()),
@@ -171,7 +169,10 @@ impl ShardNode {
             locked.keep = proposed
                 .as_ref()
                 .map_or_else(|e| e.retry == tessera_proto::Retry::OutcomeUnknown, |_| true);
-            locked.shard.participant.lock().end(locked.txn);
+            let mut participant = locked.shard.participant.lock();
+            participant.end(locked.txn);
+            participant.close(locked.txn);
+            drop(participant);
             proposed?;
             node.failpoints.hit("prepare.after_apply")
         });
@@ -199,19 +200,15 @@ impl ShardNode {
         } else {
             Span::Many
         };
-        let (mut locked, writes) = self
-            .lock_and_check(
-                &shard,
-                txn,
-                span,
-                Wishes {
-                    writes: request.writes,
-                    meta_revision: request.meta_revision,
-                    read_at: Timestamp(request.read_at),
-                },
-                until,
-            )
-            .await?;
+        let wishes = Wishes {
+            writes: request.writes,
+            meta_revision: request.meta_revision,
+            read_at: Timestamp(request.read_at),
+        };
+        let (mut locked, writes) = match request.open {
+            true => self.take_open(&shard, txn).await?,
+            false => self.lock_and_check(&shard, txn, span, wishes, until).await?,
+        };
         let participants = request.participants.iter().map(|p| p.id().into()).collect();
         let bytes = entry::bytes(&writes);
         let commit = Committed {
@@ -242,6 +239,32 @@ impl ShardNode {
             .map_err(|_| unknown())?
     }
 
+    /// Writes as they came and as rows, and the locks they need.
+    pub(super) async fn decode_and_want(
+        self: &Arc<Self>,
+        shard: &Arc<Shard>,
+        txn: TxnId,
+        wishes: Wishes,
+        until: Instant,
+    ) -> Result<(Vec<v1::TableWrite>, Vec<Write>, Vec<Wanted>)> {
+        let payloads = wishes.writes;
+        self.check_disk(entry::bytes(&payloads))?;
+        if entry::bytes(&payloads) > ipc::INLINE_BYTES_MAX || payloads.len() > WRITES_MAX {
+            return Err(Error::new("54000", "write set is too large for one log entry").with_hint("stage it"));
+        }
+        let view = self.catalog(wishes.meta_revision, until).await?;
+        let (here, node) = (shard.clone(), self.clone());
+        let decoded = tokio::task::spawn_blocking(move || {
+            let writes = checks::decode_request(&view, here.id, &payloads)?;
+            node.check_staged(&here, txn, &writes)?;
+            let wanted = wanted(&here.store, &writes)?;
+            Ok::<_, Error>((payloads, writes, wanted))
+        });
+        decoded
+            .await
+            .map_err(|e| Error::internal(format!("decoding rows: {e}")))?
+    }
+
     /// Waits for locks of all writes, then checks keys against what is stored.
     async fn lock_and_check(
         self: &Arc<Self>,
@@ -251,26 +274,8 @@ impl ShardNode {
         wishes: Wishes,
         until: Instant,
     ) -> Result<(Locked, Vec<v1::TableWrite>)> {
-        let Wishes {
-            writes: payloads,
-            meta_revision,
-            read_at,
-        } = wishes;
-        self.check_disk(entry::bytes(&payloads))?;
-        if entry::bytes(&payloads) > ipc::INLINE_BYTES_MAX || payloads.len() > WRITES_MAX {
-            return Err(Error::new("54000", "write set is too large for one log entry").with_hint("stage it"));
-        }
-        let view = self.catalog(meta_revision, until).await?;
-        let (here, node) = (shard.clone(), self.clone());
-        let decoded = tokio::task::spawn_blocking(move || {
-            let writes = checks::decode_request(&view, here.id, &payloads)?;
-            node.check_staged(&here, txn, &writes)?;
-            let wanted = wanted(&here.store, &writes)?;
-            Ok::<_, Error>((payloads, writes, wanted))
-        });
-        let (payloads, writes, wanted) = decoded
-            .await
-            .map_err(|e| Error::internal(format!("decoding rows: {e}")))??;
+        let read_at = wishes.read_at;
+        let (payloads, writes, wanted) = self.decode_and_want(shard, txn, wishes, until).await?;
         if !shard.participant.lock().begin(txn) {
             return Err(Error::new(
                 "55000",
@@ -305,6 +310,7 @@ impl ShardNode {
         let shard = self.leading(Some(reference), until).await?;
         let prepared = shard.ledger.lock().prepared().contains_key(&txn);
         if timestamp == Timestamp(0) {
+            shard.drop_open(txn);
             self.discard_staged(&shard, txn).await;
         }
         if !prepared {
@@ -374,8 +380,10 @@ impl ShardNode {
     }
 }
 
-/// Waits for all locks; returns the leadership they belong to. A circle may need this transaction to let go of what it holds elsewhere, so it then waits briefly.
-async fn lock(shard: &Shard, txn: TxnId, span: Span, wanted: Vec<Wanted>, until: Instant) -> Result<u64> {
+/// Waits for all locks; returns the leadership they belong to. Who else waits is told to routers, which look for circles with
+/// open transactions; of two requests over several shards the younger gives up after a while.
+pub(super) async fn lock(shard: &Shard, txn: TxnId, span: Span, wanted: Vec<Wanted>, until: Instant) -> Result<u64> {
+    let _waiting = Waiting { shard, txn };
     let circle = (Instant::now() + CIRCLE_TIMEOUT).min(until);
     let patient = |s: &Shard| match try_lock(s, txn, span, &wanted) {
         Ok((Acquired::Yes, term)) => Some(Ok(term)),
@@ -398,16 +406,38 @@ async fn lock(shard: &Shard, txn: TxnId, span: Span, wanted: Vec<Wanted>, until:
     shard.wait_until(until, impatient).await.unwrap_or_else(late)
 }
 
+/// Ends what others see of a wait.
+struct Waiting<'a> {
+    shard: &'a Shard,
+    txn: TxnId,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.shard.participant.lock().waits(self.txn, None);
+    }
+}
+
 fn try_lock(shard: &Shard, txn: TxnId, span: Span, wanted: &[Wanted]) -> Result<(Acquired, u64)> {
     let mut participant = shard.participant.lock();
     if participant.is_refused(txn) {
         return Err(aborted(txn));
     }
+    if participant.gives_up(txn) {
+        return Err(Error::new("40P01", "deadlock detected")
+            .with_detail(format!("transaction {txn} is the youngest of those that wait for each other"))
+            .with_hint("run the transaction again"));
+    }
     let status = shard.status.borrow();
     if status.leads.is_none() {
         return Err(Error::stale_map(format!("shard {} is led elsewhere now", shard.id)));
     }
-    Ok((participant.locks.acquire(txn, span, wanted.to_vec()), status.term))
+    let acquired = participant.locks.acquire(txn, span, wanted.to_vec());
+    match acquired {
+        Acquired::Yes => participant.waits(txn, None),
+        Acquired::Wait(holder) | Acquired::GiveUpSoon(holder) => participant.waits(txn, Some(holder)),
+    }
+    Ok((acquired, status.term))
 }
 
 fn circular(txn: TxnId, holder: TxnId) -> Error {

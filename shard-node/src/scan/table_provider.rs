@@ -41,7 +41,11 @@ pub fn shard_table(
     snapshot: Timestamp,
     row_id: bool,
 ) -> Arc<dyn TableProvider> {
-    Arc::new(ShardTable::new(def, &stores, snapshot, row_id))
+    let versions = stores
+        .iter()
+        .filter_map(|s| s.version().tables.get(&def.id).cloned())
+        .collect();
+    Arc::new(ShardTable::new(def, versions, snapshot, row_id))
 }
 
 /// A table at a snapshot. Holds the versions it was made with, so that two scans of one query see the same rows.
@@ -55,12 +59,8 @@ pub struct ShardTable {
 }
 
 impl ShardTable {
-    /// See [`shard_table`].
-    pub fn new(def: Arc<TableDef>, stores: &[ShardStore], snapshot: Timestamp, row_id: bool) -> Self {
-        let versions = stores
-            .iter()
-            .filter_map(|s| s.version().tables.get(&def.id).cloned())
-            .collect();
+    /// The rows of `versions`, one of each shard, that are visible at `snapshot`; see [`shard_table`].
+    pub fn new(def: Arc<TableDef>, versions: Vec<Arc<TableVersion>>, snapshot: Timestamp, row_id: bool) -> Self {
         Self {
             schema: if row_id {
                 def.arrow_schema()

@@ -126,7 +126,11 @@ impl Search<'_> {
     }
 }
 
-fn result_schema(def: &TableDef, projection: &[usize]) -> Result<SchemaRef> {
+/// Columns of the result.
+///
+/// # Errors
+/// 08P01 for columns that do not exist.
+pub(crate) fn result_schema(def: &TableDef, projection: &[usize]) -> Result<SchemaRef> {
     let schema = def
         .arrow_schema()
         .project(projection)
@@ -138,6 +142,14 @@ fn result_schema(def: &TableDef, projection: &[usize]) -> Result<SchemaRef> {
             .map(|f| f.as_ref().clone().with_nullable(true))
             .collect::<Vec<_>>(),
     )))
+}
+
+/// One row of the table as the result shows it.
+///
+/// # Errors
+/// 08P01 for columns that do not exist.
+pub(crate) fn shape(def: &TableDef, projection: &[usize], row: &RecordBatch) -> Result<RecordBatch> {
+    reshape(&result_schema(def, projection)?, columns_by_name(def, projection, row))
 }
 
 /// One row under the result's schema.

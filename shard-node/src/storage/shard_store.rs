@@ -12,7 +12,7 @@
 use crate::storage::cache::MetadataCache;
 use crate::storage::deletes::Deleted;
 use crate::storage::delta::{self, KEY_BYTES};
-use crate::storage::keys::{DeltaKeys, for_each_key, key_columns};
+use crate::storage::keys::{self, DeltaKeys, for_each_key, key_columns};
 use crate::storage::locate::{self, Living, Place};
 use crate::storage::manifest::Manifest;
 use crate::storage::seal::Tables;
@@ -187,6 +187,17 @@ impl ShardStore {
         locate::living(table, &version, keys, &located)
     }
 
+    /// The present state of a table, and the rows with these keys in it, as far as they are there. Blocking.
+    ///
+    /// # Errors
+    /// XX001 or 58030 when segments cannot be read.
+    pub(crate) fn locate(&self, table: &TableDef, keys: &[ArrayRef]) -> Result<(Arc<TableVersion>, Vec<Living>)> {
+        let located = locate::in_delta(keys, self.inner.keys.read().get(&table.id))?;
+        let version = self.table_version(table.id);
+        let living = locate::living(table, &version, keys, &located)?;
+        Ok((version, living.into_iter().flatten().collect()))
+    }
+
     /// Whether all rows that a write removes are there and were committed at `read_at` or before. Blocking.
     ///
     /// # Errors
@@ -234,7 +245,11 @@ impl ShardStore {
         Ok(())
     }
 
-    fn open_staged(&self, table: TableId, segment: &v1::SegmentRef, ts: Timestamp) -> Result<Arc<Segment>> {
+    /// A staged segment, as if it had been committed at `ts`.
+    ///
+    /// # Errors
+    /// 08P01 for a bad name, XX001 when the file is missing or has another size.
+    pub(crate) fn open_staged(&self, table: TableId, segment: &v1::SegmentRef, ts: Timestamp) -> Result<Arc<Segment>> {
         check_file_name(&segment.file)?;
         Segment::open(
             &self.inner.segments,
@@ -293,8 +308,22 @@ impl ShardStore {
         }
     }
 
+    /// How a duplicate key error names the key of a row that is to come.
+    ///
+    /// # Errors
+    /// XX000 when the rows are not of the table.
+    pub fn key_detail(&self, write: &Write, row: usize) -> Result<String> {
+        match write {
+            Write::Rows { table, batch } => {
+                let columns = key_columns(table, &conform(table, batch)?)?;
+                Ok(keys::duplicate_detail(table, &columns, row))
+            }
+            Write::Removed { .. } | Write::Staged { .. } => Ok(String::new()),
+        }
+    }
+
     /// The present state of one table; empty when it has no rows.
-    fn table_version(&self, table: TableId) -> Arc<TableVersion> {
+    pub(crate) fn table_version(&self, table: TableId) -> Arc<TableVersion> {
         self.inner
             .version
             .load()
@@ -457,22 +486,7 @@ fn remove(version: &mut Version, going: &[(TableId, Vec<Living>)], ts: Timestamp
         let Some(table) = version.tables.get_mut(table) else {
             continue;
         };
-        let table = Arc::make_mut(table);
-        table.unsealed_removals += rows.len();
-        let (mut in_memory, mut in_files) = (vec![], HashMap::new());
-        for row in rows {
-            match &row.place {
-                Place::Delta(position) => in_memory.push(Deleted { row: *position, ts }),
-                Place::Segment(segment, row) => {
-                    let (_, rows) = in_files.entry(segment.number).or_insert_with(|| (segment, vec![]));
-                    rows.push(Deleted { row: (*row).into(), ts });
-                }
-            }
-        }
-        table.removed.add(in_memory);
-        for (segment, rows) in in_files.into_values() {
-            table.delete_in(segment, rows);
-        }
+        Arc::make_mut(table).remove(rows, ts);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::storage::column_reader::ZoneMap;
 use crate::storage::columns::{ChunkKey, ColumnCache, segment_number};
 use crate::storage::deletes::{DeleteVector, Deleted};
 use crate::storage::delta::Chunk;
+use crate::storage::locate::{Living, Place};
 use crate::storage::sidecar::Sidecar;
 use crate::storage::statistics::SegmentStatistics;
 use parking_lot::Mutex;
@@ -87,6 +88,25 @@ impl TableVersion {
     pub(crate) fn delete_in(&mut self, segment: &Segment, rows: Vec<Deleted>) {
         if !rows.is_empty() {
             Arc::make_mut(self.deletes.entry(segment.number).or_default()).add(rows);
+        }
+    }
+
+    /// Marks rows as gone at `ts`.
+    pub(crate) fn remove(&mut self, rows: &[Living], ts: Timestamp) {
+        self.unsealed_removals += rows.len();
+        let (mut in_memory, mut in_files) = (vec![], HashMap::new());
+        for row in rows {
+            match &row.place {
+                Place::Delta(position) => in_memory.push(Deleted { row: *position, ts }),
+                Place::Segment(segment, row) => {
+                    let (_, rows) = in_files.entry(segment.number).or_insert_with(|| (segment, vec![]));
+                    rows.push(Deleted { row: (*row).into(), ts });
+                }
+            }
+        }
+        self.removed.add(in_memory);
+        for (segment, rows) in in_files.into_values() {
+            self.delete_in(segment, rows);
         }
     }
 

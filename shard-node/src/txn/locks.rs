@@ -5,8 +5,9 @@
 //!   table 8   whole ───▶ txn C     (staged segments: nobody else writes the table in this shard meanwhile)
 //! ```
 //!
-//! All locks of a request are taken at once or none, so a transaction in one shard never holds while it waits and is always
-//! safe to wait for. Transactions over several shards could wait in a circle: of two of them, the younger gives up.
+//! All locks of a request are taken at once or none, so a transaction of one request never holds while it waits and is always
+//! safe to wait for. Of two that write several shards at once and could wait in a circle, the younger gives up. Open transactions
+//! take locks statement by statement and keep them to their end; circles with them are looked for (see the router's deadlock.rs).
 
 use std::collections::{BTreeMap, HashMap};
 use tessera_proto::{TableId, TxnId};
@@ -27,6 +28,8 @@ pub enum Span {
     One,
     /// Several.
     Many,
+    /// Locks of earlier statements.
+    Open,
 }
 
 /// Answer to [`Locks::acquire`].
@@ -62,7 +65,7 @@ struct Held {
 }
 
 impl Locks {
-    /// Takes all or none. A transaction that holds locks here already must not ask again before it released them.
+    /// Takes all or none, beside those that it holds already.
     pub fn acquire(&mut self, txn: TxnId, span: Span, wanted: Vec<Wanted>) -> Acquired {
         if let Some(holder) = wanted.iter().find_map(|w| self.holder(txn, w)) {
             let many = |s: Option<Span>| s == Some(Span::Many);
@@ -73,11 +76,15 @@ impl Locks {
                 Acquired::Wait(holder)
             };
         }
-        for want in &wanted {
-            self.take(txn, want);
-        }
-        self.held.insert(txn, Held { span, wanted });
+        let wanted: Vec<Wanted> = wanted.into_iter().map(|want| self.take(txn, want)).collect();
+        let held = self.held.entry(txn).or_insert_with(|| Held { span, wanted: vec![] });
+        held.wanted.extend(wanted);
         Acquired::Yes
+    }
+
+    /// Whether a transaction holds any.
+    pub fn holds(&self, txn: TxnId) -> bool {
+        self.held.contains_key(&txn)
     }
 
     fn holder(&self, txn: TxnId, wanted: &Wanted) -> Option<TxnId> {
@@ -102,14 +109,22 @@ impl Locks {
         }
     }
 
-    fn take(&mut self, txn: TxnId, wanted: &Wanted) {
+    /// Takes what is free or held already; returns what is new.
+    fn take(&mut self, txn: TxnId, wanted: Wanted) -> Wanted {
         match wanted {
-            Wanted::Keys(table, keys) => {
-                let table = self.tables.entry(*table).or_default();
-                table.keys.extend(keys.iter().map(|k| (k.clone(), txn)));
-                *table.writers.entry(txn).or_default() += keys.len();
+            Wanted::Keys(id, keys) => {
+                let table = self.tables.entry(id).or_default();
+                let new: Vec<_> = keys
+                    .into_iter()
+                    .filter(|k| table.keys.insert(k.clone(), txn).is_none())
+                    .collect();
+                *table.writers.entry(txn).or_default() += new.len();
+                Wanted::Keys(id, new)
             }
-            Wanted::Whole(table) => self.tables.entry(*table).or_default().whole = Some(txn),
+            Wanted::Whole(id) => {
+                self.tables.entry(id).or_default().whole = Some(txn);
+                Wanted::Whole(id)
+            }
         }
     }
 
@@ -186,5 +201,19 @@ mod tests {
         assert_eq!(locks.acquire(young, Span::One, keys(2, &[7])), Acquired::Yes);
         locks.release(old);
         assert_eq!(locks.tables.len(), 1);
+    }
+
+    #[test]
+    fn an_open_transaction_adds_to_what_it_holds() {
+        let (open, other) = (TxnId::generate(), TxnId::generate());
+        let mut locks = Locks::default();
+        assert_eq!(locks.acquire(open, Span::Open, keys(1, &[1])), Acquired::Yes);
+        assert_eq!(locks.acquire(open, Span::Open, keys(1, &[1, 2])), Acquired::Yes);
+        assert_eq!(locks.acquire(open, Span::Open, vec![Wanted::Whole(TableId(2))]), Acquired::Yes);
+        assert_eq!(locks.acquire(other, Span::Many, keys(1, &[1])), Acquired::Wait(open));
+        assert_eq!(locks.acquire(other, Span::Open, keys(2, &[1])), Acquired::Wait(open));
+        assert_eq!(locks.acquire(open, Span::Open, keys(2, &[1])), Acquired::Yes);
+        assert!(locks.release(open) && locks.tables.is_empty() && !locks.holds(open));
+        assert_eq!(locks.acquire(other, Span::Many, keys(1, &[1, 2])), Acquired::Yes);
     }
 }

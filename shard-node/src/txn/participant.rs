@@ -9,9 +9,15 @@
 //! A reader at S need not wait for a transaction that is not in a group yet: its timestamp will be drawn later, so it is
 //! above S. Groups that may have drawn a timestamp up to S must end first. Volatile: a new leader starts empty and takes
 //! the locks of prepared transactions again.
+//!
+//! An open transaction writes statement by statement before it is prepared or committed. It belongs to one leadership, and is
+//! dropped when its router is not heard of for a while.
 
 use super::locks::Locks;
+use crate::storage::OwnRows;
+use datafusion::execution::memory_pool::MemoryReservation;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 use tessera_proto::{Timestamp, TxnId};
 
@@ -34,6 +40,26 @@ pub struct Participant {
     groups: BTreeMap<u64, Group>,
     next_group: u64,
     open_since: BTreeMap<TxnId, Duration>,
+    open: BTreeMap<TxnId, OpenTxn>,
+    /// Who waits for whose rows.
+    waits: BTreeMap<TxnId, TxnId>,
+    /// Told to give up waiting.
+    victims: BTreeSet<TxnId>,
+}
+
+/// A transaction that writes statement by statement.
+#[derive(Debug)]
+pub struct OpenTxn {
+    /// What it changed here.
+    pub rows: Arc<OwnRows>,
+    /// The leadership that its locks belong to.
+    pub term: u64,
+    /// The last request that was done.
+    pub sequence: u64,
+    /// What its rows take of the memory for queries.
+    pub memory: MemoryReservation,
+    /// When its router was last heard of.
+    pub heard: Duration,
 }
 
 #[derive(Debug)]
@@ -71,6 +97,67 @@ impl Participant {
     /// Whether recovery is aborting it.
     pub fn is_refused(&self, txn: TxnId) -> bool {
         self.refused.contains(&txn)
+    }
+
+    /// Begins or goes on with an open transaction.
+    pub fn open(&mut self, txn: TxnId, make: impl FnOnce() -> OpenTxn) -> &mut OpenTxn {
+        self.open.entry(txn).or_insert_with(make)
+    }
+
+    /// An open transaction.
+    pub fn opened(&mut self, txn: TxnId) -> Option<&mut OpenTxn> {
+        self.open.get_mut(&txn)
+    }
+
+    /// Open transactions.
+    pub fn all_open(&self) -> impl Iterator<Item = (&TxnId, &OpenTxn)> {
+        self.open.iter()
+    }
+
+    /// It is decided, or prepared: what it wrote is in the log or given up.
+    pub fn close(&mut self, txn: TxnId) -> Option<OpenTxn> {
+        self.open.remove(&txn)
+    }
+
+    /// Its router is alive.
+    pub fn heard(&mut self, txn: TxnId, now: Duration) {
+        if let Some(open) = self.open.get_mut(&txn) {
+            open.heard = now;
+        }
+    }
+
+    /// Open transactions that nobody works on and whose routers were not heard of for `age`.
+    pub fn expired(&self, now: Duration, age: Duration) -> Vec<TxnId> {
+        let old = |(txn, open): &(&TxnId, &OpenTxn)| now.saturating_sub(open.heard) >= age && !self.is_active(**txn);
+        self.open.iter().filter(old).map(|(txn, _)| *txn).collect()
+    }
+
+    /// It waits for another one's rows from now on, or (`None`) no more.
+    pub fn waits(&mut self, txn: TxnId, holder: Option<TxnId>) {
+        match holder {
+            Some(holder) => drop(self.waits.insert(txn, holder)),
+            None => {
+                self.waits.remove(&txn);
+                self.victims.remove(&txn);
+            }
+        }
+    }
+
+    /// Who waits for whom.
+    pub fn waiting(&self) -> impl Iterator<Item = (TxnId, TxnId)> {
+        self.waits.iter().map(|(waiter, holder)| (*waiter, *holder))
+    }
+
+    /// Makes a transaction that waits give up.
+    pub fn give_up(&mut self, txn: TxnId) {
+        if self.waits.contains_key(&txn) {
+            self.victims.insert(txn);
+        }
+    }
+
+    /// Whether it was told to give up.
+    pub fn gives_up(&self, txn: TxnId) -> bool {
+        self.victims.contains(&txn)
     }
 
     /// A commit group is about to ask for its timestamp.

@@ -342,6 +342,7 @@ impl Cluster {
         for (index, keys) in &parts[1..] {
             let (shard, service) = self.reference(*index).await;
             let request = v1::PrepareRequest {
+                open: false,
                 shard: Some(shard),
                 txn: txn.to_wire(),
                 home: Some(home),
@@ -362,6 +363,7 @@ impl Cluster {
             Some(error) => Err(error),
             None => {
                 let request = v1::CommitRequest {
+                    open: false,
                     home: Some(home),
                     txn: txn.to_wire(),
                     meta_revision: view.revision,

@@ -247,6 +247,7 @@ async fn staged_rows_are_on_every_copy_when_committed_and_nowhere_when_not() {
         ..Default::default()
     };
     let commit = v1::CommitRequest {
+        open: false,
         home: Some(shard),
         txn: txn.to_wire(),
         meta_revision: revision,
