@@ -853,7 +853,7 @@ fn transactions() {
         "ROLLBACK TO SAVEPOINT \"A b\"; ROLLBACK WORK TO c",
         "rollback to A b ;; rollback to c",
     );
-    check("BEGIN READ ONLY,", "42601 syntax error at end of input @16");
+    check("BEGIN READ ONLY,", "42601 syntax error at end of input @17");
     check("BEGIN x", "42601 syntax error at or near \"x\" @7");
     check("START", "42601 syntax error at end of input @6");
     check("COMMIT AND", "42601 syntax error at or near \"AND\" @8");

@@ -33,7 +33,10 @@ pub(crate) fn parse_start(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
 /// Reads what follows `COMMIT` or `END`.
 pub(crate) fn parse_commit(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
     if cursor.sees(&["PREPARED"]) {
-        return unsupported("COMMIT PREPARED", "a transaction over many shards is prepared and committed by COMMIT");
+        return unsupported(
+            "COMMIT PREPARED",
+            "a transaction over many shards is prepared and committed by COMMIT",
+        );
     }
     skip_noise(cursor);
     let chain = chain(cursor)?;

@@ -156,7 +156,12 @@ impl<'a> LeafBuilder<'a> {
             plan: bytes,
             profile: if self.options.profile { self.built as u32 + 1 } else { 0 },
             settings: self.options.settings.clone().into_iter().collect(),
-            txn: self.options.own.as_ref().map(|own| own.txn.clone().into()).unwrap_or_default(),
+            txn: self
+                .options
+                .own
+                .as_ref()
+                .map(|own| own.txn.clone().into())
+                .unwrap_or_default(),
             ..ExecuteRequest::default()
         };
         let owners = self
@@ -194,7 +199,11 @@ impl<'a> LeafBuilder<'a> {
             for shard in shards {
                 let owner = placement.and_then(|p| p.owners.get(shard));
                 let (shard, node) = owner.ok_or_else(|| no_leader(*group, *shard))?;
-                let own = self.options.own.as_ref().is_some_and(|own| own.shards.contains(&shard.id()));
+                let own = self
+                    .options
+                    .own
+                    .as_ref()
+                    .is_some_and(|own| own.shards.contains(&shard.id()));
                 nodes.entry(*node).or_default().push(ShardRef { own, ..*shard });
             }
         }

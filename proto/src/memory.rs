@@ -195,7 +195,9 @@ mod tests {
                    LEFT JOIN (SELECT value AS b FROM generate_series(1, 3000000)) r ON a > b + 5000000";
         let frame = context.sql(sql).await.unwrap();
         let plan = frame.clone().create_physical_plan().await.unwrap();
-        let shown = datafusion::physical_plan::displayable(plan.as_ref()).indent(false).to_string();
+        let shown = datafusion::physical_plan::displayable(plan.as_ref())
+            .indent(false)
+            .to_string();
         assert!(shown.contains("NestedLoopJoinExec: join_type=Left"), "{shown}");
         let error = Error::from(frame.collect().await.unwrap_err());
         assert_eq!(error.code, "53200", "{error}");

@@ -7,6 +7,7 @@
 //!          ├─ templates ──── reads by primary key, by their text        (execute/point.rs)
 //!          ├─ runtime ────── threads that run queries, apart from those that serve sockets
 //!          ├─ statistics ─── per table, polled from the nodes' leaders  (cluster/statistics.rs)
+//!          ├─ open transactions ── kept alive at the nodes            (txn/watch.rs)
 //!          └─ tasks ──────── finishing transactions, polling; joined by shutdown
 //! ```
 
@@ -15,6 +16,7 @@ use crate::execute::admission::Admission;
 use crate::execute::point::Templates;
 use crate::session::{Session, SessionParams};
 use crate::txn::oracle::Oracle;
+use crate::txn::watch::{self, OpenTransactions};
 use arc_swap::ArcSwap;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::MemoryPool;
@@ -85,6 +87,7 @@ pub struct Engine {
     row_ids: tokio::sync::Mutex<RowIds>,
     secret: Secret,
     finishing: Arc<Semaphore>,
+    open_transactions: OpenTransactions,
     sessions: AtomicU64,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -142,11 +145,13 @@ impl Engine {
             row_ids: tokio::sync::Mutex::default(),
             secret,
             finishing: Arc::new(Semaphore::new(FINISHING_MAX)),
+            open_transactions: OpenTransactions::default(),
             sessions: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
         engine.tasks.spawn(poll(engine.clone()));
+        engine.tasks.spawn(watch::run(engine.clone()));
         Ok(engine)
     }
 
@@ -257,6 +262,11 @@ impl Engine {
     /// Fires when the router stops.
     pub(crate) fn stop(&self) -> &CancellationToken {
         &self.stop
+    }
+
+    /// Transactions that are kept alive.
+    pub(crate) fn open_transactions(&self) -> &OpenTransactions {
+        &self.open_transactions
     }
 
     /// Leave to tell participants an outcome in the background.

@@ -5,20 +5,26 @@
 //!                           ──▶  execute:  Outcome { Rows | Done | CopyIn }
 //! ```
 //!
-//! Every statement is its own transaction: explicit ones are refused by the parser until they are real.
+//! A statement is its own transaction unless it is in a block (control.rs).
+
+mod control;
+
+pub use control::TransactionStatus;
 
 use crate::engine::Engine;
 use crate::error::from_unsupported;
 use crate::outcome::{Described, Outcome, RowsTag};
 use crate::settings::Settings;
 use crate::stack::OnLargeStack;
+use crate::txn::open::OpenTransaction;
 use crate::{ddl, execute, explain, ingest};
+use control::Control;
 use datafusion::scalar::ScalarValue;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tessera_parser::{CopySource, Insert, ParsedStatement, Statement};
 use tessera_proto::sql_type::SqlType;
-use tessera_proto::{Error, Result};
+use tessera_proto::{Error, Result, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +45,7 @@ pub struct Session {
     engine: Arc<Engine>,
     params: SessionParams,
     settings: Settings,
+    control: Control,
 }
 
 /// What one statement runs with.
@@ -56,12 +63,25 @@ pub(crate) struct StatementContext {
     pub deadline: Instant,
     /// Nodes keep what they do for it.
     pub profile: bool,
+    /// The transaction it belongs to; `None` when it is one of its own.
+    pub transaction: Option<Arc<OpenTransaction>>,
 }
 
 impl StatementContext {
     /// Milliseconds left, at least 1.
     pub fn deadline_ms(&self) -> u64 {
         (self.deadline.saturating_duration_since(Instant::now()).as_millis() as u64).max(1)
+    }
+
+    /// What to read at.
+    ///
+    /// # Errors
+    /// The oracle's.
+    pub async fn snapshot(&self) -> Result<Timestamp> {
+        match &self.transaction {
+            Some(transaction) => transaction.snapshot().await,
+            None => self.engine.oracle().draw().await,
+        }
     }
 
     /// Runs `work` until it ends, the user cancels, or time is over. For work that leaves nothing behind when dropped.
@@ -87,6 +107,7 @@ impl Session {
             engine,
             params,
             settings,
+            control: Control::default(),
         }
     }
 
@@ -119,6 +140,9 @@ impl Session {
     /// # Errors
     /// What binding finds: unknown names, wrong types, parameters whose type cannot be told (42P18).
     pub async fn describe(&self, statement: &ParsedStatement, hints: &[Option<SqlType>]) -> Result<Described> {
+        if self.transaction_status() == TransactionStatus::Failed && !control::is_control(&statement.statement) {
+            return Err(control::aborted());
+        }
         let context = self.context(CancellationToken::new());
         let described = execute::describe::describe(&context, &statement.statement, hints);
         OnLargeStack::new(context.bounded(described)).await
@@ -136,17 +160,28 @@ impl Session {
         params: Vec<ScalarValue>,
         cancel: CancellationToken,
     ) -> Result<Outcome> {
-        let context = self.context(cancel);
-        let result = match &statement.statement {
-            Statement::Set { local, name, value } => self.set(*local, name, value.as_deref()),
-            Statement::Reset { name } => self.reset(name.as_deref()),
-            Statement::Discard => {
-                self.settings.reset_all();
-                Ok(Outcome::done("DISCARD ALL"))
-            }
-            _ => OnLargeStack::new(run(&context, statement, params)).await,
-        };
+        let result = self.dispatch(statement, params, cancel).await;
+        if result.is_err() {
+            self.fail();
+        }
         result.map_err(crate::error::give_up)
+    }
+
+    async fn dispatch(
+        &mut self,
+        statement: &ParsedStatement,
+        params: Vec<ScalarValue>,
+        cancel: CancellationToken,
+    ) -> Result<Outcome> {
+        if let Some(outcome) = self.control(&statement.statement).await? {
+            return Ok(outcome);
+        }
+        if statement.statement == Statement::Discard {
+            self.settings.reset_all();
+            return Ok(Outcome::done("DISCARD ALL"));
+        }
+        let context = self.context(cancel);
+        OnLargeStack::new(run(&context, statement, params)).await
     }
 
     /// Runs an INSERT once for each of `rows`, the values of its parameters, as one transaction. Returns the rows written.
@@ -179,29 +214,8 @@ impl Session {
             cancel,
             deadline,
             profile: false,
+            transaction: self.control.transaction(),
         }
-    }
-
-    fn set(&mut self, local: bool, name: &str, value: Option<&str>) -> Result<Outcome> {
-        if local {
-            return Err(Error::unsupported(
-                "SET LOCAL is not supported",
-                "use SET; every statement is its own transaction",
-            ));
-        }
-        match value {
-            Some(value) => self.settings.set(name, value)?,
-            None => self.settings.reset(name)?,
-        }
-        Ok(Outcome::done("SET"))
-    }
-
-    fn reset(&mut self, name: Option<&str>) -> Result<Outcome> {
-        match name {
-            Some(name) => self.settings.reset(name)?,
-            None => self.settings.reset_all(),
-        }
-        Ok(Outcome::done("RESET"))
     }
 }
 
@@ -243,8 +257,14 @@ async fn run(context: &StatementContext, parsed: &ParsedStatement, params: Vec<S
         | Statement::DropView { .. }
         | Statement::DropSchema { .. } => ddl::run(context, statement).await,
         Statement::Unsupported(unsupported) => Err(from_unsupported(unsupported)),
-        Statement::Set { .. } | Statement::Reset { .. } | Statement::Discard => {
-            Err(Error::internal("settings belong to the session"))
-        }
+        Statement::Set { .. }
+        | Statement::Reset { .. }
+        | Statement::Discard
+        | Statement::Begin(_)
+        | Statement::Commit { .. }
+        | Statement::Rollback { .. }
+        | Statement::Savepoint { .. }
+        | Statement::Release { .. }
+        | Statement::RollbackTo { .. } => Err(Error::internal("settings and transactions belong to the session")),
     }
 }

@@ -5,7 +5,7 @@
 //!   SET my.thing = 1                 custom: kept as text   SET fsync = off               42704
 //! ```
 //!
-//! `SET LOCAL` has no transaction to end with yet, so the session refuses it. Settings that change results (time zone) travel with every
+//! What SET LOCAL and ROLLBACK go back to is the session's business (session/control.rs). Settings that change results (time zone) travel with every
 //! leaf. Settings of PostgreSQL that drivers send and that have one possible meaning here accept just that meaning.
 
 mod known;

@@ -36,7 +36,6 @@ async fn errors_have_the_right_sqlstate() {
             "MERGE INTO orders USING orders o ON true WHEN MATCHED THEN DELETE",
             "0A000",
         ),
-        ("BEGIN", "0A000"),
         ("SELECT * FROM orders FOR UPDATE", "0A000"),
         ("CREATE TABLE s (id serial)", "0A000"),
         ("DROP TABLE nowhere", "42P01"),

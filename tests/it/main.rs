@@ -15,6 +15,7 @@
 //!   shard_local.rs  every sentence of the shard-local rule, against single-process DataFusion
 //!   processes.rs router and shard nodes as processes of their own; one is killed
 //!   restart.rs   what was acknowledged is there after a clean stop
+//!   transactions.rs  several statements at once by several clients: waits, deadlocks, totals
 //!   workload.rs  writers and the book they keep: acknowledged, refused, unknown
 //!   copy_to.rs   COPY TO: lines as PostgreSQL writes them, files that come back
 //!   copies.rs    copies are equal after load, restart, silence, a wiped disk, SWITCH LEADER and PROMOTE
@@ -48,4 +49,5 @@ mod slt;
 mod sql_matrix;
 mod tpcds;
 mod tpch;
+mod transactions;
 mod workload;

@@ -277,8 +277,14 @@ impl PointRead {
             .get(&shard)
             .ok_or_else(|| Error::stale_map(format!("shard {shard} is unknown")))?;
         let keys = self.keys()?;
+        let own = context.transaction.as_ref().and_then(|transaction| transaction.own());
+        let own = own.filter(|own| own.shards.contains(&shard));
         let request = v1::PointReadRequest {
-            shard: Some(v1::ShardRef::new(shard, entry.config.epoch)),
+            shard: Some(v1::ShardRef {
+                own: own.is_some(),
+                ..v1::ShardRef::new(shard, entry.config.epoch)
+            }),
+            txn: own.map(|own| own.txn.into()).unwrap_or_default(),
             table: self.table.id.0,
             snapshot: snapshot.0,
             meta_revision: catalog.view().revision,

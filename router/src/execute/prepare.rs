@@ -61,6 +61,7 @@ pub(crate) fn options(context: &StatementContext, snapshot: Timestamp) -> PlanOp
         },
         settings: settings.for_nodes(),
         target_partitions: context.engine.query_threads().max(2),
+        own: context.transaction.as_ref().and_then(|transaction| transaction.own()),
     }
 }
 

@@ -30,7 +30,7 @@ use tessera_planner::Planned;
 use tessera_planner::names::result_schema;
 use tessera_proto::frugal::{BATCH_ROWS, BATCH_ROWS_DEFAULT, BATCH_ROWS_LEAST, HASH_JOIN};
 use tessera_proto::sql_type::SqlType;
-use tessera_proto::{Result, Timestamp};
+use tessera_proto::{Error, Result, Timestamp};
 
 /// Each further attempt of a query that ran out of memory: the pause before it, because nodes let go of what the one before held
 /// within about a second, and the rows of its batches.
@@ -242,7 +242,7 @@ async fn point(
 async fn snapshot_of(context: &StatementContext, given: Option<Timestamp>) -> Result<Timestamp> {
     match given {
         Some(snapshot) => Ok(snapshot),
-        None => context.engine.oracle().draw().await,
+        None => context.snapshot().await,
     }
 }
 
@@ -256,6 +256,15 @@ struct Ready {
 async fn plan(context: &StatementContext, catalog: &StatementCatalog, bound: Bound) -> Result<Ready> {
     let Bound { state, options, plan } = bound;
     let groups = prepare::reference_groups(&plan)?;
+    if let Some(transaction) = &context.transaction
+        && groups.iter().any(|group| transaction.wrote_group(*group))
+    {
+        // Every node reads its own copy of a reference table, and the rows are at its leader only.
+        return Err(Error::unsupported(
+            "a transaction cannot query a reference table that it has changed itself",
+            "COMMIT first",
+        ));
+    }
     catalog
         .cover(
             &groups,
@@ -284,7 +293,7 @@ pub(crate) async fn plan_only(
     let catalog = StatementCatalog::new(context);
     let types = types_of(&params);
     let planned = async {
-        let snapshot = context.engine.oracle().draw().await?;
+        let snapshot = context.snapshot().await?;
         let mut bound = prepare::bind(context, &catalog, query, &types, snapshot).await?;
         let template = point::recognise(query, &bound.plan, catalog.view().revision);
         let point = template.is_some_and(|template| template.read(&params).is_some());

@@ -41,14 +41,30 @@ pub(super) type Rows = BoxStream<'static, std::result::Result<FlightData, Status
 /// The one statement of a text.
 ///
 /// # Errors
-/// 42601 for several, or none; 0A000 for RETURNING.
+/// 42601 for several, or none; 0A000 for RETURNING, and for what is about transactions.
 pub(super) async fn parse_one(sql: &str) -> Result<ParsedStatement> {
     let mut parsed = crate::pg::parse(markers::numbered(sql).into_owned()).await?;
     match (parsed.pop(), parsed.is_empty()) {
-        (Some(statement), true) => refuse_returning(statement),
+        (Some(statement), true) => refuse_transactions(statement).and_then(refuse_returning),
         (None, _) => Err(Error::new("42601", "there is no statement in the text")),
         (Some(_), false) => Err(Error::new("42601", "several statements in one text")
             .with_hint("send one at a time; each is its own transaction")),
+    }
+}
+
+/// Calls of one client may come in any order and by any connection.
+fn refuse_transactions(statement: ParsedStatement) -> Result<ParsedStatement> {
+    match statement.statement {
+        Statement::Begin(_)
+        | Statement::Commit { .. }
+        | Statement::Rollback { .. }
+        | Statement::Savepoint { .. }
+        | Statement::Release { .. }
+        | Statement::RollbackTo { .. } => Err(Error::unsupported(
+            "transactions of several statements over Flight SQL are not supported",
+            "send them over the PostgreSQL wire; here each statement is a transaction of its own",
+        )),
+        _ => Ok(statement),
     }
 }
 

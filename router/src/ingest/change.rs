@@ -8,7 +8,8 @@
 //!
 //! That gives what PostgreSQL calls READ COMMITTED. There a statement that meets a changed row waits for the other transaction
 //! and checks this row again in its new version (EvalPlanQual); here all rows are looked for again, at a later snapshot that is
-//! the same for all of them. Neither loses an update, nor changes a row that no longer qualifies.
+//! the same for all of them. Neither loses an update, nor changes a row that no longer qualifies. With REPEATABLE READ the statement
+//! fails with 40001 instead.
 //!
 //! A row that FROM or USING matches several times is changed once, by any of its matches, as in PostgreSQL.
 
@@ -21,6 +22,7 @@ use crate::cluster::catalog::StatementCatalog;
 use crate::execute::query::{self, Request, Shortcut};
 use crate::outcome::{Outcome, RowsTag};
 use crate::session::StatementContext;
+use crate::txn::open::Isolation;
 use datafusion::arrow::array::{BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::logical_expr::LogicalPlan;
@@ -47,9 +49,15 @@ const SEEN_BYTES: usize = 48;
 /// Those of any query and of INSERT; 40001 when the rows change faster than they can be read; 54000 when they are too many.
 pub(crate) async fn run(context: &StatementContext, change: &Change<'_>, params: Vec<ScalarValue>) -> Result<Outcome> {
     let mut attempt = 1;
+    let transaction = context.transaction.as_ref();
+    let (mark, again) = transaction.map_or((0, true), |t| (t.mark(), t.isolation() == Isolation::ReadCommitted));
     loop {
         match once(context, change, &params).await {
-            Err(error) if error.retry == Retry::Restart && attempt < ATTEMPTS_MAX => {
+            Err(error) if error.retry == Retry::Restart && again && attempt < ATTEMPTS_MAX => {
+                if let Some(transaction) = transaction {
+                    // Locks stay, so those rows are as they were found now.
+                    transaction.undo(mark, context.deadline).await?;
+                }
                 tracing::debug!(attempt, %error, "running a statement again: its rows changed");
                 context.bounded(pause(attempt)).await?;
                 attempt += 1;
@@ -68,8 +76,7 @@ async fn pause(attempt: u32) -> Result<()> {
 async fn once(context: &StatementContext, change: &Change<'_>, params: &[ScalarValue]) -> Result<Outcome> {
     let catalog = StatementCatalog::new(context);
     let search = Search::new(&catalog, change)?;
-    let oracle = context.engine.oracle();
-    let read_at = context.bounded(oracle.draw()).await?;
+    let read_at = context.bounded(context.snapshot()).await?;
     let writer = ChangeWriter::new(context, catalog.view(), search.table.clone(), read_at)?;
     let mut changes = Changes::new(context, change, &search, writer);
     find(context, &search, params, read_at, &mut changes).await?;

@@ -14,6 +14,7 @@ use super::writer::{COMMIT_MAX, ipc_size};
 use crate::engine::Engine;
 use crate::session::StatementContext;
 use crate::txn::driver::{self, ShardWrites, Transaction};
+use crate::txn::open::{Limits, OpenTransaction};
 use bytes::Bytes;
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
@@ -82,6 +83,8 @@ pub(super) struct ChangeWriter {
     key_schema: SchemaRef,
     schema: SchemaRef,
     parts: BTreeMap<u32, Part>,
+    transaction: Option<Arc<OpenTransaction>>,
+    limits: Limits,
     deadline: Instant,
 }
 
@@ -111,6 +114,8 @@ impl ChangeWriter {
             key_schema: Arc::new(key_schema),
             schema,
             parts: BTreeMap::new(),
+            transaction: context.transaction.clone(),
+            limits: Limits::of(context),
             deadline: context.deadline,
             table,
         })
@@ -142,7 +147,8 @@ impl ChangeWriter {
         Ok(())
     }
 
-    /// Commits: everything is durable and visible on return.
+    /// Commits: everything is durable and visible on return. In a transaction of several statements it is handed over to the shards,
+    /// and visible to that transaction.
     ///
     /// # Errors
     /// `Retry::Restart` when a removed row changed since it was read, 23505 and whatever else a shard refuses with: then nothing
@@ -155,14 +161,21 @@ impl ChangeWriter {
         if shards.is_empty() {
             return Ok(());
         }
+        let deadline = self.deadline.min(Instant::now() + COMMIT_MAX);
+        if let Some(transaction) = &self.transaction {
+            return transaction
+                .write(shards, self.meta_revision, self.read_at, &self.limits)
+                .await;
+        }
         // Home is the last of the ascending shards.
         shards.rotate_right(1);
         let transaction = Transaction {
             id: TxnId::generate(),
             meta_revision: self.meta_revision,
             read_at: self.read_at,
+            open: false,
             shards,
-            deadline: self.deadline.min(Instant::now() + COMMIT_MAX),
+            deadline,
         };
         driver::commit(&self.engine, transaction).await.map(drop)
     }

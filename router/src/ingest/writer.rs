@@ -17,6 +17,7 @@ use super::staging::{StageTarget, Staging};
 use crate::engine::Engine;
 use crate::session::StatementContext;
 use crate::txn::driver::{self, ShardWrites, Transaction};
+use crate::txn::open::{Limits, OpenTransaction};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::concat_batches;
 use std::collections::BTreeMap;
@@ -63,6 +64,8 @@ pub struct TableWriter {
     rows: u64,
     kept: Option<Kept>,
     chunk: usize,
+    transaction: Option<Arc<OpenTransaction>>,
+    limits: Limits,
     deadline: Instant,
 }
 
@@ -86,7 +89,8 @@ impl TableWriter {
             .ok_or_else(|| Error::new("42P01", format!("table \"{}\" was dropped", table.name)))?
             .clone();
         let shaper = RowShaper::new(context, table.clone(), targets).await?;
-        let txn = TxnId::generate();
+        let transaction = context.transaction.clone();
+        let txn = transaction.as_ref().map_or_else(TxnId::generate, |t| t.id());
         let target = StageTarget {
             table: table.clone(),
             schema: shaper.schema().clone(),
@@ -107,6 +111,8 @@ impl TableWriter {
             rows: 0,
             kept: None,
             chunk,
+            transaction,
+            limits: Limits::of(context),
             deadline: context.deadline,
         })
     }
@@ -200,7 +206,8 @@ impl TableWriter {
         self.rows
     }
 
-    /// Commits: all rows are durable and visible on return. Returns how many, and the commit's timestamp.
+    /// Commits: all rows are durable and visible on return. Returns how many, and the commit's timestamp. In a transaction of several
+    /// statements they are handed over to the shards, visible to that transaction, and the timestamp is 0.
     ///
     /// # Errors
     /// 23505 and whatever else a shard refuses with: then none of the rows remains. 40003: nobody knows.
@@ -235,10 +242,16 @@ impl TableWriter {
             return Ok((0, Timestamp(0)));
         }
         let deadline = self.deadline.min(Instant::now() + COMMIT_MAX);
+        if let Some(transaction) = &self.transaction {
+            let revision = self.target.meta_revision;
+            transaction.write(writes, revision, Timestamp(0), &self.limits).await?;
+            return Ok((rows, Timestamp(0)));
+        }
         let transaction = Transaction {
             id: self.target.txn,
             meta_revision: self.target.meta_revision,
             read_at: Timestamp(0),
+            open: false,
             shards: writes,
             deadline,
         };
@@ -257,6 +270,10 @@ impl TableWriter {
 impl Drop for TableWriter {
     fn drop(&mut self) {
         self.shards.clear();
+        if self.transaction.is_some() {
+            // Files of other statements have the same id: all that is not committed goes at the transaction's end.
+            return;
+        }
         driver::abandon(&self.engine, self.target.txn, std::mem::take(&mut self.staged));
     }
 }

@@ -109,6 +109,11 @@ impl Channel {
         })
     }
 
+    /// The kind of the next frame, if its first byte has come already.
+    pub(super) fn next_kind(&self) -> Option<u8> {
+        self.input.first().copied()
+    }
+
     /// Waits until `bytes` are in the input. Room is made as bytes come, so a large length alone allocates nothing.
     async fn fill(&mut self, bytes: usize) -> Result<(), Broken> {
         while self.input.len() < bytes {

@@ -10,7 +10,7 @@
 //! While a statement runs, three things end it early: a cancel request, a client that hangs up, and the end of the server.
 //! Each fires the statement's token. A panic inside a statement becomes XX000 for that statement.
 //!
-//! The transaction status is always idle: every statement is its own transaction.
+//! Each error puts the session's transaction into the failed state, whatever it was about.
 
 use super::PgLimits;
 use super::cancel::CancelKey;
@@ -20,6 +20,7 @@ use super::message::{Frame, Frontend};
 use super::report::{Severity, error_message, notice_message};
 use super::session::SqlSession;
 use super::startup::REPORTED;
+use crate::session::TransactionStatus as Status;
 use futures::FutureExt;
 use pgwire::messages::PgWireBackendMessage as Message;
 use pgwire::messages::response::{CommandComplete, ReadyForQuery, TransactionStatus};
@@ -110,10 +111,25 @@ impl<S: SqlSession> Connection<S> {
                 None => std::future::pending().await,
             }
         };
+        let in_transaction = self.session.transaction_status() != Status::Idle;
+        let limit = self.session.setting("idle_in_transaction_session_timeout");
+        let limit = limit
+            .and_then(|ms| ms.parse().ok())
+            .filter(|ms| *ms > 0 && in_transaction);
+        let idle_in_transaction = async {
+            match limit {
+                Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = self.shutdown.cancelled() => Err(Stop::Fatal(shutting_down())),
             frame = self.channel.read() => Ok(frame?),
+            () = idle_in_transaction => Err(Stop::Fatal(Error::new(
+                "25P03",
+                "terminating connection due to idle-in-transaction timeout",
+            ))),
             () = idle => Err(Stop::Fatal(Error::new("57P05", "terminating connection due to idle-session timeout"))),
         }
     }
@@ -138,7 +154,10 @@ impl<S: SqlSession> Connection<S> {
 
     async fn report(&mut self, error: &Error, kind: u8) -> Result<(), Stop> {
         tracing::debug!(code = %error.code, message = %error.message, "statement failed");
+        self.session.fail();
         self.put(&error_message(error, Severity::Error))?;
+        // ROLLBACK changes settings back.
+        self.report_settings()?;
         if Frontend::kind_is_extended(kind) {
             self.skipping = true;
         } else {
@@ -163,6 +182,9 @@ impl<S: SqlSession> Connection<S> {
             Frontend::Sync => {
                 self.skipping = false;
                 self.portals.clear();
+                if let Err(error) = self.session.end_implicit().await {
+                    self.put(&error_message(&error, Severity::Error))?;
+                }
                 self.ready()?;
                 self.channel.flush().await?;
             }
@@ -191,7 +213,12 @@ impl<S: SqlSession> Connection<S> {
 
     /// Queues ReadyForQuery.
     pub(super) fn ready(&mut self) -> Result<(), Stop> {
-        self.put(&Message::ReadyForQuery(ReadyForQuery::new(TransactionStatus::Idle)))
+        let status = match self.session.transaction_status() {
+            Status::Idle => TransactionStatus::Idle,
+            Status::Open => TransactionStatus::Transaction,
+            Status::Failed => TransactionStatus::Error,
+        };
+        self.put(&Message::ReadyForQuery(ReadyForQuery::new(status)))
     }
 
     /// Tells the client of settings that are not what it was told before.
@@ -215,10 +242,22 @@ impl<S: SqlSession> Connection<S> {
                 self.portals.clear();
                 self.report_settings()
             }
-            Statement::Set { .. } | Statement::Reset { .. } => self.report_settings(),
+            Statement::Set { .. }
+            | Statement::Reset { .. }
+            | Statement::Commit { .. }
+            | Statement::Rollback { .. }
+            | Statement::RollbackTo { .. } => self.report_settings(),
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a statement begins or ends a transaction itself: alone there is nothing to hold together.
+pub(super) fn is_about_transactions(statement: &ParsedStatement) -> bool {
+    matches!(
+        statement.statement,
+        Statement::Begin(_) | Statement::Commit { .. } | Statement::Rollback { .. }
+    )
 }
 
 /// Says why the connection ends, and ends it.

@@ -6,12 +6,14 @@
 //!   Execute 10 ──▶ 10 rows, PortalSuspended ── Execute 0 ──▶ the rest, CommandComplete
 //! ```
 //!
+//! Statements up to Sync are one transaction, as several in one text of the simple protocol are (simple.rs).
+//!
 //! A statement is described when it is parsed, so that its errors come then. What was described is what is sent: if a table
 //! changed since, Execute fails with PostgreSQL's "cached plan must not change result type".
 //!
 //! Bounds per session: `statements_max`, `statement_bytes_max`, `portals_max`. Nothing is evicted: a driver would not know.
 
-use super::connection::{Connection, Stop, attend, parse};
+use super::connection::{Connection, Stop, attend, is_about_transactions, parse};
 use super::encode::RowEncoder;
 use super::message::{Bind, Target};
 use super::params;
@@ -249,6 +251,10 @@ impl<S: SqlSession> Connection<S> {
             portal.state = State::Bound;
             return self.put(&Message::EmptyQueryResponse(EmptyQueryResponse::new()));
         };
+        // Statements up to Sync are one transaction. With Sync right behind it this one is all there is.
+        if self.channel.next_kind() != Some(b'S') && !is_about_transactions(statement) {
+            self.session.begin_implicit();
+        }
         let token = CancellationToken::new();
         self.key.begin(token.clone());
         let work = self

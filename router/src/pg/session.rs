@@ -9,6 +9,7 @@
 //! a [`CopySink`] because the engine's `CopyIn` cannot exist without a cluster.
 
 use crate::outcome::{CopyOut, Described, Outcome, RowsTag};
+use crate::session::TransactionStatus;
 use crate::{CopyIn, Engine, Session, SessionParams};
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
@@ -42,6 +43,14 @@ pub(crate) trait SqlSession: Send + Sync {
         params: Vec<ScalarValue>,
         cancel: CancellationToken,
     ) -> Result<Reply>;
+    /// A statement failed after `execute` returned, or before it was called: its transaction has failed.
+    fn fail(&mut self);
+    /// Where the session stands.
+    fn transaction_status(&self) -> TransactionStatus;
+    /// Makes the statements that follow one transaction, unless they are in one.
+    fn begin_implicit(&mut self);
+    /// Commits what [`Self::begin_implicit`] began.
+    async fn end_implicit(&mut self) -> Result<()>;
     /// A setting's value.
     fn setting(&self, name: &str) -> Option<String>;
     /// Sets a value of the startup message; RESET comes back to it.
@@ -116,6 +125,22 @@ impl SqlSession for Session {
         cancel: CancellationToken,
     ) -> Result<Reply> {
         Session::execute(self, statement, params, cancel).await.map(Reply::from)
+    }
+
+    fn fail(&mut self) {
+        Session::fail(self);
+    }
+
+    fn transaction_status(&self) -> TransactionStatus {
+        Session::transaction_status(self)
+    }
+
+    fn begin_implicit(&mut self) {
+        Session::begin_implicit(self);
+    }
+
+    async fn end_implicit(&mut self) -> Result<()> {
+        Session::end_implicit(self).await
     }
 
     fn setting(&self, name: &str) -> Option<String> {

@@ -3,13 +3,12 @@
 //! ```text
 //!   Query "a; b; c"   parse all; wrong somewhere: nothing runs
 //!     a: rows streamed to the end, tag     b: runs only now, so it sees what a did     c: fails, so ErrorResponse
-//!   ReadyForQuery
+//!   ReadyForQuery     a, b and c are one transaction: nothing of them remains
 //! ```
 //!
-//! Departure from PostgreSQL: there the text is one transaction, and a failing `c` undoes `a` and `b`. Until transactions
-//! are real every statement here commits by itself.
+//! Departure from PostgreSQL: a definition among them commits what is before it.
 
-use super::connection::{Connection, Stop, attend, parse};
+use super::connection::{Connection, Stop, attend, is_about_transactions, parse};
 use super::encode::{RowEncoder, Style};
 use super::rows::{Encoder, RowSource, Sent};
 use super::session::{Reply, SqlSession};
@@ -29,12 +28,16 @@ impl<S: SqlSession> Connection<S> {
             return self.put(&Message::EmptyQueryResponse(EmptyQueryResponse::new()));
         }
         for statement in &statements {
+            if statements.len() > 1 && !is_about_transactions(statement) {
+                self.session.begin_implicit();
+            }
             let token = CancellationToken::new();
             self.key.begin(token.clone());
             let result = self.simple_statement(statement, &token).await;
             self.key.end();
             result?;
         }
+        self.session.end_implicit().await?;
         Ok(())
     }
 

@@ -75,13 +75,13 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting(
         "default_transaction_isolation",
         "read committed",
-        Kind::OneOf(&["read committed", "read uncommitted"]),
+        Kind::OneOf(&["read committed", "read uncommitted", "repeatable read"]),
         "isolation of new transactions",
     ),
     setting(
         "default_transaction_read_only",
         "off",
-        Kind::OneOf(&["off"]),
+        Kind::Bool,
         "whether transactions are read-only",
     ),
     setting("extra_float_digits", "1", Kind::Int(-15, 3), "digits of floats in text"),
@@ -162,13 +162,13 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting(
         "transaction_isolation",
         "read committed",
-        Kind::OneOf(&["read committed", "read uncommitted"]),
+        Kind::OneOf(&["read committed", "read uncommitted", "repeatable read"]),
         "isolation of the present transaction",
     ),
     setting(
         "transaction_read_only",
         "off",
-        Kind::OneOf(&["off"]),
+        Kind::Bool,
         "whether the present transaction is read-only",
     ),
 ];

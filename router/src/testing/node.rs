@@ -424,6 +424,18 @@ impl ShardService for FakeNode {
         Ok(v1::PrepareReply {})
     }
 
+    async fn write(&self, _: v1::WriteRequest) -> Result<v1::WriteReply> {
+        Err(Error::internal("these nodes have no open transactions"))
+    }
+
+    async fn undo(&self, _: v1::UndoRequest) -> Result<v1::UndoReply> {
+        Err(Error::internal("these nodes have no open transactions"))
+    }
+
+    async fn keep_alive(&self, _: v1::KeepAliveRequest) -> Result<v1::KeepAliveReply> {
+        Ok(v1::KeepAliveReply::default())
+    }
+
     async fn finish(&self, request: v1::FinishRequest) -> Result<v1::FinishReply> {
         let shard = request.shard.as_ref().unwrap().id();
         let mut state = self.cluster.state.lock();

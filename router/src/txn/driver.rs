@@ -58,6 +58,8 @@ pub struct Transaction {
     pub meta_revision: u64,
     /// The snapshot at which the removed rows were read; 0 when none are removed.
     pub read_at: Timestamp,
+    /// It was written statement by statement: the shards have its rows already, and no more come.
+    pub open: bool,
     /// At least one; the first is home, the others ascend. With home above them all, transactions lock in one order.
     pub shards: Vec<ShardWrites>,
     /// When to give up.
@@ -75,7 +77,7 @@ pub struct Transaction {
 pub async fn commit(engine: &Arc<Engine>, mut transaction: Transaction) -> Result<Timestamp> {
     let staged = |write: &v1::TableWrite| matches!(write.payload, Some(Payload::Staged(_)));
     // What was staged belongs to this transaction id and is gone once it is aborted.
-    let again = !transaction.shards.iter().flat_map(|s| &s.writes).any(staged);
+    let again = !transaction.open && !transaction.shards.iter().flat_map(|s| &s.writes).any(staged);
     match once(engine, transaction.clone(), Order::AtOnce).await {
         Err(error) if error.code == "40P01" && again => {
             tracing::debug!(txn = %transaction.id, %error, "running a transaction again, shard by shard");
@@ -167,7 +169,7 @@ async fn perform(engine: Arc<Engine>, transaction: Arc<Transaction>, effect: Eff
 }
 
 /// Calls a shard's leader, again with a newer view while nothing happened and time is left.
-async fn at_leader<T, F>(engine: &Engine, shard: ShardId, until: Instant, call: F) -> Result<T>
+pub(super) async fn at_leader<T, F>(engine: &Engine, shard: ShardId, until: Instant, call: F) -> Result<T>
 where
     F: Fn(Arc<dyn ShardService>, v1::ShardRef, u64) -> BoxFuture<'static, Result<T>> + Send + Sync,
 {
@@ -231,6 +233,7 @@ fn prepare_request(
         router: 0,
         still: false,
         read_at: transaction.read_at.0,
+        open: transaction.open,
     }
 }
 
@@ -272,6 +275,7 @@ async fn commit_home(engine: &Engine, transaction: &Transaction) -> Result<Times
                 participants,
                 writes: writes.clone(),
                 read_at: transaction.read_at.0,
+                open: transaction.open,
             };
             Box::pin(async move { Ok(Timestamp(service.commit(request).await?.timestamp)) })
         },

@@ -3,9 +3,12 @@
 //! ```text
 //!   oracle.rs        draws timestamps
 //!   coordinator.rs   two-phase commit as a step function: event in, effects out
+//!   open.rs          transactions of several statements       watch.rs   keeps them alive, finds deadlocks
 //!   driver.rs        carries the effects out over ShardService, with deadlines and retries
 //! ```
 
 pub mod coordinator;
 pub mod driver;
+pub(crate) mod open;
 pub mod oracle;
+pub(crate) mod watch;

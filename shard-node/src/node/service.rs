@@ -34,7 +34,12 @@ impl TableSource for LeafTables {
             .collect::<Result<Vec<_>>>()?
             .into_iter()
             .flatten();
-        Ok(Arc::new(ShardTable::new(def, versions.collect(), self.snapshot, row_id)))
+        Ok(Arc::new(ShardTable::new(
+            def,
+            versions.collect(),
+            self.snapshot,
+            row_id,
+        )))
     }
 }
 

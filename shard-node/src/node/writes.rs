@@ -425,7 +425,9 @@ fn try_lock(shard: &Shard, txn: TxnId, span: Span, wanted: &[Wanted]) -> Result<
     }
     if participant.gives_up(txn) {
         return Err(Error::new("40P01", "deadlock detected")
-            .with_detail(format!("transaction {txn} is the youngest of those that wait for each other"))
+            .with_detail(format!(
+                "transaction {txn} is the youngest of those that wait for each other"
+            ))
             .with_hint("run the transaction again"));
     }
     let status = shard.status.borrow();

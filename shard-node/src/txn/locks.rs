@@ -209,7 +209,10 @@ mod tests {
         let mut locks = Locks::default();
         assert_eq!(locks.acquire(open, Span::Open, keys(1, &[1])), Acquired::Yes);
         assert_eq!(locks.acquire(open, Span::Open, keys(1, &[1, 2])), Acquired::Yes);
-        assert_eq!(locks.acquire(open, Span::Open, vec![Wanted::Whole(TableId(2))]), Acquired::Yes);
+        assert_eq!(
+            locks.acquire(open, Span::Open, vec![Wanted::Whole(TableId(2))]),
+            Acquired::Yes
+        );
         assert_eq!(locks.acquire(other, Span::Many, keys(1, &[1])), Acquired::Wait(open));
         assert_eq!(locks.acquire(other, Span::Open, keys(2, &[1])), Acquired::Wait(open));
         assert_eq!(locks.acquire(open, Span::Open, keys(2, &[1])), Acquired::Yes);

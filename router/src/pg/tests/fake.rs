@@ -2,6 +2,7 @@
 
 use crate::outcome::{Described, RowsTag};
 use crate::pg::session::{CopySink, Reply, SqlEngine, SqlSession};
+use crate::session::TransactionStatus;
 use async_trait::async_trait;
 use datafusion::arrow::array::{Int64Array, RecordBatch, StringViewArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -105,6 +106,18 @@ impl SqlSession for FakeSession {
             columns,
             declared: vec![],
         })
+    }
+
+    fn fail(&mut self) {}
+
+    fn transaction_status(&self) -> TransactionStatus {
+        TransactionStatus::Idle
+    }
+
+    fn begin_implicit(&mut self) {}
+
+    async fn end_implicit(&mut self) -> Result<()> {
+        Ok(())
     }
 
     async fn execute(

@@ -13,7 +13,10 @@ type State = BTreeMap<i64, i128>;
 
 fn removed(def: &Arc<TableDef>, ids: &[i64]) -> Write {
     let schema = Schema::new(vec![Field::new("id", DataType::Int64, false)]);
-    let keys = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Int64Array::from(ids.to_vec())) as ArrayRef]);
+    let keys = RecordBatch::try_new(
+        Arc::new(schema),
+        vec![Arc::new(Int64Array::from(ids.to_vec())) as ArrayRef],
+    );
     Write::Removed {
         table: def.clone(),
         keys: keys.unwrap(),
@@ -32,7 +35,12 @@ fn added(def: &Arc<TableDef>, ids: &[i64], price: i128) -> Write {
 
 /// All rows at a snapshot, as a scan gives them.
 async fn scan(def: &Arc<TableDef>, version: Arc<TableVersion>, ts: u64) -> State {
-    let provider = Arc::new(crate::scan::ShardTable::new(def.clone(), vec![version], Timestamp(ts), false));
+    let provider = Arc::new(crate::scan::ShardTable::new(
+        def.clone(),
+        vec![version],
+        Timestamp(ts),
+        false,
+    ));
     let frame = SessionContext::new().read_table(provider).unwrap();
     let (task, plan) = (frame.task_ctx(), frame.create_physical_plan().await.unwrap());
     let batches = datafusion::physical_plan::collect(plan, Arc::new(task)).await.unwrap();
@@ -60,7 +68,9 @@ async fn the_overlay_is_what_the_commit_will_be() {
         let (dir, def) = (tempfile::tempdir().unwrap(), table(7));
         let store = store(dir.path());
         let committed: Vec<i64> = (0..20).collect();
-        store.apply(LogIndex(1), Timestamp(5), &[added(&def, &committed, 1)]).unwrap();
+        store
+            .apply(LogIndex(1), Timestamp(5), &[added(&def, &committed, 1)])
+            .unwrap();
         let only = def.clone();
         let tables = move |id| (id == only.id).then(|| only.clone());
         if random.random_bool(0.5) {
@@ -83,7 +93,9 @@ async fn the_overlay_is_what_the_commit_will_be() {
             let back: Vec<i64> = gone.iter().copied().filter(|_| random.random_bool(0.7)).collect();
             let mut come = back.clone();
             come.extend((0..40).filter(|id| !before.contains_key(id) && random.random_bool(0.1)));
-            gone.iter().for_each(|id| drop(state.remove(id)));
+            for id in &gone {
+                state.remove(id);
+            }
             state.extend(come.iter().map(|id| (*id, i128::from(number) + 100)));
             if !gone.is_empty() {
                 writes.push(removed(&def, &gone));
@@ -96,13 +108,28 @@ async fn the_overlay_is_what_the_commit_will_be() {
             if random.random_bool(0.2) {
                 store.seal(&tables).unwrap();
             }
-            let view = own.view(&store, def.id).unwrap().unwrap_or_else(|| store.table_version(def.id));
-            assert_eq!(&scan(&def, view, 5).await, states.last().unwrap(), "seed {seed}, statement {statement}");
+            let view = own
+                .view(&store, def.id)
+                .unwrap()
+                .unwrap_or_else(|| store.table_version(def.id));
+            assert_eq!(
+                &scan(&def, view, 5).await,
+                states.last().unwrap(),
+                "seed {seed}, statement {statement}"
+            );
         }
         let wire = own.to_wire().unwrap();
         store.apply(LogIndex(2), Timestamp(9), &decode(&def, &wire)).unwrap();
-        assert_eq!(&scan(&def, store.table_version(def.id), 9).await, states.last().unwrap(), "seed {seed}");
-        assert_eq!(scan(&def, store.table_version(def.id), 8).await, states[0], "seed {seed}");
+        assert_eq!(
+            &scan(&def, store.table_version(def.id), 9).await,
+            states.last().unwrap(),
+            "seed {seed}"
+        );
+        assert_eq!(
+            scan(&def, store.table_version(def.id), 8).await,
+            states[0],
+            "seed {seed}"
+        );
     }
 }
 
@@ -118,7 +145,9 @@ fn keys_of_own_rows_conflict_and_those_of_rows_that_go_are_free() {
     assert_eq!(own.conflict(def.id, &key(3), &none), None);
     assert_eq!(own.going(def.id).cloned().collect::<Vec<_>>(), key(3));
     assert!(own.committed(&removed(&def, &[4])).unwrap().is_none());
-    assert!(matches!(own.committed(&removed(&def, &[4, 5])).unwrap(), Some(Write::Removed { keys, .. }) if keys.num_rows() == 1));
+    assert!(
+        matches!(own.committed(&removed(&def, &[4, 5])).unwrap(), Some(Write::Removed { keys, .. }) if keys.num_rows() == 1)
+    );
     assert!(own.row(def.id, &key(3)[0]) == Some(None) && own.row(def.id, &key(9)[0]).is_none());
     assert_eq!(own.row(def.id, &key(4)[0]).unwrap().unwrap().num_rows(), 1);
     let staged = Write::Staged {
