@@ -354,6 +354,7 @@ async fn tell(engine: &Engine, id: TxnId, shard: ShardId, outcome: Option<Timest
             txn: id.to_wire(),
             commit_timestamp: outcome.map_or(0, |t| t.0),
             deadline_ms: CALL_MAX.as_millis() as u64,
+            give_up: false,
         };
         let result = match engine.directory().node(entry.config.leader.node) {
             Ok(service) => service.finish(request).await.map(|_| ()),

@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use tessera_planner::OwnWrites;
 use tessera_proto::{Error, GroupId, Result, ShardId, Timestamp, TxnId, v1};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -208,15 +209,21 @@ impl OpenTransaction {
     }
 
     async fn write_one(&self, shard: ShardId, own: bool, request: v1::WriteRequest, deadline: Instant) -> Result<()> {
-        let sent = at_leader(&self.engine, shard, deadline, |service, reference, deadline_ms| {
-            let request = v1::WriteRequest {
-                shard: Some(v1::ShardRef { own, ..reference }),
-                deadline_ms,
-                ..request.clone()
-            };
-            Box::pin(async move { service.write(request).await.map(drop) })
-        });
-        sent.await?;
+        loop {
+            let sent = at_leader(&self.engine, shard, deadline, |service, reference, deadline_ms| {
+                let request = v1::WriteRequest {
+                    shard: Some(v1::ShardRef { own, ..reference }),
+                    deadline_ms,
+                    ..request.clone()
+                };
+                Box::pin(async move { service.write(request).await.map(drop) })
+            });
+            match sent.await {
+                // A single call waits for some seconds only; the holder of a row may take longer.
+                Err(error) if error.code == "57014" && Instant::now() < deadline => {}
+                other => break other?,
+            }
+        }
         let mut state = self.state.lock();
         if let Some(written) = state.shards.iter_mut().find(|w| w.shard == shard) {
             written.open = true;
@@ -300,9 +307,16 @@ impl OpenTransaction {
             shards: shards.map(|shard| ShardWrites { shard, writes: vec![] }).collect(),
             deadline,
         };
-        let committed = driver::commit(&self.engine, transaction).await;
-        self.engine.open_transactions().remove(self.id);
-        committed.map(drop)
+        // Kept alive to its end, also when nobody waits for that any more.
+        let (engine, id) = (self.engine.clone(), self.id);
+        let (reply, told) = oneshot::channel();
+        self.engine.tasks().spawn(async move {
+            let committed = driver::commit(&engine, transaction).await;
+            engine.open_transactions().remove(id);
+            let _ = reply.send(committed);
+        });
+        let unknown = |_| Err(Error::outcome_unknown("the commit ended without an answer"));
+        told.await.unwrap_or_else(unknown).map(drop)
     }
 
     /// Drops everything it wrote, in the background.

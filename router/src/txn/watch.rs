@@ -116,6 +116,7 @@ async fn give_up(engine: &Engine, wait: &Wait) -> Result<()> {
         txn: wait.waiter.to_wire(),
         commit_timestamp: 0,
         deadline_ms: CALL_MAX.as_millis() as u64,
+        give_up: true,
     };
     engine
         .directory()

@@ -314,6 +314,7 @@ async fn tell(
     }
     let left = until.saturating_duration_since(Instant::now()).as_millis() as u64;
     let request = v1::FinishRequest {
+        give_up: false,
         shard: Some(reference),
         txn: txn.to_wire(),
         commit_timestamp: timestamp.0,

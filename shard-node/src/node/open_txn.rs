@@ -22,7 +22,7 @@ use datafusion::execution::memory_pool::MemoryConsumer;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tessera_proto::{Error, Result, TableId, Timestamp, TxnId, v1};
+use tessera_proto::{Error, Result, ShardId, TableId, Timestamp, TxnId, v1};
 use tokio::time::Instant;
 
 /// How long after the last sign of its router an open transaction is dropped: eight signs.
@@ -240,6 +240,16 @@ impl ShardNode {
             }));
         }
         Ok(v1::KeepAliveReply { waits })
+    }
+
+    /// Ends a transaction's wait in a shard, if it waits there. It may have got its locks meanwhile, and be prepared: that stands.
+    pub(super) fn give_up(&self, shard: ShardId, txn: TxnId) -> Result<()> {
+        let shard = self
+            .shard(shard)
+            .ok_or_else(|| Error::stale_map(format!("shard {shard} is not on this node")))?;
+        shard.participant.lock().give_up(txn);
+        shard.wake_all();
+        Ok(())
     }
 
     /// Takes an open transaction to its end: its locks, and what is to be logged of it.

@@ -160,6 +160,9 @@ impl ShardService for ShardNode {
         let until = checks::until(request.deadline_ms)?;
         let reference = request.shard.ok_or_else(|| Error::protocol("finish names no shard"))?;
         let (txn, timestamp) = (TxnId::from_wire(&request.txn)?, Timestamp(request.commit_timestamp));
+        if request.give_up {
+            return self.give_up(reference.id(), txn).map(|()| v1::FinishReply {});
+        }
         self.me()?
             .finish_txn(reference.id(), Some(reference), txn, timestamp, until)
             .await

@@ -379,6 +379,7 @@ impl Cluster {
         for shard in prepared.into_iter().filter(|_| !unknown) {
             let timestamp = result.as_ref().map_or(0, |t| t.0);
             let request = v1::FinishRequest {
+                give_up: false,
                 shard: Some(shard),
                 txn: txn.to_wire(),
                 commit_timestamp: timestamp,

@@ -2,6 +2,7 @@
 
 mod changes;
 mod cluster;
+mod open;
 mod repair;
 
 use crate::replication::message::Event;
@@ -222,6 +223,7 @@ async fn staged_rows_are_on_every_copy_when_committed_and_nowhere_when_not() {
     );
     service
         .finish(v1::FinishRequest {
+            give_up: false,
             shard: Some(shard),
             txn: aborted.to_wire(),
             commit_timestamp: 0,
