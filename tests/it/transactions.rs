@@ -2,6 +2,7 @@
 
 use crate::cluster::{code, connect, embedded, rows, value};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 /// Longest time anything here may take.
@@ -205,5 +206,82 @@ async fn a_lost_client_leaves_nothing() {
         .expect("the lock ends");
     assert_eq!(value(&b, "SELECT v FROM t").await, "16");
     drop((b, idle));
+    cluster.shutdown().await.expect("stops");
+}
+
+/// A client that sends frames of the protocol itself, several before it waits.
+struct Raw(tokio::net::TcpStream);
+
+impl Raw {
+    async fn start(url: &str) -> Self {
+        let address = url.split('@').nth(1).and_then(|rest| rest.split('/').next());
+        let stream = tokio::net::TcpStream::connect(address.expect("an address")).await;
+        let mut raw = Self(stream.expect("connects"));
+        let body = b"\0\x03\0\0user\0raw\0\0";
+        let length = (body.len() as i32 + 4).to_be_bytes();
+        raw.0.write_all(&[&length[..], body].concat()).await.expect("sends");
+        raw.until_ready().await;
+        raw
+    }
+
+    /// Runs statements as one pipeline: one Sync behind the last. The kinds of the answers, and the status at the end.
+    async fn pipeline(&mut self, statements: &[&str]) -> (String, char) {
+        let mut bytes = vec![];
+        let mut put = |kind: u8, body: &[u8]| {
+            bytes.push(kind);
+            bytes.extend((body.len() as i32 + 4).to_be_bytes());
+            bytes.extend(body);
+        };
+        for sql in statements {
+            put(b'P', format!("\0{sql}\0\0\0").as_bytes());
+            put(b'B', b"\0\0\0\0\0\0\0\0");
+            put(b'E', b"\0\0\0\0\0");
+        }
+        put(b'S', b"");
+        self.0.write_all(&bytes).await.expect("sends");
+        self.until_ready().await
+    }
+
+    async fn until_ready(&mut self) -> (String, char) {
+        let mut kinds = String::new();
+        loop {
+            let kind = self.0.read_u8().await.expect("a message");
+            let length = self.0.read_i32().await.expect("a length");
+            let mut body = vec![0; usize::try_from(length - 4).expect("a length")];
+            self.0.read_exact(&mut body).await.expect("a body");
+            match kind {
+                b'Z' => return (kinds, char::from(body[0])),
+                b'C' | b'E' => kinds.push(char::from(kind)),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Statements up to Sync happen together or not at all; BEGIN among them opens a block that outlives Sync.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_is_one_transaction() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let cluster = embedded(dir.path(), 3).await;
+    let client = connect(&cluster.url()).await;
+    run(&client, "CREATE TABLE t (id int PRIMARY KEY, v int)").await;
+    let mut raw = Raw::start(&cluster.url()).await;
+    let insert = [
+        "INSERT INTO t VALUES (1, 1)",
+        "INSERT INTO t VALUES (2, 2)",
+        "INSERT INTO t VALUES (1, 3)",
+    ];
+    assert_eq!(raw.pipeline(&insert).await, ("CCE".into(), 'I'));
+    assert_eq!(value(&client, "SELECT count(*) FROM t").await, "0");
+    assert_eq!(raw.pipeline(&insert[..2]).await, ("CC".into(), 'I'));
+    assert_eq!(value(&client, "SELECT count(*) FROM t").await, "2");
+    let block = ["INSERT INTO t VALUES (3, 3)", "BEGIN", "INSERT INTO t VALUES (4, 4)"];
+    assert_eq!(raw.pipeline(&block).await, ("CCC".into(), 'T'));
+    assert_eq!(value(&client, "SELECT count(*) FROM t").await, "2");
+    assert_eq!(raw.pipeline(&["SELECT 1 / 0"]).await, ("E".into(), 'E'));
+    assert_eq!(raw.pipeline(&["SELECT 1"]).await, ("E".into(), 'E'));
+    assert_eq!(raw.pipeline(&["ROLLBACK"]).await, ("C".into(), 'I'));
+    assert_eq!(value(&client, "SELECT count(*) FROM t").await, "2");
+    drop((client, raw));
     cluster.shutdown().await.expect("stops");
 }
