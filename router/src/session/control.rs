@@ -205,11 +205,7 @@ impl Session {
     }
 
     fn show_modes(&mut self, isolation: Isolation, read_only: bool) -> Result<()> {
-        let level = match isolation {
-            Isolation::ReadCommitted => "read committed",
-            Isolation::RepeatableRead => "repeatable read",
-        };
-        self.settings.set("transaction_isolation", level)?;
+        self.settings.set("transaction_isolation", isolation.name())?;
         self.settings
             .set("transaction_read_only", if read_only { "on" } else { "off" })
     }
@@ -424,12 +420,8 @@ fn find(savepoints: &[Savepoint], name: &str) -> Result<usize> {
 }
 
 fn modes_of(block: &Block) -> TransactionModes {
-    let level = match block.open.isolation() {
-        Isolation::ReadCommitted => "read committed",
-        Isolation::RepeatableRead => "repeatable read",
-    };
     TransactionModes {
-        isolation: Some(level.to_owned()),
+        isolation: Some(block.open.isolation().name().to_owned()),
         read_only: Some(block.read_only),
     }
 }

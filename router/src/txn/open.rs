@@ -33,6 +33,16 @@ pub(crate) enum Isolation {
     RepeatableRead,
 }
 
+impl Isolation {
+    /// As the setting has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "read committed",
+            Self::RepeatableRead => "repeatable read",
+        }
+    }
+}
+
 /// What ends a statement early.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {

@@ -64,6 +64,12 @@ pub(super) fn lost(shard: &Shard, txn: TxnId) -> Error {
     .with_hint("run the transaction again")
 }
 
+/// 55000: one request at a time.
+fn busy(shard: &Shard, txn: TxnId) -> Error {
+    let message = format!("transaction {txn} is busy on shard {} already", shard.id);
+    Error::new("55000", message)
+}
+
 /// Ends the request of an open transaction; its locks stay.
 struct Request<'a> {
     shard: &'a Shard,
@@ -183,8 +189,7 @@ impl ShardNode {
             return Err(lost(shard, txn));
         }
         if !participant.begin(txn) {
-            let message = format!("transaction {txn} is busy on shard {} already", shard.id);
-            return Err(Error::new("55000", message));
+            return Err(busy(shard, txn));
         }
         let now = self.begun.elapsed();
         let make = || OpenTxn {
@@ -268,8 +273,7 @@ impl ShardNode {
                 _ => return Err(lost(shard, txn)),
             };
             if !participant.begin(txn) {
-                let message = format!("transaction {txn} is busy on shard {} already", shard.id);
-                return Err(Error::new("55000", message));
+                return Err(busy(shard, txn));
             }
             (rows, term)
         };

@@ -1,10 +1,10 @@
 //! Rows that are added, replaced and removed, on two copies that seal whenever they like, against a map per timestamp.
 
 use crate::storage::shard_store::{ShardStore, Write};
-use crate::storage::test_tables::{rows, store, table};
+use crate::storage::test_tables::{added, keys, removed, rows, store, table};
 use crate::storage::{Access, deletes_file};
-use datafusion::arrow::array::{ArrayRef, AsArray, Decimal128Array, Int64Array, RecordBatch};
-use datafusion::arrow::datatypes::{DataType, Decimal128Type, Field, Int64Type, Schema};
+use datafusion::arrow::array::AsArray;
+use datafusion::arrow::datatypes::{Decimal128Type, Int64Type};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
@@ -16,28 +16,6 @@ use tessera_proto::{LogIndex, TableId, Timestamp};
 
 /// Id and price of every row.
 type State = BTreeMap<i64, i128>;
-
-fn keys(ids: &[i64]) -> RecordBatch {
-    let schema = Schema::new(vec![Field::new("id", DataType::Int64, false)]);
-    RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Int64Array::from(ids.to_vec()))]).unwrap()
-}
-
-fn removed(def: &Arc<TableDef>, ids: &[i64]) -> Write {
-    Write::Removed {
-        table: def.clone(),
-        keys: keys(ids),
-    }
-}
-
-fn added(def: &Arc<TableDef>, ids: &[i64], price: i128) -> Write {
-    let mut columns: Vec<ArrayRef> = rows(def, ids).columns().to_vec();
-    let prices = Decimal128Array::from(vec![price; ids.len()]);
-    columns[2] = Arc::new(prices.with_precision_and_scale(12, 2).unwrap());
-    Write::Rows {
-        table: def.clone(),
-        batch: RecordBatch::try_new(def.arrow_schema(), columns).unwrap(),
-    }
-}
 
 fn tables(def: &Arc<TableDef>) -> impl Fn(TableId) -> Option<Arc<TableDef>> + use<> {
     let def = def.clone();

@@ -63,11 +63,6 @@ struct OwnTable {
 }
 
 impl OwnRows {
-    /// Whether nothing is changed.
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
-    }
-
     /// Bytes of all that is remembered.
     pub fn bytes(&self) -> usize {
         self.bytes

@@ -1,11 +1,11 @@
 //! Tables, rows and stores for the tests of this crate.
 
-use crate::storage::{ColumnCache, Identity, MetadataCache, ShardStore};
+use crate::storage::{ColumnCache, Identity, MetadataCache, ShardStore, Write};
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
 use datafusion::arrow::array::{
     Decimal128Array, FixedSizeBinaryArray, Int64Array, IntervalMonthDayNanoArray, StringViewArray,
 };
-use datafusion::arrow::datatypes::IntervalMonthDayNano;
+use datafusion::arrow::datatypes::{DataType, Field, IntervalMonthDayNano, Schema};
 use std::path::Path;
 use std::sync::Arc;
 use tessera_proto::sql_type::SqlType;
@@ -104,4 +104,29 @@ pub(crate) fn rows(def: &TableDef, ids: &[i64]) -> RecordBatch {
 fn empty_tags() -> FixedSizeBinaryArray {
     let nothing = new_null_array(&SqlType::Uuid.arrow(), 0);
     nothing.as_any().downcast_ref::<FixedSizeBinaryArray>().unwrap().clone()
+}
+
+/// Keys of rows of [`table`].
+pub(crate) fn keys(ids: &[i64]) -> RecordBatch {
+    let schema = Schema::new(vec![Field::new("id", DataType::Int64, false)]);
+    RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Int64Array::from(ids.to_vec()))]).unwrap()
+}
+
+/// Rows of [`table`] that go.
+pub(crate) fn removed(def: &Arc<TableDef>, ids: &[i64]) -> Write {
+    Write::Removed {
+        table: def.clone(),
+        keys: keys(ids),
+    }
+}
+
+/// Rows of [`table`] that come, all of one price (in hundredths).
+pub(crate) fn added(def: &Arc<TableDef>, ids: &[i64], price: i128) -> Write {
+    let mut columns: Vec<ArrayRef> = rows(def, ids).columns().to_vec();
+    let prices = Decimal128Array::from(vec![price; ids.len()]);
+    columns[2] = Arc::new(prices.with_precision_and_scale(12, 2).unwrap());
+    Write::Rows {
+        table: def.clone(),
+        batch: RecordBatch::try_new(def.arrow_schema(), columns).unwrap(),
+    }
 }

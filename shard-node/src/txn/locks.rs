@@ -82,11 +82,6 @@ impl Locks {
         Acquired::Yes
     }
 
-    /// Whether a transaction holds any.
-    pub fn holds(&self, txn: TxnId) -> bool {
-        self.held.contains_key(&txn)
-    }
-
     fn holder(&self, txn: TxnId, wanted: &Wanted) -> Option<TxnId> {
         let other = |t: &TxnId| Some(*t).filter(|t| *t != txn);
         match wanted {
@@ -216,7 +211,7 @@ mod tests {
         assert_eq!(locks.acquire(other, Span::Many, keys(1, &[1])), Acquired::Wait(open));
         assert_eq!(locks.acquire(other, Span::Open, keys(2, &[1])), Acquired::Wait(open));
         assert_eq!(locks.acquire(open, Span::Open, keys(2, &[1])), Acquired::Yes);
-        assert!(locks.release(open) && locks.tables.is_empty() && !locks.holds(open));
+        assert!(locks.release(open) && locks.tables.is_empty() && locks.held.is_empty());
         assert_eq!(locks.acquire(other, Span::Many, keys(1, &[1, 2])), Acquired::Yes);
     }
 }

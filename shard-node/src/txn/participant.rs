@@ -109,11 +109,6 @@ impl Participant {
         self.open.get_mut(&txn)
     }
 
-    /// Open transactions.
-    pub fn all_open(&self) -> impl Iterator<Item = (&TxnId, &OpenTxn)> {
-        self.open.iter()
-    }
-
     /// It is decided, or prepared: what it wrote is in the log or given up.
     pub fn close(&mut self, txn: TxnId) -> Option<OpenTxn> {
         self.open.remove(&txn)

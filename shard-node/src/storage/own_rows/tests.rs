@@ -1,37 +1,15 @@
 //! A transaction's own rows against a plain map, read through the overlay; what it logs, applied, gives the same.
 
 use super::*;
-use crate::storage::test_tables::{rows, store, table};
-use datafusion::arrow::array::{ArrayRef, AsArray, Decimal128Array, Int64Array};
-use datafusion::arrow::datatypes::{DataType, Decimal128Type, Field, Int64Type, Schema};
+use crate::storage::test_tables::{added, removed, store, table};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array};
+use datafusion::arrow::datatypes::{Decimal128Type, Int64Type};
 use datafusion::prelude::SessionContext;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tessera_proto::LogIndex;
 
 type State = BTreeMap<i64, i128>;
-
-fn removed(def: &Arc<TableDef>, ids: &[i64]) -> Write {
-    let schema = Schema::new(vec![Field::new("id", DataType::Int64, false)]);
-    let keys = RecordBatch::try_new(
-        Arc::new(schema),
-        vec![Arc::new(Int64Array::from(ids.to_vec())) as ArrayRef],
-    );
-    Write::Removed {
-        table: def.clone(),
-        keys: keys.unwrap(),
-    }
-}
-
-fn added(def: &Arc<TableDef>, ids: &[i64], price: i128) -> Write {
-    let mut columns: Vec<ArrayRef> = rows(def, ids).columns().to_vec();
-    let prices = Decimal128Array::from(vec![price; ids.len()]);
-    columns[2] = Arc::new(prices.with_precision_and_scale(12, 2).unwrap());
-    Write::Rows {
-        table: def.clone(),
-        batch: RecordBatch::try_new(def.arrow_schema(), columns).unwrap(),
-    }
-}
 
 /// All rows at a snapshot, as a scan gives them.
 async fn scan(def: &Arc<TableDef>, version: Arc<TableVersion>, ts: u64) -> State {
@@ -157,5 +135,5 @@ fn keys_of_own_rows_conflict_and_those_of_rows_that_go_are_free() {
     assert_eq!(own.add(2, vec![staged], 1).unwrap_err().code, "0A000");
     assert_eq!(own.add(2, vec![], INLINE_BYTES_MAX).unwrap_err().code, "54000");
     own.forget_from(0).unwrap();
-    assert!(own.is_empty() && own.to_wire().unwrap().is_empty());
+    assert!(own.steps.is_empty() && own.to_wire().unwrap().is_empty());
 }
