@@ -13,6 +13,7 @@
 //! Not here: which rows a shard shows at a snapshot (`scan`), whether the shards are ours and current (the caller checks
 //! before and passes what may be read as a [`TableSource`]).
 
+use crate::text_extremes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::array::timezone::Tz;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -136,11 +137,14 @@ impl Executor {
             .with_information_schema(false);
         let mut functions = SessionStateDefaults::default_scalar_functions();
         functions.extend(tessera_proto::functions::portable());
+        let mut aggregates = SessionStateDefaults::default_aggregate_functions();
+        aggregates.extend(text_extremes::functions());
         let template = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(memory)
             .with_default_features()
             .with_scalar_functions(functions)
+            .with_aggregate_functions(aggregates)
             .with_physical_optimizer_rules(physical::rules())
             .build();
         Self {

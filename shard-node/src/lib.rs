@@ -8,4 +8,5 @@ pub mod replication;
 pub mod scan;
 pub mod server;
 pub mod storage;
+mod text_extremes;
 pub mod txn;

@@ -111,11 +111,10 @@ impl<S: SqlSession> Connection<S> {
                 None => std::future::pending().await,
             }
         };
+        // Only then is the setting worth looking up: point reads come by here every quarter of a millisecond.
         let in_transaction = self.session.transaction_status() != Status::Idle;
-        let limit = self.session.setting("idle_in_transaction_session_timeout");
-        let limit = limit
-            .and_then(|ms| ms.parse().ok())
-            .filter(|ms| *ms > 0 && in_transaction);
+        let limit = in_transaction.then(|| self.session.setting("idle_in_transaction_session_timeout"));
+        let limit = limit.flatten().and_then(|ms| ms.parse().ok()).filter(|ms| *ms > 0);
         let idle_in_transaction = async {
             match limit {
                 Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
