@@ -13,6 +13,7 @@
 //! Clients see the names of the query as it was written ([`crate::names`]).
 
 use crate::types::Length;
+use crate::unnest::written;
 use datafusion::arrow::datatypes::DECIMAL128_MAX_PRECISION;
 use datafusion::execution::SessionState;
 use sqlparser::ast::{
@@ -48,6 +49,7 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        written::table(factor);
         let TableFactor::Table {
             name,
             alias,
@@ -81,6 +83,7 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        written::expression(expr);
         if let Expr::Function(function) = expr
             && let Some(other) = renamed(function)
         {
