@@ -28,7 +28,7 @@ pub mod written;
 
 use attach::matched;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, JoinType, Result};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType, Result};
 use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Aggregate, Expr, Filter, LogicalPlan, Projection, Sort, Subquery, Window};
@@ -116,6 +116,8 @@ fn has_subquery(expr: &Expr) -> bool {
 #[derive(Default)]
 struct Unnester {
     names: Names,
+    /// Columns of the queries around the one at hand, the outermost first.
+    scopes: Vec<DFSchemaRef>,
 }
 
 impl Unnester {
@@ -145,6 +147,14 @@ impl Unnester {
         }
     }
 
+    /// What is inside a subquery beside rows of `schema`.
+    fn nested(&mut self, schema: DFSchemaRef, plan: LogicalPlan) -> Result<LogicalPlan> {
+        self.scopes.push(schema);
+        let plan = self.plan(plan);
+        self.scopes.pop();
+        plan
+    }
+
     /// Subqueries in `expr` become columns of `input`.
     fn extract(&mut self, input: LogicalPlan, expr: Expr) -> Result<(LogicalPlan, Expr)> {
         let mut input = Some(input);
@@ -153,7 +163,7 @@ impl Unnester {
                 return Ok(Transformed::no(e));
             };
             let (plan, value) = if let Some(plan) = array_subquery(&e) {
-                let plan = self.plan(plan.clone())?;
+                let plan = self.nested(outer.schema().clone(), plan.clone())?;
                 array(outer, plan, &mut self.names)?
             } else if is_subquery(&e) {
                 let (outer, e) = self.inner(outer, e)?;
@@ -171,8 +181,9 @@ impl Unnester {
 
     /// Subqueries inside a subquery, and in what is compared with it.
     fn inner(&mut self, outer: LogicalPlan, expr: Expr) -> Result<(LogicalPlan, Expr)> {
+        let schema = outer.schema().clone();
         let mut unnest = |mut s: Subquery| -> Result<Subquery> {
-            s.subquery = Arc::new(self.plan(Arc::unwrap_or_clone(s.subquery))?);
+            s.subquery = Arc::new(self.nested(schema.clone(), Arc::unwrap_or_clone(s.subquery))?);
             Ok(s)
         };
         Ok(match expr {
@@ -229,7 +240,7 @@ impl Unnester {
         };
         let joined = match &conjunct {
             Expr::Exists(Exists { subquery, negated }) => {
-                let plan = any_columns(self.plan(subquery.subquery.as_ref().clone())?);
+                let plan = any_columns(self.nested(input.schema().clone(), subquery.subquery.as_ref().clone())?);
                 let join_type = if *negated {
                     JoinType::LeftAnti
                 } else {
@@ -242,7 +253,7 @@ impl Unnester {
                 subquery,
                 negated: false,
             }) if !has_subquery(expr) => {
-                let plan = self.plan(subquery.subquery.as_ref().clone())?;
+                let plan = self.nested(input.schema().clone(), subquery.subquery.as_ref().clone())?;
                 let (xs, plan) = rows(expr.as_ref().clone(), plan)?;
                 let equal = xs.into_iter().enumerate().map(|(i, x)| (x, i)).collect();
                 matched(input.clone(), plan, equal, JoinType::LeftSemi, &mut self.names)?

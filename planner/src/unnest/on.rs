@@ -7,6 +7,7 @@
 //! ```
 
 use super::attach::lateral;
+use super::domain::outer_references;
 use super::push::refused;
 use super::shape::restore;
 use super::value::{array_subquery, is_subquery};
@@ -16,15 +17,19 @@ use datafusion::common::{JoinType, Result};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, Filter, Join, LogicalPlan, Operator, binary_expr, lit};
 use std::sync::Arc;
+use tessera_proto::Error;
 
 impl Unnester {
     pub(super) fn join(&mut self, mut join: Join) -> Result<LogicalPlan> {
-        let is_lateral = join
-            .right
-            .as_ref()
-            .exists(|node| Ok(matches!(node, LogicalPlan::Subquery(_))))?;
+        let is_named = is_lateral(&join.right);
         let mut left = self.plan(Arc::unwrap_or_clone(join.left))?;
-        let mut right = self.plan(Arc::unwrap_or_clone(join.right))?;
+        let mut right = Arc::unwrap_or_clone(join.right);
+        right = match is_named {
+            true => self.nested(left.schema().clone(), right)?,
+            false => self.plan(right)?,
+        };
+        let may_be = matches!(join.join_type, JoinType::Inner | JoinType::Left);
+        let is_lateral = is_named || (may_be && self.reads_left(&left, &right)?);
         let schema = join.schema.clone();
         if is_lateral {
             if !matches!(join.join_type, JoinType::Inner | JoinType::Left) {
@@ -94,5 +99,34 @@ impl Unnester {
             Some(predicate) => self.filter(Filter::try_new(predicate, Arc::new(plan))?),
             None => Ok(plan),
         }
+    }
+
+    /// LATERAL leaves no mark where only the subqueries inside read the left side, or where it stands deeper.
+    fn reads_left(&self, left: &LogicalPlan, right: &LogicalPlan) -> Result<bool> {
+        let mut reads = false;
+        for (_, column) in outer_references(right)? {
+            if left.schema().maybe_index_of_column(&column).is_none() {
+                continue;
+            }
+            // Of two tables of one name, which one is meant is known to the SQL planner alone.
+            if self.scopes.iter().any(|s| s.maybe_index_of_column(&column).is_some()) {
+                let message = format!(
+                    "column \"{}\" of a subquery may be that of two queries",
+                    column.flat_name()
+                );
+                let hint = "give the table another alias in one of the queries";
+                return Err(Error::unsupported(message, hint).into());
+            }
+            reads = true;
+        }
+        Ok(reads)
+    }
+}
+
+fn is_lateral(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Subquery(_) => true,
+        LogicalPlan::SubqueryAlias(alias) => is_lateral(&alias.input),
+        _ => false,
     }
 }
