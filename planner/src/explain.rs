@@ -32,6 +32,17 @@ pub fn stages(plan: &Arc<dyn ExecutionPlan>) -> Vec<String> {
         .collect()
 }
 
+/// Lines of a leaf whose keys are read before the others begin.
+pub fn keys(number: u32, keys: Option<usize>, leaf: &ShardLocalNode) -> Vec<String> {
+    let expected = keys.map_or("unknown".into(), |keys| keys.to_string());
+    let mut lines = vec![
+        format!("Filter {number}: estimated keys={expected}, read first"),
+        format!("  ShardLocal {}", leaf.summary()),
+    ];
+    append(&leaf.plan, 2, &mut lines);
+    lines
+}
+
 /// Leaves in the order in which the tree shows them.
 pub fn leaves(plan: &LogicalPlan) -> Vec<&ShardLocalNode> {
     let mut found = vec![];

@@ -12,11 +12,13 @@
 use crate::PlanOptions;
 use crate::catalog::Catalog;
 use crate::cluster::Cluster;
+use crate::semi_filter::names;
 use crate::shard_local::locality::{Locality, Reads};
 use async_trait::async_trait;
 use datafusion::catalog::Session;
+use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchemaRef, Result as DfResult, Statistics, internal_err};
+use datafusion::common::{ColumnStatistics, DFSchemaRef, Result as DfResult, Statistics, internal_err};
 use datafusion::execution::SessionState;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -28,11 +30,12 @@ use datafusion_proto::bytes::logical_plan_to_bytes_with_extension_codec;
 use datafusion_proto::protobuf::LogicalPlanNode;
 use prost::Message;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use tessera_proto::fragment::{LeafOwner, LeafPlanCodec, ShardLocalExec, leaf_schema};
+use tessera_proto::key_filter::KeyCell;
 use tessera_proto::v1::{ExecuteRequest, ReferenceRead, ShardRef};
 use tessera_proto::{Error, GroupId, NodeId, Result};
 
@@ -53,6 +56,8 @@ pub struct ShardLocalNode {
     pub owners: Vec<LeafOwner>,
     /// Shards of its groups before pruning.
     pub shards_total: usize,
+    /// Keys of the filters in its plan.
+    pub keys: Vec<Arc<KeyCell>>,
 }
 
 impl ShardLocalNode {
@@ -61,12 +66,17 @@ impl ShardLocalNode {
         self.owners.iter().map(|owner| owner.request.shards.len()).sum()
     }
 
-    /// `nodes=3 shards=16/16`, or `node=1 reference` where no sharded table is read.
+    /// `nodes=3 shards=16/16`, or `node=1 reference` where no sharded table is read; `filters=[0]` where it waits for keys.
     pub fn summary(&self) -> String {
-        match (self.shards_total, self.owners.as_slice()) {
+        let summary = match (self.shards_total, self.owners.as_slice()) {
             (0, [owner]) => format!("node={} reference", owner.node),
             (total, owners) => format!("nodes={} shards={}/{total}", owners.len(), self.shards()),
+        };
+        if self.keys.is_empty() {
+            return summary;
         }
+        let numbers: Vec<_> = self.keys.iter().map(|cell| cell.number.to_string()).collect();
+        format!("{summary} filters=[{}]", numbers.join(", "))
     }
 }
 
@@ -124,6 +134,8 @@ pub struct LeafBuilder<'a> {
     catalog: &'a dyn Catalog,
     options: &'a PlanOptions,
     built: usize,
+    /// One for each filter that some leaf's plan names.
+    cells: BTreeMap<u32, Arc<KeyCell>>,
 }
 
 impl<'a> LeafBuilder<'a> {
@@ -134,7 +146,19 @@ impl<'a> LeafBuilder<'a> {
             catalog,
             options,
             built: 0,
+            cells: BTreeMap::new(),
         }
+    }
+
+    /// Where the keys of a filter go.
+    pub fn cell(&mut self, number: u32) -> Arc<KeyCell> {
+        let cell = || Arc::new(KeyCell::new(number));
+        self.cells.entry(number).or_insert_with(cell).clone()
+    }
+
+    /// Filters in the leaves made so far.
+    pub fn filters(&self) -> BTreeSet<u32> {
+        self.cells.keys().copied().collect()
     }
 
     /// `plan` as a leaf.
@@ -179,6 +203,8 @@ impl<'a> LeafBuilder<'a> {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
+        let filters = names::filters(&plan).into_keys();
+        let keys = filters.map(|number| self.cell(number)).collect();
         let groups = locality.reads.shards.keys();
         let shards_total = groups.map(|group| self.cluster.all_shards(*group).len()).sum();
         let node = ShardLocalNode {
@@ -186,6 +212,7 @@ impl<'a> LeafBuilder<'a> {
             plan: Arc::new(plan),
             owners,
             shards_total,
+            keys,
         };
         self.built += 1;
         Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
@@ -314,6 +341,31 @@ pub async fn statistics(plan: &LogicalPlan, bare: &SessionState) -> Statistics {
     })
 }
 
+/// The same of a plan with key filters, of which DataFusion knows nothing: of the plan without them, what they keep.
+async fn filtered_statistics(plan: &LogicalPlan, bare: &SessionState) -> Statistics {
+    let share: f64 = names::filters(plan).values().product();
+    if share == 1.0 {
+        return statistics(plan, bare).await;
+    }
+    let all = match names::without(plan.clone()) {
+        Ok(plain) => statistics(&plain, bare).await,
+        Err(_) => statistics(plan, bare).await,
+    };
+    let kept = |n: Precision<usize>| n.map(|n| (n as f64 * share).ceil() as usize);
+    let rows = kept(all.num_rows);
+    let limit = |mut column: ColumnStatistics| {
+        if let (Some(distinct), Some(rows)) = (column.distinct_count.get_value(), rows.get_value()) {
+            column.distinct_count = Precision::Inexact(*distinct.min(rows));
+        }
+        column
+    };
+    Statistics {
+        num_rows: rows,
+        total_byte_size: kept(all.total_byte_size),
+        column_statistics: all.column_statistics.into_iter().map(limit).collect(),
+    }
+}
+
 async fn estimate(plan: &LogicalPlan, bare: &SessionState) -> DfResult<Statistics> {
     let physical = DefaultPhysicalPlanner::default()
         .create_physical_plan(plan, bare)
@@ -336,7 +388,7 @@ impl ExtensionPlanner for LeafPlanner {
         let Some(leaf) = as_leaf(node) else { return Ok(None) };
         let schema = leaf_schema(leaf.plan.schema());
         let statistics = match &self.bare {
-            Some(bare) => statistics(&leaf.plan, bare).await,
+            Some(bare) => filtered_statistics(&leaf.plan, bare).await,
             None => Statistics::new_unknown(&schema),
         };
         let partitions = if leaf.owners.len() <= 1 {
@@ -345,7 +397,7 @@ impl ExtensionPlanner for LeafPlanner {
             session.config().target_partitions()
         };
         let exec = ShardLocalExec::new(leaf.owners.clone(), schema, partitions, leaf.summary(), statistics);
-        Ok(Some(Arc::new(exec)))
+        Ok(Some(Arc::new(exec.with_keys(leaf.keys.clone()))))
     }
 }
 

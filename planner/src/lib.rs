@@ -1,7 +1,7 @@
 //! From a parsed query and a catalog snapshot to a physical plan whose leaves run on the shard nodes.
 //!
 //! ```text
-//!   sqlparser Query ──bind──> LogicalPlan over stub tables ──optimise──> ──partial aggregates, limits──>
+//!   sqlparser Query ──bind──> LogicalPlan over stub tables ──optimise──> ──join order──> ──key filters──>
 //!       ──shard-local rule──> maximal local subtrees become ShardLocal leaves ──physical──> Planned
 //! ```
 //!
@@ -24,6 +24,7 @@ pub mod names;
 pub mod operators;
 pub mod prune;
 mod rewrite;
+mod semi_filter;
 pub mod series;
 pub mod session;
 pub mod shard_local;
@@ -50,10 +51,12 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use error::bind_error;
 use exchange::Outcome;
-use leaf::LeafBuilder;
+use leaf::{LeafBuilder, ShardLocalNode};
+use semi_filter::{First, KeysFirstExec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tessera_proto::fragment::ShardLocalExec;
+use tessera_proto::key_filter::KeyCell;
 use tessera_proto::{NodeId, Result, ShardId, Timestamp};
 
 /// Above so many bytes gathered to the router, exchanging rows between nodes is cheaper (measured on loopback gRPC:
@@ -75,6 +78,8 @@ pub struct PlanOptions {
     pub shard_local: bool,
     /// `tessera.join_order`.
     pub join_order: bool,
+    /// `tessera.semi_join_filters`.
+    pub semi_join_filters: SemiJoinFilters,
     /// `tessera.hash_join`: off plans for little memory: joins whose inputs may spill, one partition above the leaves.
     pub hash_join: bool,
     /// `tessera.batch_rows`: rows of a batch in those plans.
@@ -108,6 +113,18 @@ pub enum DistributedMode {
     /// Leaves are gathered to the router.
     Off,
     /// Exchanges between nodes wherever there is anything to exchange.
+    On,
+}
+
+/// `tessera.semi_join_filters`: whether leaves are told the keys of the other sides of their joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SemiJoinFilters {
+    /// Where the rows that then stay on the nodes are believed to be worth it.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// Wherever it is right.
     On,
 }
 
@@ -151,6 +168,17 @@ pub struct FragmentInfo {
     pub rows: Option<usize>,
 }
 
+/// Keys that are read before the plan runs, for filters of its leaves.
+#[derive(Debug, Clone)]
+pub struct KeysInfo {
+    /// The filter's number, and what was found once it ran.
+    pub cell: Arc<KeyCell>,
+    /// The leaf that gives them, among [`Planned::fragments`].
+    pub leaf: usize,
+    /// Leaves that are filtered.
+    pub targets: Vec<usize>,
+}
+
 /// A query ready to run.
 #[derive(Debug, Clone)]
 pub struct Planned {
@@ -162,8 +190,10 @@ pub struct Planned {
     pub schema: SchemaRef,
     /// How it runs.
     pub strategy: Strategy,
-    /// Its leaves, in plan order.
+    /// Its leaves, in plan order, then those that give keys.
     pub fragments: Vec<FragmentInfo>,
+    /// Keys that are read first.
+    pub keys: Vec<KeysInfo>,
     /// Estimated bytes that the leaves stream to the router together, without those that nobody knows anything of; `None` when
     /// nobody does of any.
     pub gather_bytes: Option<usize>,
@@ -225,10 +255,12 @@ pub async fn plan(
         _ => optimized,
     };
     let optimized = window_limits::split(optimized)?;
-    let cut = {
-        let mut leaves = LeafBuilder::new(&cluster, catalog, options);
-        shard_local::rule::cut(optimized, &cluster, &mut leaves, options.shard_local)?
-    };
+    let (optimized, queries) = semi_filter::add(optimized, state, &cluster, options).await;
+    let mut leaves = LeafBuilder::new(&cluster, catalog, options);
+    let cut = shard_local::rule::cut(optimized, &cluster, &mut leaves, options.shard_local)?;
+    // A leaf that was too deep for the nodes may have left a filter above its scans.
+    let cut = if queries.is_empty() { cut } else { semi_filter::names::without(cut)? };
+    let first = semi_filter::first(queries, &mut leaves, state).await?;
     let physical = state
         .query_planner()
         .create_physical_plan(&cut, state)
@@ -241,6 +273,7 @@ pub async fn plan(
         task: state.task_ctx(),
         strategy: strategy(&cut, gather_bytes, mode(options)),
         fragments: explain::leaves(&cut).into_iter().map(explain::fragment).collect(),
+        keys: vec![],
         gather_bytes,
         explain: vec![],
     };
@@ -263,7 +296,33 @@ pub async fn plan(
     }
     planned.explain = explain::lines(planned.strategy, planned.nodes().len(), &cut);
     planned.explain.extend(notes);
+    if !first.is_empty() {
+        read_first(&mut planned, first, &cut);
+    }
     Ok(planned)
+}
+
+/// Puts the reading of keys before the plan.
+fn read_first(planned: &mut Planned, first: Vec<First>, cut: &LogicalPlan) {
+    let receivers: Vec<_> = explain::leaves(cut).into_iter().chain(first.iter().map(|f| &f.leaf)).collect();
+    let waits = |leaf: &ShardLocalNode, number: u32| leaf.keys.iter().any(|cell| cell.number == number);
+    let main = planned.fragments.len();
+    for (i, First { leaf, step, keys }) in first.iter().enumerate() {
+        let number = step.cell.number;
+        let targets = receivers.iter().enumerate().filter(|(_, leaf)| waits(leaf, number));
+        planned.keys.push(KeysInfo {
+            cell: step.cell.clone(),
+            leaf: main + i,
+            targets: targets.map(|(position, _)| position).collect(),
+        });
+        planned.fragments.push(FragmentInfo {
+            rows: *keys,
+            ..explain::fragment(leaf)
+        });
+        planned.explain.extend(explain::keys(number, *keys, leaf));
+    }
+    let steps = first.into_iter().map(|first| first.step).collect();
+    planned.physical = Arc::new(KeysFirstExec::new(planned.physical.clone(), steps));
 }
 
 /// A query that has little memory exchanges nothing: what spills above the leaves does so in one place.

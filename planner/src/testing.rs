@@ -8,7 +8,7 @@
 //! reads what it must not, or forgets what it must, gives a wrong answer.
 
 use crate::catalog::{Catalog, ReferenceCopy, Relation};
-use crate::{DistributedMode, PlanOptions, Planned, bind, plan, session_state, template};
+use crate::{DistributedMode, PlanOptions, Planned, SemiJoinFilters, bind, plan, session_state, template};
 use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -34,6 +34,7 @@ use tessera_proto::exchange::{LocalChannel, worker};
 use tessera_proto::fragment::{LeafPlanCodec, LeafRuntime, TableSource};
 use tessera_proto::functions;
 use tessera_proto::ipc::relabel;
+use tessera_proto::key_filter;
 use tessera_proto::profile::Profiles;
 use tessera_proto::service::{NodeDirectory, ShardService};
 use tessera_proto::sql_type::SqlType;
@@ -322,6 +323,7 @@ impl ShardService for FakeNode {
         }
         let codec = LeafPlanCodec { tables: Some(tables) };
         let plan = logical_plan_from_bytes_with_extension_codec(&request.plan, &state.task_ctx(), &codec)?;
+        let plan = key_filter::expand(plan, &request.key_sets)?;
         let plan = DefaultPhysicalPlanner::default()
             .create_physical_plan(&plan, &state)
             .await?;
@@ -417,6 +419,7 @@ impl Bench {
             profile: false,
             shard_local: true,
             join_order: true,
+            semi_join_filters: SemiJoinFilters::Auto,
             hash_join: true,
             batch_rows: tessera_proto::frugal::BATCH_ROWS_DEFAULT,
             distributed: DistributedMode::Off,
@@ -438,6 +441,11 @@ impl Bench {
 
     pub fn exchanging(mut self, mode: DistributedMode) -> Self {
         self.options.distributed = mode;
+        self
+    }
+
+    pub fn filtering(mut self, mode: SemiJoinFilters) -> Self {
+        self.options.semi_join_filters = mode;
         self
     }
 

@@ -8,6 +8,7 @@
 //!
 //! The leaf ships the *logical* subplan; the node plans it with its own statistics. It is location-transparent: wherever it
 //! is executed it finds each owner through the [`LeafRuntime`] of the session, and the owner may be this very process.
+//! Where it is filtered by the keys of another leaf (`key_filter`), those are put into its requests when it is executed or sent.
 //! It claims `UnknownPartitioning`: claiming `Hash` with our own token function makes DataFusion join wrongly, silently.
 //! Not here: choosing the subplan (planner) and running it on a node (shard-node).
 
@@ -15,6 +16,7 @@ use crate::error::Error;
 use crate::exchange::Carried;
 use crate::functions::ROUTER_PREFIX;
 use crate::ids::NodeId;
+use crate::key_filter::KeyCell;
 use crate::outer_sides::OuterSideExec;
 use crate::profile::Profiles;
 use crate::service::NodeDirectory;
@@ -75,6 +77,8 @@ pub struct LeafOwner {
 pub struct ShardLocalExec {
     owners: Vec<LeafOwner>,
     label: String,
+    /// Keys that its plan's filters stand for.
+    keys: Vec<Arc<KeyCell>>,
     statistics: Arc<Statistics>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -98,10 +102,16 @@ impl ShardLocalExec {
         Self {
             owners,
             label,
+            keys: vec![],
             statistics: Arc::new(statistics),
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         }
+    }
+
+    /// The same leaf, whose filters wait for these keys.
+    pub fn with_keys(self, keys: Vec<Arc<KeyCell>>) -> Self {
+        Self { keys, ..self }
     }
 
     /// The nodes that run a part of this leaf.
@@ -118,6 +128,15 @@ impl ShardLocalExec {
             self.label.clone(),
             self.statistics.as_ref().clone(),
         )
+        .with_keys(self.keys.clone())
+    }
+
+    /// An owner's request, with the keys that are known.
+    fn request(&self, owner: &LeafOwner) -> ExecuteRequest {
+        let mut request = owner.request.clone();
+        let known = self.keys.iter().filter_map(|cell| cell.get());
+        request.key_sets.extend(known.map(|found| found.wire.clone()));
+        request
     }
 }
 
@@ -161,15 +180,18 @@ impl ExecutionPlan for ShardLocalExec {
         let Some(runtime) = context.session_config().get_extension::<LeafRuntime>() else {
             return internal_err!("session has no LeafRuntime");
         };
+        if let Some(cell) = self.keys.iter().find(|cell| cell.get().is_none()) {
+            return internal_err!("a leaf begins before the keys of its filter {} are known", cell.number);
+        }
         let carry = runtime.carry_errors;
         let schema = self.schema();
         let partitions = self.properties.partitioning.partition_count();
-        let mine: Vec<LeafOwner> = self
-            .owners
-            .iter()
-            .skip(partition)
-            .step_by(partitions)
-            .cloned()
+        let mine = self.owners.iter().skip(partition).step_by(partitions);
+        let mine: Vec<LeafOwner> = mine
+            .map(|owner| LeafOwner {
+                node: owner.node,
+                request: self.request(owner),
+            })
             .collect();
         let metrics = BaselineMetrics::new(&self.metrics, partition);
         let expected = schema.clone();
@@ -486,7 +508,7 @@ impl PhysicalExtensionCodec for LeafCodec {
                 .iter()
                 .map(|o| OwnerMessage {
                     node: o.node.0,
-                    request: Some(o.request.clone()),
+                    request: Some(leaf.request(o)),
                 })
                 .collect(),
             yield_rows: None,

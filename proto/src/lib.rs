@@ -20,6 +20,7 @@ pub mod frugal;
 pub mod functions;
 pub mod ids;
 pub mod ipc;
+pub mod key_filter;
 pub mod keys;
 pub mod memory;
 pub mod order;

@@ -1,13 +1,14 @@
 //! The physical rules of every session that plans queries, on routers and nodes: DataFusion's, with ours among them.
 //!
 //! ```text
-//!   ... JoinSelection     ... FilterPushdown     EnsureRequirements ... FilterPushdown     SanityCheckPlan
-//!                     ^         gated          ^                          gated          ^                 ^
-//!   BroadcastSmallSides         ForgetInOuterSides                             EnsureOrder    FrugalPlans, YieldInJoins
+//!       ... JoinSelection     ... FilterPushdown     EnsureRequirements ... FilterPushdown     SanityCheckPlan
+//!          ^              ^         gated          ^                          gated          ^                 ^
+//!   EstimateKeyFilters    BroadcastSmallSides      ForgetInOuterSides              EnsureOrder    FrugalPlans, YieldInJoins
 //! ```
 
 use crate::broadcast::BroadcastSmallSides;
 use crate::frugal::FrugalPlans;
+use crate::key_filter::EstimateKeyFilters;
 use crate::order::EnsureOrder;
 use crate::outer_sides::ForgetInOuterSides;
 use crate::pushdown::GatedPushdown;
@@ -25,7 +26,11 @@ pub fn rules() -> Vec<Rule> {
     for rule in PhysicalOptimizer::new().rules {
         match rule.name() {
             name if name.starts_with("FilterPushdown") => rules.push(Arc::new(GatedPushdown(rule))),
-            "join_selection" => rules.extend([rule, Arc::new(BroadcastSmallSides)] as [Rule; 2]),
+            "join_selection" => rules.extend([
+                Arc::new(EstimateKeyFilters),
+                rule,
+                Arc::new(BroadcastSmallSides),
+            ] as [Rule; 3]),
             "EnsureRequirements" => rules.extend([Arc::new(ForgetInOuterSides), rule] as [Rule; 2]),
             "SanityCheckPlan" => rules.extend([Arc::new(EnsureOrder), rule] as [Rule; 2]),
             _ => rules.push(rule),
@@ -60,6 +65,7 @@ mod tests {
             !names.iter().any(|name| name.starts_with("FilterPushdown")),
             "{names:?}"
         );
+        assert_eq!(at("estimate_key_filters")[0] + 1, at("join_selection")[0]);
         assert_eq!(at("join_selection")[0] + 1, at("broadcast_small_sides")[0]);
         assert!(at("join_selection")[0] < at("forget_in_outer_sides")[0]);
         assert_eq!(at("forget_in_outer_sides")[0] + 1, at("EnsureRequirements")[0]);

@@ -3,7 +3,7 @@
 //! ```text
 //!   EXPLAIN           what the planner prints: strategy, operators, leaves with nodes and shards
 //!   EXPLAIN ANALYZE   the query runs; then every node tells what its leaves did and what it read from others:
-//!                       router's operators · leaves by node · rows and bytes from whom to whom · times · snapshot
+//!                       router's operators · leaves by node · key filters · rows and bytes from whom to whom · times · snapshot
 //! ```
 //!
 //! Nodes are asked after the last row, each for [`TELL_TIMEOUT`] at most: a node that does not answer leaves a gap that is
@@ -19,7 +19,7 @@ use futures::{StreamExt, TryStreamExt};
 use sqlparser::ast::Query;
 use std::time::{Duration, Instant};
 use tessera_parser::ExplainFormat;
-use tessera_planner::Planned;
+use tessera_planner::{KeysInfo, Planned};
 use tessera_proto::profile::spilled_bytes;
 use tessera_proto::v1::transfer::Source;
 use tessera_proto::v1::{LeafProfile, ProfileReply, ProfileRequest, Transfer};
@@ -78,11 +78,27 @@ impl Measured {
         transfers
     }
 
-    /// Bytes that left the node where they were made.
-    fn moved(&self) -> u64 {
+    /// Bytes that left the node where they were made, and keys sent to nodes.
+    fn moved(&self, planned: &Planned) -> u64 {
         let moved = |(to, t): &(Option<NodeId>, &Transfer)| to.is_none_or(|to| to.0 != t.from);
-        self.transfers().iter().filter(|t| moved(t)).map(|(_, t)| t.bytes).sum()
+        let rows: u64 = self.transfers().iter().filter(|t| moved(t)).map(|(_, t)| t.bytes).sum();
+        rows + planned.keys.iter().map(|keys| sent(planned, keys).1).sum::<u64>()
     }
+
+    /// Rows that a key filter tested in a leaf, and those that it kept, on all nodes.
+    fn filtered(&self, leaf: usize, number: u32) -> (u64, u64) {
+        let counts = self.leaf(leaf).into_iter().flat_map(|(_, told)| &told.keys);
+        let own = counts.filter(|count| count.number == number);
+        own.fold((0, 0), |(tested, kept), count| (tested + count.tested, kept + count.kept))
+    }
+}
+
+/// To how many leaves' owners keys went, and their bytes in all.
+fn sent(planned: &Planned, keys: &KeysInfo) -> (usize, u64) {
+    let fragments = keys.targets.iter().filter_map(|leaf| planned.fragments.get(*leaf));
+    let owners = fragments.map(|fragment| fragment.nodes.len()).sum();
+    let bytes = keys.cell.get().map_or(0, |found| found.bytes());
+    (owners, owners as u64 * bytes as u64)
 }
 
 fn name(transfer: &Transfer) -> String {
@@ -238,7 +254,8 @@ fn text(planned: &Planned, measured: Option<&Measured>, verbose: bool) -> Vec<St
         lines.push("Measured:".into());
         lines.extend(operators(planned, verbose).into_iter().map(|l| format!("  {l}")));
         lines.extend(leaves(planned, measured, verbose));
-        lines.extend(transfers(measured));
+        lines.extend(filters(planned, measured));
+        lines.extend(transfers(planned, measured));
         lines.push(format!("Rows: {}", measured.rows));
         lines.push(format!("Snapshot: {}", measured.snapshot));
         lines.push(format!(
@@ -288,7 +305,31 @@ fn leaves(planned: &Planned, measured: &Measured, verbose: bool) -> Vec<String> 
     lines
 }
 
-fn transfers(measured: &Measured) -> Vec<String> {
+fn filters(planned: &Planned, measured: &Measured) -> Vec<String> {
+    let mut lines = vec![];
+    for keys in &planned.keys {
+        let number = keys.cell.number;
+        let Some(found) = keys.cell.get() else {
+            lines.push(format!("Filter {number}: its keys were not read"));
+            continue;
+        };
+        let (owners, bytes) = sent(planned, keys);
+        lines.push(format!(
+            "Filter {number}: keys={} of leaf {}, as {}, sent {owners} times, bytes={bytes} time={:.3} ms",
+            found.keys,
+            keys.leaf,
+            found.form,
+            found.time.as_secs_f64() * 1e3,
+        ));
+        for leaf in &keys.targets {
+            let (tested, kept) = measured.filtered(*leaf, number);
+            lines.push(format!("  leaf {leaf}: kept {kept} of {tested} rows"));
+        }
+    }
+    lines
+}
+
+fn transfers(planned: &Planned, measured: &Measured) -> Vec<String> {
     let mut lines = vec!["Transfers:".to_owned()];
     for (to, transfer) in measured.transfers() {
         lines.push(format!(
@@ -301,7 +342,7 @@ fn transfers(measured: &Measured) -> Vec<String> {
             milliseconds(transfer.micros),
         ));
     }
-    lines.push(format!("Moved: {} bytes", measured.moved()));
+    lines.push(format!("Moved: {} bytes", measured.moved(planned)));
     lines
 }
 
@@ -325,6 +366,26 @@ fn json_leaves(planned: &Planned, measured: &Measured) -> serde_json::Value {
         })
     };
     planned.fragments.iter().enumerate().map(leaf).collect()
+}
+
+fn json_filters(planned: &Planned, measured: &Measured) -> serde_json::Value {
+    let filter = |keys: &KeysInfo| {
+        let (number, found) = (keys.cell.number, keys.cell.get());
+        let target = |leaf: &usize| {
+            let (tested, kept) = measured.filtered(*leaf, number);
+            serde_json::json!({ "Leaf": leaf, "Tested Rows": tested, "Kept Rows": kept })
+        };
+        serde_json::json!({
+            "Filter": number,
+            "Keys Of Leaf": keys.leaf,
+            "Keys": found.map(|found| found.keys),
+            "Form": found.map(|found| found.form),
+            "Sent Bytes": sent(planned, keys).1,
+            "Time": found.map(|found| found.time.as_secs_f64() * 1e3),
+            "Leaves": keys.targets.iter().map(target).collect::<Vec<_>>(),
+        })
+    };
+    planned.keys.iter().map(filter).collect()
 }
 
 fn json_transfers(measured: &Measured) -> serde_json::Value {
@@ -358,8 +419,9 @@ fn json(planned: &Planned, measured: Option<&Measured>, verbose: bool) -> Result
     if let Some(measured) = measured {
         document["Operators"] = operators(planned, verbose).into();
         document["Leaves"] = json_leaves(planned, measured);
+        document["Filters"] = json_filters(planned, measured);
         document["Transfers"] = json_transfers(measured);
-        document["Moved Bytes"] = measured.moved().into();
+        document["Moved Bytes"] = measured.moved(planned).into();
         document["Spilled Bytes"] = spilled_bytes(planned.physical.as_ref()).into();
         document["Silent Nodes"] = measured
             .nodes

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use tessera_proto::fragment::{LeafPlanCodec, TableSource};
 use tessera_proto::frugal;
 use tessera_proto::ipc::relabel;
+use tessera_proto::key_filter;
 use tessera_proto::memory::{SPILL_MERGE_FILES, without_restarts};
 use tessera_proto::physical;
 use tessera_proto::profile::{Profiles, spilled_bytes};
@@ -259,6 +260,7 @@ async fn plan(
     let codec = LeafPlanCodec { tables: Some(tables) };
     let logical =
         logical_plan_from_bytes_with_extension_codec(&request.plan, &state.task_ctx(), &codec).map_err(undecodable)?;
+    let logical = key_filter::expand(logical, &request.key_sets)?;
     let physical = DefaultPhysicalPlanner::default()
         .create_physical_plan(&logical, &state)
         .await?;
@@ -343,6 +345,7 @@ impl Measured {
             spilled_bytes: spilled_bytes(plan),
             plan: shown.lines().map(str::to_owned).collect(),
             complete,
+            keys: key_filter::counts(plan),
         };
         self.profiles.leaf(&self.query, leaf);
     }

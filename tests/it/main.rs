@@ -23,6 +23,7 @@
 //!   damage.rs    damaged files of one node are fetched again; of the only copy, refused
 //!   kills.rs     kill -9 of the whole process and of single nodes, at random moments
 //!   memory.rs    little memory: spill, sort-merge joins, many queries at once
+//!   semi_join.rs key filters: what they keep from moving
 //!   analyze.rs   EXPLAIN ANALYZE: what every node did and what moved
 //!   bad_input.rs errors a user can make, and their SQLSTATEs
 //! ```
@@ -44,6 +45,7 @@ mod processes;
 mod random_queries;
 mod restart;
 mod scalars;
+mod semi_join;
 mod shard_local;
 mod slt;
 mod sql_matrix;

@@ -3,7 +3,8 @@
 //! ```text
 //!   seed + i --> generator --> SQL text --> DataFusion in one process ----------------------------+
 //!                                       --> { 1, 2, 3 nodes } x { in process, gRPC }               +--> same rows
-//!                                             x { as it is, no leaves, no join order, exchanges }  +
+//!                                             x { as it is, no leaves, no join order, exchanges,   |
+//!                                                 key filters, both }                             +
 //! ```
 //!
 //! Everyday runs take a few queries in process; acceptance takes `TESSERA_RANDOM_QUERIES=5000` on all shapes. A failure
@@ -28,11 +29,19 @@ const MISMATCHES_MAX: usize = 10;
 const QUERY_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// What is switched off, and how.
-const MODES: [(&str, &[&str]); 5] = [
+const MODES: [(&str, &[&str]); 7] = [
     ("as it is", &[]),
     ("no leaves", &["SET tessera.shard_local = off"]),
     ("no join order", &["SET tessera.join_order = off"]),
-    ("exchanges", &["SET tessera.distributed = on"]),
+    (
+        "exchanges, no key filters",
+        &["SET tessera.distributed = on", "SET tessera.semi_join_filters = off"],
+    ),
+    ("key filters", &["SET tessera.semi_join_filters = on"]),
+    (
+        "exchanges, key filters",
+        &["SET tessera.distributed = on", "SET tessera.semi_join_filters = on"],
+    ),
     (
         "no leaves, exchanges",
         &["SET tessera.shard_local = off", "SET tessera.distributed = on"],

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   { 88 features } x { NULL keys, skewed key, empty shards, one row } x { 1, 2, 3 nodes } x { in process, gRPC }
-//!                   x { as it is, no leaves, no join order, exchanges }
+//!                   x { as it is, no leaves, no join order, exchanges, key filters, both }
 //! ```
 //!
 //! Everyday runs take three nodes in process; `TESSERA_SQL_MATRIX=all` takes all shapes. No cell is left out: a feature that
@@ -134,11 +134,19 @@ const DATA: [Data; 4] = [
     ("single", 1, |_| Some(7)),
 ];
 
-const MODES: [(&str, &[&str]); 4] = [
+const MODES: [(&str, &[&str]); 6] = [
     ("as it is", &[]),
     ("no leaves", &["SET tessera.shard_local = off"]),
     ("no join order", &["SET tessera.join_order = off"]),
-    ("exchanges", &["SET tessera.distributed = on"]),
+    (
+        "exchanges, no key filters",
+        &["SET tessera.distributed = on", "SET tessera.semi_join_filters = off"],
+    ),
+    ("key filters", &["SET tessera.semi_join_filters = on"]),
+    (
+        "exchanges, key filters",
+        &["SET tessera.distributed = on", "SET tessera.semi_join_filters = on"],
+    ),
 ];
 
 fn tables() -> Vec<Table> {

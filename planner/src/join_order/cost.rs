@@ -282,26 +282,26 @@ pub struct Candidate {
 
 /// Distinct values of a column: as counted, else bounded by its range, else by the number of rows.
 fn distinct_in(expr: &Expr, relation: &Relation) -> f64 {
-    let rows = relation
-        .statistics
-        .num_rows
-        .get_value()
-        .map_or(ROWS_UNKNOWN, |rows| *rows as f64);
+    let rows = relation.statistics.num_rows.get_value();
+    let rows = rows.map_or(ROWS_UNKNOWN, |rows| *rows as f64);
     let column = expr
         .column_refs()
         .into_iter()
         .next()
         .and_then(|c| relation.plan.schema().maybe_index_of_column(c));
-    let Some(column) = column.and_then(|c| relation.statistics.column_statistics.get(c)) else {
-        return rows;
-    };
+    let known = column.and_then(|c| distinct(&relation.statistics, c));
+    known.map_or(rows, |distinct| distinct.min(rows))
+}
+
+/// Distinct values of a column: as counted, else bounded by its range.
+pub fn distinct(statistics: &Statistics, column: usize) -> Option<f64> {
+    let column = statistics.column_statistics.get(column)?;
     if let Some(distinct) = column.distinct_count.get_value() {
-        return (*distinct as f64).min(rows);
+        return Some(*distinct as f64);
     }
     let range = column.min_value.get_value().zip(column.max_value.get_value());
-    range
-        .and_then(|(min, max)| integer(max)?.checked_sub(integer(min)?))
-        .map_or(rows, |span| (span as f64 + 1.0).min(rows))
+    let span = range.and_then(|(min, max)| integer(max)?.checked_sub(integer(min)?))?;
+    Some(span as f64 + 1.0)
 }
 
 fn integer(value: &ScalarValue) -> Option<i64> {

@@ -23,10 +23,11 @@ mod semi;
 use crate::cluster::Cluster;
 use crate::leaf::statistics;
 use crate::shard_local::rule;
+pub(crate) use cost::distinct;
 use cost::{Costs, Tree};
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, Result as DfResult};
+use datafusion::common::{Column, Result as DfResult, Statistics};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
@@ -93,12 +94,7 @@ async fn cheaper(root: &LogicalPlan, shrinks: bool, bare: &SessionState, cluster
     let mut relations = vec![];
     for relation in &graph.relations {
         let plan = graph.filtered(relation).ok()?;
-        let mut known = statistics(&plan, bare).await;
-        if let Some(filter) = selectivity::filter(&plan)
-            && let Some(rows) = selectivity::rows(filter, &statistics(&filter.input, bare).await)
-        {
-            known.num_rows = Precision::Inexact(rows as usize);
-        }
+        let known = estimate(&plan, bare).await;
         let locality = rule::locality(&plan, cluster);
         relations.push(cost::Relation {
             plan,
@@ -116,6 +112,17 @@ async fn cheaper(root: &LogicalPlan, shrinks: bool, bare: &SessionState, cluster
         return None;
     }
     restore_columns(best.plan, root).ok()
+}
+
+/// What is believed of the rows of a subplan, and of how many its filter leaves.
+pub(crate) async fn estimate(plan: &LogicalPlan, bare: &SessionState) -> Statistics {
+    let mut known = statistics(plan, bare).await;
+    if let Some(filter) = selectivity::filter(plan)
+        && let Some(rows) = selectivity::rows(filter, &statistics(&filter.input, bare).await)
+    {
+        known.num_rows = Precision::Inexact(rows as usize);
+    }
+    known
 }
 
 /// Columns in the order that the parent expects.

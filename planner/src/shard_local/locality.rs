@@ -199,7 +199,7 @@ fn partitioned_by(window: &Window, key: &Key) -> bool {
 }
 
 /// Same rows in, same rows out, in whatever order they come.
-fn is_deterministic(node: &LogicalPlan) -> bool {
+pub(crate) fn is_deterministic(node: &LogicalPlan) -> bool {
     match node {
         LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => true,
         LogicalPlan::Distinct(Distinct::All(_)) => true,

@@ -3,6 +3,7 @@
 //! keys without partners, and an empty table.
 
 use crate::DistributedMode::{Off, On};
+use crate::SemiJoinFilters;
 use crate::testing::{Bench, TestCluster, oracle};
 use datafusion::arrow::array::{ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, StringViewArray};
 use std::sync::Arc;
@@ -110,16 +111,23 @@ fn agrees(sql: &str) -> crate::Planned {
         rows
     };
     let expected = sorted(oracle(&cluster(1), sql));
-    for (nodes, on, mode) in [
-        (1, true, Off),
-        (1, false, Off),
-        (3, true, Off),
-        (3, false, Off),
-        (3, true, On),
-        (3, false, On),
+    let all = SemiJoinFilters::On;
+    let auto = SemiJoinFilters::Auto;
+    for (nodes, on, mode, filters) in [
+        (1, true, Off, auto),
+        (1, false, Off, auto),
+        (3, true, Off, auto),
+        (3, false, Off, auto),
+        (3, true, On, auto),
+        (3, false, On, auto),
+        (3, true, Off, all),
+        (3, true, On, all),
     ] {
-        let case = format!("{sql}\nnodes={nodes} rule={on} exchange={mode:?}");
-        let bench = Bench::new(cluster(nodes)).with_rule(on).exchanging(mode);
+        let case = format!("{sql}\nnodes={nodes} rule={on} exchange={mode:?} filters={filters:?}");
+        let bench = Bench::new(cluster(nodes))
+            .with_rule(on)
+            .exchanging(mode)
+            .filtering(filters);
         let rows = bench.rows(sql).unwrap_or_else(|e| panic!("{case}: {e:?}"));
         let explain = || bench.plan(sql).map(|p| p.explain.join("\n")).unwrap_or_default();
         assert_eq!(sorted(rows), expected, "{case}\n{}", explain());

@@ -33,7 +33,11 @@ pub fn portable() -> Vec<Arc<ScalarUDF>> {
     let mut all = rounding::functions();
     all.extend(json::functions());
     all.extend(domain::functions());
-    all.extend([arithmetic::function(), division::function()]);
+    all.extend([
+        arithmetic::function(),
+        division::function(),
+        crate::key_filter::function(),
+    ]);
     all
 }
 

@@ -22,7 +22,7 @@ use datafusion::scalar::ScalarValue;
 use sqlparser::ast::Query;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use tessera_planner::{Catalog, DistributedMode, PlanOptions, Relation};
+use tessera_planner::{Catalog, DistributedMode, PlanOptions, Relation, SemiJoinFilters};
 use tessera_proto::fragment::StubTable;
 use tessera_proto::frugal::{BATCH_ROWS, BATCH_ROWS_DEFAULT, HASH_JOIN};
 use tessera_proto::table::TableDef;
@@ -50,6 +50,11 @@ pub(crate) fn options(context: &StatementContext, snapshot: Timestamp) -> PlanOp
         profile: context.profile,
         shard_local: settings.is_on("tessera.shard_local"),
         join_order: settings.is_on("tessera.join_order"),
+        semi_join_filters: match settings.get("tessera.semi_join_filters").as_deref() {
+            Some("on") => SemiJoinFilters::On,
+            Some("off") => SemiJoinFilters::Off,
+            _ => SemiJoinFilters::Auto,
+        },
         hash_join: settings.is_on(HASH_JOIN),
         batch_rows: settings
             .get(BATCH_ROWS)

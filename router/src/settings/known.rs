@@ -153,6 +153,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     setting("tessera.join_order", "on", Kind::Bool, "whether joins are reordered"),
     setting(
+        "tessera.semi_join_filters",
+        "auto",
+        Kind::OneOf(&["auto", "off", "on"]),
+        "whether join keys are read first and sent to the other side's scans: by the estimated savings, never, or wherever they can",
+    ),
+    setting(
         "tessera.shard_local",
         "on",
         Kind::Bool,
