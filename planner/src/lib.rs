@@ -12,6 +12,7 @@ pub mod bind;
 pub mod catalog;
 pub mod cluster;
 pub mod error;
+mod estimate;
 mod exchange;
 pub mod explain;
 pub mod growth;
@@ -212,7 +213,8 @@ pub async fn plan(
     growth::check(&plan)?;
     let optimized = state.optimize(&plan).map_err(bind_error)?;
     let cluster = Cluster::of_plan(&optimized, catalog)?;
-    let optimized = match state.config().get_extension::<session::Bare>() {
+    let bare = state.config().get_extension::<session::Bare>();
+    let optimized = match &bare {
         Some(bare) if options.join_order && options.shard_local => {
             join_order::reorder(optimized, state, &bare.0, &cluster).await
         }
@@ -239,7 +241,14 @@ pub async fn plan(
         explain: vec![],
     };
     if options.profile {
-        estimate_leaves(&planned.physical, &mut planned.fragments)?;
+        match (explain::leaves(&cut).as_slice(), planned.fragments.as_mut_slice(), bare) {
+            // Nothing is planned above it, so nobody has asked yet.
+            ([leaf], [fragment], Some(bare)) if matches!(cut, LogicalPlan::Extension(_)) => {
+                let known = estimate::statistics(&leaf.plan, &bare.0).await;
+                fragment.rows = known.num_rows.get_value().copied();
+            }
+            (_, fragments, _) => estimate_leaves(&planned.physical, fragments)?,
+        }
     }
     let mut notes = vec![];
     if planned.strategy == Strategy::Exchange {

@@ -6,8 +6,9 @@
 //!           shard 1 (leader) rows 20, a: 20 distinct      ┘   or a is the shard key; else the largest shard's)
 //! ```
 //!
-//! Everything is `Inexact`: rows come and go between two polls.
+//! Everything is `Inexact`: rows come and go between two polls. The most common values: `common_values.rs`.
 
+use super::common_values;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use datafusion_proto::protobuf;
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tessera_meta::view::ClusterView;
+use tessera_proto::common_values::{CommonValues, TableCommonValues};
 use tessera_proto::service::NodeDirectory;
 use tessera_proto::table::TableDef;
 use tessera_proto::{GroupId, NodeId, ShardId, TableId, v1};
@@ -35,8 +37,17 @@ pub struct ClusterStatistics {
     pub statuses: Arc<BTreeMap<NodeId, v1::StatusReply>>,
     /// Nodes that did not.
     pub silent: BTreeSet<NodeId>,
-    /// By table, over visible columns.
-    pub tables: HashMap<TableId, Statistics>,
+    /// By table.
+    pub tables: HashMap<TableId, TableEstimates>,
+}
+
+/// What is believed of a table's rows, over its visible columns.
+#[derive(Debug, Clone)]
+pub struct TableEstimates {
+    /// Rows, bytes; least, greatest, NULLs and distinct values of each column.
+    pub statistics: Statistics,
+    /// The most common values of each column.
+    pub common: TableCommonValues,
 }
 
 impl ClusterStatistics {
@@ -93,7 +104,7 @@ pub async fn status(directory: &dyn NodeDirectory, node: NodeId, statistics: boo
 }
 
 /// Adds up the leaders' reports per table.
-fn tables(view: &ClusterView, statuses: &BTreeMap<NodeId, v1::StatusReply>) -> HashMap<TableId, Statistics> {
+fn tables(view: &ClusterView, statuses: &BTreeMap<NodeId, v1::StatusReply>) -> HashMap<TableId, TableEstimates> {
     let mut parts: HashMap<TableId, Vec<&v1::TableStatistics>> = HashMap::new();
     for (node, status) in statuses {
         for shard in &status.shards {
@@ -117,7 +128,7 @@ fn tables(view: &ClusterView, statuses: &BTreeMap<NodeId, v1::StatusReply>) -> H
     known.collect()
 }
 
-fn sum(table: &TableDef, parts: &[&v1::TableStatistics]) -> Statistics {
+fn sum(table: &TableDef, parts: &[&v1::TableStatistics]) -> TableEstimates {
     let rows: u64 = parts.iter().map(|p| p.rows).sum();
     let bytes: u64 = parts.iter().map(|p| p.bytes).sum();
     let visible = table.columns.iter().enumerate().filter(|(_, c)| !c.hidden);
@@ -125,11 +136,32 @@ fn sum(table: &TableDef, parts: &[&v1::TableStatistics]) -> Statistics {
         [key] if *key == i => Spread::Disjoint,
         _ => Spread::Unknown,
     };
-    let column_statistics = visible.map(|(i, _)| column(i, rows, parts, spread(i))).collect();
-    Statistics {
+    let columns = visible.map(|(i, _)| {
+        let known = column(i, rows, parts, spread(i));
+        let common = common(i, parts, &known);
+        (known, common)
+    });
+    let (column_statistics, common): (Vec<_>, Vec<_>) = columns.unzip();
+    let statistics = Statistics {
         num_rows: Precision::Inexact(rows as usize),
         total_byte_size: Precision::Inexact(bytes as usize),
         column_statistics,
+    };
+    TableEstimates {
+        statistics,
+        common: common.into(),
+    }
+}
+
+fn common(index: usize, parts: &[&v1::TableStatistics], known: &ColumnStatistics) -> CommonValues {
+    let told = parts.iter().filter_map(|p| Some((p.rows, p.columns.get(index)?)));
+    let number = |known: &Precision<usize>| known.get_value().map(|n| *n as u64);
+    match number(&known.distinct_count) {
+        Some(distinct) => {
+            let nulls = number(&known.null_count).unwrap_or(0);
+            common_values::of_column(&told.collect::<Vec<_>>(), distinct, nulls)
+        }
+        None => CommonValues::default(),
     }
 }
 
@@ -177,7 +209,8 @@ fn column(index: usize, rows: u64, parts: &[&v1::TableStatistics], spread: Sprea
     out
 }
 
-fn scalar(bytes: &[u8]) -> Option<ScalarValue> {
+/// A value of a report.
+pub(super) fn scalar(bytes: &[u8]) -> Option<ScalarValue> {
     if bytes.is_empty() {
         return None;
     }
