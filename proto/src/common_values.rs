@@ -83,11 +83,7 @@ mod tests {
 
     #[test]
     fn the_most_common_come_first_and_all_together_are_no_more_than_one() {
-        let common = CommonValues::new(vec![
-            (value(1), 0.1),
-            (value(2), 0.6),
-            (ScalarValue::Int64(None), 0.2),
-        ]);
+        let common = CommonValues::new(vec![(value(1), 0.1), (value(2), 0.6), (ScalarValue::Int64(None), 0.2)]);
         let values: Vec<_> = common.iter().collect();
         assert_eq!(values, [(&value(2), 0.6), (&value(1), 0.1)]);
         assert_eq!(common.share(&value(1)), Some(0.1));

@@ -49,23 +49,39 @@ async fn check(client: &Client, thousands: u32) {
         ("note = repeat('x', 100) || '5'", 1..=5),
     ] {
         let rows = estimated(client, condition).await;
-        assert!(expected.contains(&rows), "{condition}: {rows} of {thousands},000, not {expected:?}");
+        assert!(
+            expected.contains(&rows),
+            "{condition}: {rows} of {thousands},000, not {expected:?}"
+        );
     }
     let told = "SELECT most_common_vals, most_common_freqs[1] BETWEEN 0.88 AND 0.92, null_frac, n_distinct \
                 FROM pg_stats WHERE tablename = 't' AND attname = ";
-    let status = cluster::rows(client, &format!("{told}'status'")).await.unwrap().remove(0);
+    let status = cluster::rows(client, &format!("{told}'status'"))
+        .await
+        .unwrap()
+        .remove(0);
     // Of few values all are known.
     let values = status[0].as_deref().unwrap();
-    assert!(values == "{closed,open}" || thousands == 4 && values.starts_with("{closed,open,s"), "{values}");
+    assert!(
+        values == "{closed,open}" || thousands == 4 && values.starts_with("{closed,open,s"),
+        "{values}"
+    );
     assert_eq!(status[1..3], ["t", "0.01"].map(|text| Some(text.to_owned())));
     let distinct: f64 = status[3].as_deref().unwrap().parse().unwrap();
     assert!(distinct.abs() > 0.0, "{distinct}");
     for unique in ["k", "note"] {
-        let row = cluster::rows(client, &format!("{told}'{unique}'")).await.unwrap().remove(0);
+        let row = cluster::rows(client, &format!("{told}'{unique}'"))
+            .await
+            .unwrap()
+            .remove(0);
         assert_eq!((row[0].as_deref(), row[2].as_deref()), (None, Some("0")), "{unique}");
     }
     assert_eq!(
-        cluster::value(client, "SELECT most_common_vals FROM pg_stats WHERE tablename = 't' AND attname = 'n'").await,
+        cluster::value(
+            client,
+            "SELECT most_common_vals FROM pg_stats WHERE tablename = 't' AND attname = 'n'"
+        )
+        .await,
         "{7}"
     );
 }

@@ -236,7 +236,9 @@ impl Columns<'_> {
             return Some(valued * part);
         };
         let common = origin.common();
-        let below = common.iter().filter(|(v, _)| number(v).is_some_and(|v| within(v, bound)));
+        let below = common
+            .iter()
+            .filter(|(v, _)| number(v).is_some_and(|v| within(v, bound)));
         let below: f64 = below.map(|(_, share)| share).sum();
         Some(below + (valued - common.total()).max(0.0) * part)
     }

@@ -42,7 +42,13 @@ impl Values {
 impl Shares {
     /// Of a column with `distinct` values, of whose rows a share of `nulls` has none of them. The common values are cast to the type that the
     /// class is compared in; one that has none there is one of the others.
-    pub fn new(common: &CommonValues, distinct: f64, nulls: f64, cast: impl Fn(&ScalarValue) -> Option<ScalarValue>, values: &mut Values) -> Self {
+    pub fn new(
+        common: &CommonValues,
+        distinct: f64,
+        nulls: f64,
+        cast: impl Fn(&ScalarValue) -> Option<ScalarValue>,
+        values: &mut Values,
+    ) -> Self {
         let mut shares = Self {
             common: vec![],
             rest: 0.0,
@@ -115,7 +121,13 @@ mod tests {
 
     fn shares(common: &[(i64, f64)], distinct: f64, nulls: f64, values: &mut Values) -> Shares {
         let common = common.iter().map(|(v, share)| (ScalarValue::Int64(Some(*v)), *share));
-        Shares::new(&CommonValues::new(common.collect()), distinct, nulls, |v| Some(v.clone()), values)
+        Shares::new(
+            &CommonValues::new(common.collect()),
+            distinct,
+            nulls,
+            |v| Some(v.clone()),
+            values,
+        )
     }
 
     #[track_caller]
@@ -140,13 +152,19 @@ mod tests {
     #[test]
     fn without_skew_it_is_one_by_the_larger_number_of_values() {
         let mut values = Values::default();
-        let (left, right) = (shares(&[], 100.0, 0.0, &mut values), shares(&[], 40.0, 0.0, &mut values));
+        let (left, right) = (
+            shares(&[], 100.0, 0.0, &mut values),
+            shares(&[], 40.0, 0.0, &mut values),
+        );
         assert!(!left.is_skewed());
         let (equal, joined) = left.join(&right);
         close(equal, 0.01);
         close(joined.others, 40.0);
         // Skew on the side that refers to unique keys changes nothing either.
-        let (many, unique) = (shares(&[(1, 0.7)], 100.0, 0.0, &mut values), shares(&[], 100.0, 0.0, &mut values));
+        let (many, unique) = (
+            shares(&[(1, 0.7)], 100.0, 0.0, &mut values),
+            shares(&[], 100.0, 0.0, &mut values),
+        );
         close(many.join(&unique).0, 0.01);
         // NULLs are equal to nothing.
         let half = shares(&[], 40.0, 0.5, &mut values);
@@ -172,7 +190,10 @@ mod tests {
     #[test]
     fn values_that_never_meet_are_no_rows() {
         let mut values = Values::default();
-        let (left, right) = (shares(&[(1, 1.0)], 1.0, 0.0, &mut values), shares(&[(2, 1.0)], 1.0, 0.0, &mut values));
+        let (left, right) = (
+            shares(&[(1, 1.0)], 1.0, 0.0, &mut values),
+            shares(&[(2, 1.0)], 1.0, 0.0, &mut values),
+        );
         let (equal, joined) = left.join(&right);
         assert_eq!(equal, 0.0);
         assert_eq!(joined.join(&left).0, 0.0);

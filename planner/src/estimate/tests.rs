@@ -71,8 +71,14 @@ fn a_common_value_has_its_share() {
     check("SELECT id FROM events WHERE 'open' = status", 50_000);
     check("SELECT id FROM events WHERE kind = 7", 510_000);
     // Under another name, in a wider type, and where the session shows it.
-    check("SELECT id FROM (SELECT id, kind::bigint AS k FROM events) e WHERE k = 7", 510_000);
-    check("SELECT e.id FROM events e WHERE e.status = 'closed' AND e.kind = 7", 459_000);
+    check(
+        "SELECT id FROM (SELECT id, kind::bigint AS k FROM events) e WHERE k = 7",
+        510_000,
+    );
+    check(
+        "SELECT e.id FROM events e WHERE e.status = 'closed' AND e.kind = 7",
+        459_000,
+    );
 }
 
 #[test]
@@ -86,11 +92,20 @@ fn an_uncommon_value_has_what_is_left() {
 #[test]
 fn lists_are_added_up_however_they_are_written() {
     check("SELECT id FROM events WHERE status IN ('closed', 'open')", 950_000);
-    check("SELECT id FROM events WHERE status = 'open' OR status = 'closed' OR status = 'open'", 950_000);
-    check("SELECT id FROM events WHERE status IN ('open', 'a', 'b', 'c', 'open')", 59_000);
+    check(
+        "SELECT id FROM events WHERE status = 'open' OR status = 'closed' OR status = 'open'",
+        950_000,
+    );
+    check(
+        "SELECT id FROM events WHERE status IN ('open', 'a', 'b', 'c', 'open')",
+        59_000,
+    );
     check("SELECT id FROM events WHERE status <> 'closed'", 80_000);
     check("SELECT id FROM events WHERE status NOT IN ('closed', 'open')", 30_000);
-    check("SELECT id FROM events WHERE status NOT IN ('closed', 'open', 'a', 'b', 'c', 'd')", 18_000);
+    check(
+        "SELECT id FROM events WHERE status NOT IN ('closed', 'open', 'a', 'b', 'c', 'd')",
+        18_000,
+    );
 }
 
 #[test]
@@ -119,18 +134,40 @@ fn last_join(skewed: bool) -> String {
     let even = CommonValues::default;
     let sevens = || if skewed { common(&[(7_i64, 0.5)]) } else { even() };
     let spec = [("id", Int8), ("x", Int8), ("y", Int8)];
-    let rows = || columns(&spec).into_iter().map(|c| new_null_array(&c.sql_type.arrow(), 1)).collect();
-    let cluster = ["f", "g", "h"].iter().enumerate().fold(TestCluster::new(3), |cluster, (group, name)| {
-        cluster.table(name, 1 + group as u64, &spec, &[0], rows())
-    });
+    let rows = || {
+        columns(&spec)
+            .into_iter()
+            .map(|c| new_null_array(&c.sql_type.arrow(), 1))
+            .collect()
+    };
+    let cluster = ["f", "g", "h"]
+        .iter()
+        .enumerate()
+        .fold(TestCluster::new(3), |cluster, (group, name)| {
+            cluster.table(name, 1 + group as u64, &spec, &[0], rows())
+        });
     let cluster = cluster
-        .believed("f", 1_000_000, vec![(1_000_000, 0, even()), (1_000_000, 0, sevens()), (1_000_000, 0, even())])
-        .believed("g", 1_000, vec![(1_000, 0, even()), (500, 0, sevens()), (1_000, 0, even())])
-        .believed("h", 100_000, vec![(100_000, 0, even()), (100_000, 0, even()), (100_000, 0, even())]);
+        .believed(
+            "f",
+            1_000_000,
+            vec![(1_000_000, 0, even()), (1_000_000, 0, sevens()), (1_000_000, 0, even())],
+        )
+        .believed(
+            "g",
+            1_000,
+            vec![(1_000, 0, even()), (500, 0, sevens()), (1_000, 0, even())],
+        )
+        .believed(
+            "h",
+            100_000,
+            vec![(100_000, 0, even()), (100_000, 0, even()), (100_000, 0, even())],
+        );
     let sql = "SELECT f.id, g.id, h.id FROM f JOIN h ON f.y = h.y JOIN g ON f.x = g.x";
     let planned = Bench::new(cluster).plan(sql).unwrap();
     let line = planned.explain.iter().find(|line| line.contains("Join: "));
-    line.unwrap_or_else(|| panic!("{:#?}", planned.explain)).trim().to_owned()
+    line.unwrap_or_else(|| panic!("{:#?}", planned.explain))
+        .trim()
+        .to_owned()
 }
 
 #[test]

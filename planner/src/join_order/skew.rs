@@ -40,7 +40,10 @@ impl Skew {
     pub fn of(classes: &[Vec<Expr>], relations: &[Relation]) -> Self {
         let of_class = |class: &Vec<Expr>| {
             let mut values = Values::default();
-            relations.iter().map(|relation| key(class, relation, &mut values)).collect()
+            relations
+                .iter()
+                .map(|relation| key(class, relation, &mut values))
+                .collect()
         };
         Self {
             classes: classes.iter().map(of_class).collect(),
@@ -50,8 +53,12 @@ impl Skew {
     /// The share of the pairs of rows of two sides that are equal in the one class that joins them; `None` where that is not known
     /// better than by distinct values. The sides are numbers of relations.
     pub fn equal(&self, left: &[usize], right: &[usize]) -> Option<f64> {
-        let has = |class: &[Key], side: &[usize]| side.iter().any(|n| !matches!(class.get(*n), None | Some(Key::Absent)));
-        let class = self.classes.iter().find(|class| has(class, left) && has(class, right))?;
+        let has =
+            |class: &[Key], side: &[usize]| side.iter().any(|n| !matches!(class.get(*n), None | Some(Key::Absent)));
+        let class = self
+            .classes
+            .iter()
+            .find(|class| has(class, left) && has(class, right))?;
         Some(side(class, left)?.join(&side(class, right)?).0)
     }
 }
@@ -85,7 +92,11 @@ fn key(class: &[Expr], relation: &Relation, values: &mut Values) -> Key {
             let compared_in = expr.get_type(relation.plan.schema());
             let cast = |value: &ScalarValue| value.cast_to(compared_in.as_ref().ok()?).ok();
             let (distinct, nulls) = (distinct_in(expr, relation), nulls(expr, relation));
-            Key::Skewed(Shares::new(origin.common(), distinct, nulls, cast, values))
+            let shares = Shares::new(origin.common(), distinct, nulls, cast, values);
+            match shares.is_skewed() {
+                true => Key::Skewed(shares),
+                false => Key::Even,
+            }
         }
     }
 }
@@ -93,7 +104,10 @@ fn key(class: &[Expr], relation: &Relation, values: &mut Values) -> Key {
 /// The share of rows in which a column is NULL.
 fn nulls(expr: &Expr, relation: &Relation) -> f64 {
     let share = || {
-        let at = relation.plan.schema().maybe_index_of_column(expr.column_refs().into_iter().next()?)?;
+        let at = relation
+            .plan
+            .schema()
+            .maybe_index_of_column(expr.column_refs().into_iter().next()?)?;
         let nulls = *relation.statistics.column_statistics.get(at)?.null_count.get_value()?;
         let rows = *relation.statistics.num_rows.get_value()?;
         Some((nulls as f64 / rows.max(1) as f64).min(1.0))
@@ -144,7 +158,10 @@ mod tests {
     fn common_keys_of_both_sides_meet() {
         let (plan, relations) = joined(&[("events", "e"), ("jobs", "j")], &[("e.status", "j.status")]);
         // closed with closed; open with one of ten others of jobs; 0.03 in ten with the others.
-        close(equal(&plan, &relations, &[0], &[1]), 0.90 * 0.50 + 0.05 * 0.05 + 0.03 * 0.45 / 10.0);
+        close(
+            equal(&plan, &relations, &[0], &[1]),
+            0.90 * 0.50 + 0.05 * 0.05 + 0.03 * 0.45 / 10.0,
+        );
         let (plan, relations) = joined(&[("jobs", "a"), ("jobs", "b")], &[("a.kind", "b.kind")]);
         close(equal(&plan, &relations, &[1], &[0]), 0.25 + 0.25 / 49.0);
     }
@@ -161,7 +178,10 @@ mod tests {
         let (plan, relations) = joined(&tables, &[("a.kind", "b.kind"), ("b.kind", "c.kind")]);
         let first = 0.25 + 0.25 / 49.0;
         let sevens = 0.25 / first;
-        close(equal(&plan, &relations, &[0, 1], &[2]), sevens * 0.5 + (1.0 - sevens) * 0.5 / 49.0);
+        close(
+            equal(&plan, &relations, &[0, 1], &[2]),
+            sevens * 0.5 + (1.0 - sevens) * 0.5 / 49.0,
+        );
         // One that is joined by something else changes nothing.
         let (plan, relations) = joined(&tables, &[("a.kind", "b.kind"), ("b.id", "c.id")]);
         close(equal(&plan, &relations, &[0], &[1, 2]), first);

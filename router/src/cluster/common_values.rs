@@ -106,7 +106,10 @@ mod tests {
     fn check(shards: &[(u64, &v1::ColumnStatistics)], distinct: u64, nulls: u64, expected: &[(i64, f64)]) {
         let found = of_column(shards, distinct, nulls);
         let found: Vec<_> = found.iter().map(|(v, share)| (v.clone(), share)).collect();
-        let expected: Vec<_> = expected.iter().map(|(v, s)| (ScalarValue::Int64(Some(*v)), *s)).collect();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(v, s)| (ScalarValue::Int64(Some(*v)), *s))
+            .collect();
         assert_eq!(found, expected);
     }
 
@@ -119,7 +122,12 @@ mod tests {
         // 250 rows for nine others are 28 each: 3 is not a quarter above that, 2 is below it.
         check(&[(1_000, &a), (1_000, &b)], 10, 0, &[(1, 0.875)]);
         // With 200 NULLs among the rows, 20 are left for eight values.
-        check(&[(1_000, &a), (1_000, &b)], 10, 200, &[(1, 0.875), (3, 0.015), (2, 0.0055)]);
+        check(
+            &[(1_000, &a), (1_000, &b)],
+            10,
+            200,
+            &[(1, 0.875), (3, 0.015), (2, 0.0055)],
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! ANALYZE: the statistics that plans are made by, as of now.
 //!
 //! ```text
-//!   ANALYZE t      row counts, distinct values, bounds and NULLs, kept with every segment, asked of every leader and added up
+//!   ANALYZE t      row counts, distinct and common values, bounds and NULLs, kept with every segment, asked of every leader and added up
 //! ```
 //!
 //! Nothing is read again: segments carry their statistics from when they were written, and rows in memory are counted when

@@ -77,7 +77,11 @@ fn column_row(
             (Value::from(text(common)), Value::Reals(shares))
         }
     };
-    let n_distinct = if distinct > SCALES * rows { -distinct / rows } else { distinct };
+    let n_distinct = if distinct > SCALES * rows {
+        -distinct / rows
+    } else {
+        distinct
+    };
     Some(row![
         def.schema.as_str(),
         def.name.as_str(),

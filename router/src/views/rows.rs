@@ -1,6 +1,8 @@
 //! Small computed tables: rows of values in, one batch in memory out.
 
-use datafusion::arrow::array::{ArrayRef, BooleanArray, Float32Array, Int64Array, ListArray, RecordBatch, StringViewArray};
+use datafusion::arrow::array::{
+    ArrayRef, BooleanArray, Float32Array, Int64Array, ListArray, RecordBatch, StringViewArray,
+};
 use datafusion::arrow::datatypes::{DataType, Field, Float32Type, Schema};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;

@@ -143,7 +143,7 @@ impl Counters {
                 least: 0,
                 most: self.missed.saturating_add(other.missed),
             };
-            let range = self.values.entry_ref(counter.value.as_ref()).or_insert(both);
+            let range = self.values.entry(counter.value.as_ref().into()).or_insert(both);
             range.least = range.least.saturating_add(counter.rows);
             let most = counter.rows.saturating_add(counter.over);
             range.most = range.most.saturating_add(most.saturating_sub(other.missed));
@@ -292,8 +292,16 @@ mod tests {
             assert!(said.contains(&count), "{value} has {count} rows, not {said:?}");
         }
         let missed = counts.into_values().max().unwrap_or(0);
-        assert!(missed <= known.missed, "one without a counter has {missed}, not {}", known.missed);
-        assert!(known.missed <= missed_max, "{} may be missed, not {missed_max}", known.missed);
+        assert!(
+            missed <= known.missed,
+            "one without a counter has {missed}, not {}",
+            known.missed
+        );
+        assert!(
+            known.missed <= missed_max,
+            "{} may be missed, not {missed_max}",
+            known.missed
+        );
         assert!(known.counters.len() <= KEPT);
         assert_eq!(known.rows, rows.len() as u64);
     }
@@ -436,7 +444,10 @@ mod tests {
         let told = |summary: &Summary, distinct, nulls| {
             let encode = |value: &ScalarValue| Bytes::from(value.to_string());
             let told = summary.to_wire(&DataType::Int64, distinct, nulls, encode);
-            let values = told.values.iter().map(|v| (String::from_utf8(v.value.to_vec()).unwrap(), v.rows));
+            let values = told
+                .values
+                .iter()
+                .map(|v| (String::from_utf8(v.value.to_vec()).unwrap(), v.rows));
             (told.complete, values.collect::<Vec<_>>())
         };
         let few = summary(&[1, 1, 1, 2]);

@@ -49,7 +49,9 @@ impl RowSample {
         let whole = WHOLE_ROWS.saturating_sub(self.seen).min(rows);
         let first = self.seen;
         self.seen += rows;
-        let drawn: UInt32Array = drawn(first + whole..self.seen).map(|row| (row - first) as u32).collect();
+        let drawn: UInt32Array = drawn(first + whole..self.seen)
+            .map(|row| (row - first) as u32)
+            .collect();
         for (counters, column) in self.columns.iter_mut().zip(columns) {
             counters.add_rows(rows);
             if whole > 0 {
@@ -135,7 +137,9 @@ mod tests {
     #[test]
     fn every_column_has_as_many_rows() {
         let mut sample = RowSample::new(2);
-        let texts: ArrayRef = Arc::new(StringViewArray::from_iter((0..5_000).map(|n| (n % 3 > 0).then_some("x"))));
+        let texts: ArrayRef = Arc::new(StringViewArray::from_iter(
+            (0..5_000).map(|n| (n % 3 > 0).then_some("x")),
+        ));
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..5_000));
         sample.add(&[texts, numbers]).unwrap();
         let told: Vec<_> = sample

@@ -10,6 +10,7 @@
 //! locate.rs, point_read.rs, digest.rs, statistics.rs. An update is a removal and an addition in one entry.
 
 use crate::storage::cache::MetadataCache;
+use crate::storage::common_values::Counters;
 use crate::storage::deletes::Deleted;
 use crate::storage::delta::{self, KEY_BYTES};
 use crate::storage::keys::{self, DeltaKeys, for_each_key, key_columns};

@@ -296,7 +296,9 @@ fn from_footer(metadata: &ParquetMetaData) -> SegmentStatistics {
         (field.name().clone(), summary)
     });
     let names = schema.fields().iter().map(|field| field.name().clone());
-    let common = names.zip(&common).filter_map(|(n, t)| Some((n, Summary::from_text(t)?)));
+    let common = names
+        .zip(&common)
+        .filter_map(|(n, t)| Some((n, Summary::from_text(t)?)));
     SegmentStatistics {
         key_range,
         columns: columns.collect(),

@@ -147,7 +147,11 @@ mod tests {
             Arc::new(UInt64Array::from(vec![u64::MAX])),
             Arc::new(Float32Array::from(vec![-0.5])),
             Arc::new(Float64Array::from(vec![f64::NAN])),
-            Arc::new(Decimal128Array::from(vec![-12_345]).with_precision_and_scale(12, 2).unwrap()),
+            Arc::new(
+                Decimal128Array::from(vec![-12_345])
+                    .with_precision_and_scale(12, 2)
+                    .unwrap(),
+            ),
             Arc::new(Date32Array::from(vec![-9_000])),
             Arc::new(Time64MicrosecondArray::from(vec![86_399_999_999])),
             Arc::new(TimestampMicrosecondArray::from(vec![-1]).with_timezone("+00:00")),
@@ -163,7 +167,12 @@ mod tests {
                 found = value.and_then(|bytes| value_of(bytes, array.data_type()));
             })
             .unwrap();
-            assert_eq!(found, Some(ScalarValue::try_from_array(&array, 0).unwrap()), "{}", array.data_type());
+            assert_eq!(
+                found,
+                Some(ScalarValue::try_from_array(&array, 0).unwrap()),
+                "{}",
+                array.data_type()
+            );
         }
     }
 
