@@ -7,16 +7,16 @@
 //! ```
 //!
 //! The subplan is planned over the stub tables without optimiser rules and its root is asked. Rows of filters are ours
-//! (`selectivity.rs`), and those of inner joins of two skewed columns (`shares.rs`); everything else, least and greatest values behind
-//! a filter too, is DataFusion's. All of it is inexact, because what the nodes do with the plan is theirs.
+//! (`selectivity.rs`); everything else, rows of joins and least and greatest values behind a filter too, is DataFusion's. All of it
+//! is inexact, because what the nodes do with the plan is theirs.
 //!
-//! Not here: the cost of orders of joins (`join_order`), which asks for each relation.
+//! Not here: the cost of orders of joins (`join_order`), which asks for each relation and knows skewed keys (`shares.rs`).
 
 pub mod origin;
 pub mod selectivity;
 pub mod shares;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use async_trait::async_trait;
 use datafusion::catalog::Session;

@@ -187,10 +187,7 @@ impl Columns<'_> {
 
     /// The share of rows in which a column has a value, and none of these.
     fn none_of<'v>(&self, column: &Expr, values: impl Iterator<Item = &'v ScalarValue>) -> f64 {
-        match self.any_of(column, values) {
-            Some(share) => (self.valued(column) - share).max(0.0),
-            None => UNKNOWN,
-        }
+        (self.valued(column) - self.any_of(column, values).unwrap_or(UNKNOWN)).max(0.0)
     }
 
     /// The share of rows in which a column equals a constant.
