@@ -159,8 +159,8 @@ fn last_join(skewed: bool) -> String {
         )
         .believed(
             "h",
-            100_000,
-            vec![(100_000, 0, even()), (100_000, 0, even()), (100_000, 0, even())],
+            300_000,
+            vec![(300_000, 0, even()), (300_000, 0, even()), (300_000, 0, even())],
         );
     let sql = "SELECT f.id, g.id, h.id FROM f JOIN h ON f.y = h.y JOIN g ON f.x = g.x";
     let planned = Bench::new(cluster).plan(sql).unwrap();
@@ -172,7 +172,7 @@ fn last_join(skewed: bool) -> String {
 
 #[test]
 fn common_keys_change_the_order_of_joins() {
-    // By distinct values, f and g have a thousand pairs, which h leaves a hundred of. By sevens, they have 250 million.
+    // By distinct values, f and g have a thousand pairs, which h leaves three hundred of. By sevens, they have 250 million.
     assert_eq!(last_join(false).matches(".y").count(), 2, "{}", last_join(false));
     assert_eq!(last_join(true).matches(".x").count(), 2, "{}", last_join(true));
 }
