@@ -16,6 +16,7 @@ use sqlparser::tokenizer::Token;
 
 use crate::cursor::{Cursor, first_duplicate, is_word, starts_with};
 use crate::error::{ParseError, Stop, unsupported};
+use crate::locking::may_lock;
 use crate::query::{parse_expression, parse_query_of};
 use crate::split::Tok;
 use crate::statement::{ColumnSpec, CreateTable, CreateTableAs, ObjectName, Sharding, Statement};
@@ -114,6 +115,12 @@ fn parse_create_table_as(
     } else {
         (&[], true)
     };
+    if may_lock(toks) {
+        return unsupported(
+            "FOR UPDATE or its like in CREATE TABLE AS",
+            "create the table first, then use INSERT INTO ... SELECT ... FOR UPDATE",
+        );
+    }
     let query = parse_query_of(cursor, toks.len() - behind.len())?;
     cursor.expect(behind)?;
     cursor.finish()?;

@@ -13,6 +13,7 @@ use sqlparser::tokenizer::Token;
 use crate::create_table::parse_create_table;
 use crate::cursor::{Cursor, starts_with, text_of};
 use crate::error::{Stop, unsupported};
+use crate::locking::may_lock;
 use crate::query::parse_query;
 use crate::statement::{ExplainFormat, ObjectName, Statement};
 use crate::unsupported::refuse_object;
@@ -107,6 +108,12 @@ fn parse_create_view(cursor: &mut Cursor<'_>, or_replace: bool) -> Result<Statem
         return unsupported(
             "WITH CHECK OPTION",
             "leave the clause out; views cannot be written through",
+        );
+    }
+    if may_lock(cursor.rest()) {
+        return unsupported(
+            "a view with FOR UPDATE or its like",
+            "leave it out, and lock the rows of the tables in the query that needs it",
         );
     }
     let query_text = text_of(cursor.sql(), cursor.rest()).to_owned();

@@ -85,6 +85,11 @@ impl Dialect for BoundedDialect {
         }))
     }
 
+    /// `SELECT 1 FOR UPDATE`: FOR is reserved, and no name for the column.
+    fn is_select_item_alias(&self, explicit: bool, keyword: &Keyword, parser: &mut Parser<'_>) -> bool {
+        *keyword != Keyword::FOR && self.inner.is_select_item_alias(explicit, keyword, parser)
+    }
+
     fn identifier_quote_style(&self, identifier: &str) -> Option<char> {
         self.inner.identifier_quote_style(identifier)
     }

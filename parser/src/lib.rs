@@ -36,6 +36,7 @@ mod cursor;
 mod define;
 mod dialect;
 mod error;
+mod locking;
 mod query;
 mod split;
 mod statement;
@@ -47,6 +48,7 @@ mod unsupported;
 mod write;
 
 pub use error::ParseError;
+pub use locking::{LockStrength, LockWait, RowLock, row_locks};
 pub use query::is_default;
 pub use split::{CHAIN_DEPTH_MAX, TEXT_BYTES_MAX, TOKENS_MAX};
 pub use statement::*;
@@ -74,7 +76,11 @@ pub fn parse(sql: &str) -> Result<Vec<ParsedStatement>, ParseError> {
                 Err(Stop::Unsupported(unsupported)) => Statement::Unsupported(unsupported),
                 Err(Stop::Error(error)) => return Err(error),
             };
-            Ok(ParsedStatement { text, statement })
+            Ok(ParsedStatement {
+                text,
+                statement,
+                may_lock: locking::may_lock(piece.toks),
+            })
         })
         .collect()
 }

@@ -17,11 +17,11 @@ use sqlparser::ast::{
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
-use crate::cursor::{Cursor, is_word, starts_with};
+use crate::cursor::{Cursor, is_word};
 use crate::dialect::BoundedDialect;
 use crate::error::{ParseError, Stop, did_you_mean, unsupported};
+use crate::locking::to_the_end;
 use crate::split::{Tok, check_depth, syntax_error_near};
-use crate::statement::Unsupported;
 
 /// Calls into each other that sqlparser may make; a pair of parentheses takes one to three. Parsing moves to a larger
 /// stack by itself, but later walks over the tree do not: 150 nested queries overflow 2 MiB when a debug build copies
@@ -32,12 +32,6 @@ const RECURSION_MAX: usize = 64;
 /// less than the frames between two such calls can take in a debug build (`INTERVAL (INTERVAL (...`). The setting is
 /// the process's, and the engine's recursive functions obey it too.
 const STACK_BYTES_MIN: usize = 512 << 10;
-
-/// Row locks: what and advice.
-const ROW_LOCKS: (&str, &str) = (
-    "SELECT ... FOR UPDATE/SHARE",
-    "row locks need transactions, which are not there yet; leave the clause out",
-);
 
 /// Words that start a clause. sqlparser takes them for names where one is missing, and then blames a later token or
 /// none at all (`SELECT a FROM WHERE`).
@@ -152,9 +146,10 @@ fn read<T>(
     rule: impl FnOnce(&mut Parser<'_>) -> Result<T, ParserError>,
 ) -> Result<T, Stop> {
     check_depth(cursor.sql(), toks)?;
+    let ordered = to_the_end(cursor.sql(), toks)?;
     recursive::set_minimum_stack_size(STACK_BYTES_MIN);
     let dialect = BoundedDialect::new(toks.len());
-    let tokens: Vec<TokenWithSpan> = toks.iter().map(|tok| tok.token.clone()).collect();
+    let tokens: Vec<TokenWithSpan> = ordered.iter().map(|tok| tok.token.clone()).collect();
     let mut parser = Parser::new(&dialect)
         .with_recursion_limit(RECURSION_MAX)
         .with_tokens_with_locations(tokens);
@@ -162,14 +157,7 @@ fn read<T>(
         Token::EOF => Ok(tree),
         _ => parser.expected("end of statement", parser.peek_token()),
     });
-    result.map_err(|error| match locks_rows(toks) {
-        // sqlparser takes the FOR of `SELECT 1 FOR UPDATE` for an alias, and then fails at UPDATE.
-        true => Stop::Unsupported(Unsupported {
-            what: ROW_LOCKS.0.into(),
-            hint: ROW_LOCKS.1.into(),
-        }),
-        false => translate(cursor, toks, end, error).into(),
-    })
+    result.map_err(|error| translate(cursor, toks, end, error).into())
 }
 
 /// sqlparser's error as PostgreSQL would put it.
@@ -285,17 +273,6 @@ fn unclosed_parenthesis(sql: &str, toks: &[Tok]) -> Option<String> {
     ))
 }
 
-/// The tokens hold a locking clause, judged by its words.
-fn locks_rows(toks: &[Tok]) -> bool {
-    let clauses: [&[&str]; 4] = [
-        &["FOR", "UPDATE"],
-        &["FOR", "SHARE"],
-        &["FOR", "NO", "KEY", "UPDATE"],
-        &["FOR", "KEY", "SHARE"],
-    ];
-    (0..toks.len()).any(|at| clauses.iter().any(|words| starts_with(&toks[at..], words)))
-}
-
 fn refuse_leniency(sql: &str, toks: &[Tok], tree: &impl Visit) -> Result<(), Stop> {
     match tree.visit(&mut Leniency) {
         ControlFlow::Continue(()) => Ok(()),
@@ -337,9 +314,6 @@ impl Visitor for Leniency {
 
     fn pre_visit_query(&mut self, query: &Query) -> Refused {
         let foreign = "this clause belongs to another database's SQL; PostgreSQL has none like it";
-        if !query.locks.is_empty() {
-            return ControlFlow::Break(Refusal::Clause(ROW_LOCKS));
-        }
         if query.for_clause.is_some()
             || query.settings.is_some()
             || query.format_clause.is_some()

@@ -31,12 +31,14 @@ pub struct ParsedStatement {
     pub text: String,
     /// What it says.
     pub statement: Statement,
+    /// There may be a locking clause in it; none if not. See [`crate::row_locks`].
+    pub may_lock: bool,
 }
 
 /// One statement.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Statement {
-    /// SELECT, VALUES, TABLE, WITH, in parentheses or not; never locking rows, never writing.
+    /// SELECT, VALUES, TABLE, WITH, in parentheses or not; never writing, but perhaps locking rows ([`crate::row_locks`]).
     Query(Box<Query>),
     /// EXPLAIN of a query.
     Explain {

@@ -577,10 +577,6 @@ fn update_refuses_by_name_and_place() {
     check("UPDATE t SET a = 1 WHERE CURRENT OF c", "unsupported WHERE CURRENT OF");
     check("EXPLAIN ANALYZE UPDATE t SET a = 1", "unsupported EXPLAIN UPDATE");
     check(
-        "UPDATE t SET a = (SELECT 1 FOR UPDATE)",
-        "unsupported SELECT ... FOR UPDATE/SHARE",
-    );
-    check(
         "UPDATE t SET a = 1, (b, A) = (1, 2)",
         "42601 multiple assignments to same column \"a\" @25",
     );
@@ -878,18 +874,16 @@ fn what_is_not_there_yet_is_named() {
         "CREATE SEQUENCE s",
         "CREATE FUNCTION f() RETURNS int",
         "DO $$ x $$",
-        "SELECT 1 FOR UPDATE",
-        "SELECT * FROM (SELECT 1 FROM t FOR SHARE) x",
+        "CREATE VIEW v AS SELECT * FROM t FOR UPDATE",
+        "CREATE TABLE u AS SELECT * FROM t FOR SHARE",
         "SELECT 1 INTO t",
         "WITH x AS (INSERT INTO t VALUES (1)) SELECT 1",
         "WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x",
         "WITH x AS (SELECT 1) UPDATE t SET a = 1",
         "WITH x AS (SELECT 1) DELETE FROM t USING x",
         "WITH x AS (DELETE FROM t RETURNING a) SELECT * FROM x",
-        "DELETE FROM t WHERE a IN (SELECT 1 FOR SHARE)",
         "DELETE FROM t USING u TABLESAMPLE BERNOULLI (1)",
         "UPDATE t SET a = 1 RETURNING (SELECT 1 INTO u)",
-        "INSERT INTO t SELECT 1 FOR UPDATE",
         "SELECT * FROM t TABLESAMPLE BERNOULLI (1)",
         "CREATE MATERIALIZED VIEW v AS SELECT 1",
     ] {
@@ -929,4 +923,70 @@ fn errors_have_a_place_and_advice() {
     check_hint("SELECT (1", 10, "the \"(\" at line 1, column 8 is never closed");
     let error = parse("SELECT 1;\n\n  SELECT FROM WHERE").expect_err("no condition");
     assert_eq!((error.line, error.column), (3, 15));
+}
+
+/// The locking clauses of a query and of those inside it, the outer ones first.
+#[track_caller]
+fn check_locks(sql: &str, expected: &str) {
+    use sqlparser::ast::{Query, visit_expressions};
+    fn line(query: &Query) -> String {
+        let one = |lock: RowLock| format!("{} {:?} {:?}; ", lock.strength, lock.of, lock.wait);
+        row_locks(query).into_iter().map(one).collect()
+    }
+    let got = match parse(sql) {
+        Err(error) => format!("{} {} @{}", error.sqlstate, error, error.position.unwrap_or(0)),
+        Ok(statements) => {
+            let Statement::Query(query) = &statements[0].statement else {
+                panic!("{sql}: {statements:?}")
+            };
+            assert_eq!(statements[0].may_lock, sql.contains(" FOR "), "{sql}");
+            let mut all = line(query);
+            let _ = visit_expressions(query, |expr| {
+                if let sqlparser::ast::Expr::Subquery(inner) = expr {
+                    all.push_str(&line(inner));
+                }
+                std::ops::ControlFlow::<()>::Continue(())
+            });
+            all
+        }
+    };
+    assert_eq!(got.trim_end(), expected, "{sql}");
+}
+
+#[test]
+fn locking_clauses() {
+    check_locks("SELECT * FROM t", "");
+    check_locks("SELECT 1 FOR UPDATE", "FOR UPDATE [] Block;");
+    check_locks("SELECT * FROM t x FOR SHARE NOWAIT", "FOR SHARE [] NoWait;");
+    check_locks(
+        "SELECT a FROM t, u WHERE b ORDER BY a FOR NO KEY UPDATE OF t, \"U\" SKIP LOCKED",
+        "FOR NO KEY UPDATE [\"t\", \"U\"] SkipLocked;",
+    );
+    // As PostgreSQL takes it: before LIMIT too, and several of them.
+    check_locks(
+        "SELECT a FROM t FOR KEY SHARE OF T FOR UPDATE OF u LIMIT 1 OFFSET 2",
+        "FOR KEY SHARE [\"t\"] Block; FOR UPDATE [\"u\"] Block;",
+    );
+    check_locks(
+        "(SELECT a FROM t WHERE a = (SELECT max(a) FROM u FOR SHARE)) LIMIT 1 FOR UPDATE",
+        "FOR UPDATE [] Block; FOR SHARE [] Block;",
+    );
+    check_locks("SELECT substring(a from 1 for 2) FROM t FOR UPDATE", "FOR UPDATE [] Block;");
+    check_locks("VALUES (1) FOR UPDATE", "FOR UPDATE [] Block;");
+    check_locks("TABLE t FOR UPDATE", "FOR UPDATE [] Block;");
+    check_locks(
+        "SELECT * FROM s.t FOR UPDATE OF s.t",
+        "42601 FOR UPDATE must specify unqualified relation names @33",
+    );
+    check_locks("SELECT * FROM t FOR UPDATE OF", "42601 syntax error at end of input @30");
+    check_locks(
+        "SELECT * FROM t FOR UPDATE WHERE a",
+        "42601 syntax error at or near \"WHERE\" @28",
+    );
+    check_locks(
+        "SELECT * FROM t FOR UPDATE UNION SELECT 1",
+        "42601 syntax error at or near \"UNION\" @28",
+    );
+    check_locks("SELECT * FROM t FOR NO UPDATE", "42601 syntax error at or near \"FOR\" @17");
+    check_locks("SELECT * FROM t FOR UPDATE SKIP", "42601 syntax error at or near \"SKIP\" @28");
 }

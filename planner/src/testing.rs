@@ -341,10 +341,16 @@ impl ShardService for FakeNode {
     async fn prepare(&self, _: v1::PrepareRequest) -> Result<v1::PrepareReply> {
         Err(unsupported())
     }
+    async fn activity(&self, _: v1::ActivityRequest) -> Result<v1::ActivityReply> {
+        Err(unsupported())
+    }
     async fn finish(&self, _: v1::FinishRequest) -> Result<v1::FinishReply> {
         Err(unsupported())
     }
     async fn write(&self, _: v1::WriteRequest) -> Result<v1::WriteReply> {
+        Err(unsupported())
+    }
+    async fn lock(&self, _: v1::LockRequest) -> Result<v1::LockReply> {
         Err(unsupported())
     }
     async fn undo(&self, _: v1::UndoRequest) -> Result<v1::UndoReply> {

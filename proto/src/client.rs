@@ -146,12 +146,21 @@ impl ShardService for GrpcShard {
             .await
     }
 
+    async fn lock(&self, request: v1::LockRequest) -> Result<v1::LockReply> {
+        self.unary(request.deadline_ms, self.client.clone().lock(request)).await
+    }
+
     async fn undo(&self, request: v1::UndoRequest) -> Result<v1::UndoReply> {
         self.unary(request.deadline_ms, self.client.clone().undo(request)).await
     }
 
     async fn keep_alive(&self, request: v1::KeepAliveRequest) -> Result<v1::KeepAliveReply> {
         self.unary(request.deadline_ms, self.client.clone().keep_alive(request))
+            .await
+    }
+
+    async fn activity(&self, request: v1::ActivityRequest) -> Result<v1::ActivityReply> {
+        self.unary(request.deadline_ms, self.client.clone().activity(request))
             .await
     }
 

@@ -27,10 +27,14 @@ pub trait ShardService: Send + Sync {
     async fn prepare(&self, request: v1::PrepareRequest) -> Result<v1::PrepareReply>;
     /// Adds a statement's rows to an open transaction; idempotent by its sequence number.
     async fn write(&self, request: v1::WriteRequest) -> Result<v1::WriteReply>;
+    /// Locks rows for an open transaction; idempotent.
+    async fn lock(&self, request: v1::LockRequest) -> Result<v1::LockReply>;
     /// Takes statements of an open transaction back; idempotent.
     async fn undo(&self, request: v1::UndoRequest) -> Result<v1::UndoReply>;
     /// Keeps open transactions, which a node drops some seconds after it last heard of them; tells who waits for whom.
     async fn keep_alive(&self, request: v1::KeepAliveRequest) -> Result<v1::KeepAliveReply>;
+    /// See `shard.proto`.
+    async fn activity(&self, request: v1::ActivityRequest) -> Result<v1::ActivityReply>;
     /// Applies or drops a prepared transaction, or drops an open one; idempotent.
     async fn finish(&self, request: v1::FinishRequest) -> Result<v1::FinishReply>;
     /// Outcome of a transaction whose home is here.

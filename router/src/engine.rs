@@ -87,7 +87,7 @@ pub struct Engine {
     row_ids: tokio::sync::Mutex<RowIds>,
     secret: Secret,
     finishing: Arc<Semaphore>,
-    open_transactions: OpenTransactions,
+    open_transactions: Arc<OpenTransactions>,
     sessions: AtomicU64,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -145,7 +145,7 @@ impl Engine {
             row_ids: tokio::sync::Mutex::default(),
             secret,
             finishing: Arc::new(Semaphore::new(FINISHING_MAX)),
-            open_transactions: OpenTransactions::default(),
+            open_transactions: Arc::default(),
             sessions: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -265,7 +265,7 @@ impl Engine {
     }
 
     /// Transactions that are kept alive.
-    pub(crate) fn open_transactions(&self) -> &OpenTransactions {
+    pub(crate) fn open_transactions(&self) -> &Arc<OpenTransactions> {
         &self.open_transactions
     }
 

@@ -10,6 +10,7 @@
 //! named, and nothing hangs. Operators of stages between leaves and router have no counters of their own here.
 
 use crate::execute::{query, stream};
+use crate::locking;
 use crate::outcome::{Outcome, RowsTag};
 use crate::session::StatementContext;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -124,7 +125,12 @@ pub(crate) async fn run(
         let (planned, measured) = measure(context, query, params).await?;
         (planned, Some(measured))
     } else {
+        let locked = match context.may_lock {
+            true => locking::explain(context, query)?,
+            false => vec![],
+        };
         let (mut planned, point) = query::plan_only(context, query, params).await?;
+        planned.explain.extend(locked);
         if point {
             planned
                 .explain

@@ -4,6 +4,7 @@
 //! ```text
 //!   pg/ http/  ──▶  session.rs  ──▶  execute/   SELECT, EXPLAIN, SHOW, VERIFY          ──▶ planner, shard nodes
 //!                       │       ──▶  ingest/    INSERT, COPY: rows to shards           ──▶ txn/coordinator
+//!                       │       ──▶  locking/   SELECT ... FOR UPDATE                   ──▶ txn/open
 //!                       │       ──▶  ddl/       CREATE, DROP  ──▶ cluster/             ──▶ meta store
 //!                   engine.rs: everything sessions share (catalog view, oracle, runtime, memory, statistics)
 //! ```
@@ -20,6 +21,7 @@ pub mod explain;
 pub mod flight;
 pub mod http;
 pub mod ingest;
+mod locking;
 pub mod outcome;
 pub mod pg;
 pub mod session;

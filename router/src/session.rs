@@ -16,7 +16,8 @@ use crate::error::from_unsupported;
 use crate::outcome::{Described, Outcome, RowsTag};
 use crate::settings::Settings;
 use crate::stack::OnLargeStack;
-use crate::txn::open::OpenTransaction;
+use crate::ingest::writer::COMMIT_MAX;
+use crate::txn::open::{Isolation, OpenTransaction};
 use crate::{ddl, execute, explain, ingest};
 use control::Control;
 use datafusion::scalar::ScalarValue;
@@ -37,6 +38,8 @@ pub struct SessionParams {
     pub database: String,
     /// `application_name` of the startup message.
     pub application_name: String,
+    /// What clients know as the process id of its connection; 0 where there is none.
+    pub number: i32,
 }
 
 /// One client's session. A clone is a session of its own that begins with the same settings.
@@ -65,6 +68,8 @@ pub(crate) struct StatementContext {
     pub profile: bool,
     /// The transaction it belongs to; `None` when it is one of its own.
     pub transaction: Option<Arc<OpenTransaction>>,
+    /// There may be a locking clause in it.
+    pub may_lock: bool,
 }
 
 impl StatementContext {
@@ -143,7 +148,10 @@ impl Session {
         if self.transaction_status() == TransactionStatus::Failed && !control::is_control(&statement.statement) {
             return Err(control::aborted());
         }
-        let context = self.context(CancellationToken::new());
+        let context = StatementContext {
+            may_lock: statement.may_lock,
+            ..self.context(CancellationToken::new())
+        };
         let described = execute::describe::describe(&context, &statement.statement, hints);
         OnLargeStack::new(context.bounded(described)).await
     }
@@ -162,7 +170,11 @@ impl Session {
     ) -> Result<Outcome> {
         let result = self.dispatch(statement, params, cancel).await;
         if result.is_err() {
+            let open = self.control.transaction();
             self.fail();
+            if let Some(open) = open {
+                open.gone().await;
+            }
         }
         result.map_err(crate::error::give_up)
     }
@@ -180,8 +192,11 @@ impl Session {
             self.settings.reset_all();
             return Ok(Outcome::done("DISCARD ALL"));
         }
-        let context = self.context(cancel);
-        OnLargeStack::new(run(&context, statement, params)).await
+        let context = StatementContext {
+            may_lock: statement.may_lock,
+            ..self.context(cancel)
+        };
+        OnLargeStack::new(run_locking(&context, statement, params)).await
     }
 
     /// Runs an INSERT once for each of `rows`, the values of its parameters, as one transaction. Returns the rows written.
@@ -215,8 +230,34 @@ impl Session {
             deadline,
             profile: false,
             transaction: self.control.transaction(),
+            may_lock: false,
         }
     }
+}
+
+/// Gives a statement that locks rows a transaction, if it is in none: its locks last as long as it does.
+async fn run_locking(
+    context: &StatementContext,
+    parsed: &ParsedStatement,
+    params: Vec<ScalarValue>,
+) -> Result<Outcome> {
+    if !context.may_lock || context.transaction.is_some() {
+        return run(context, parsed, params).await;
+    }
+    // A statement alone that runs again is as if it had come later.
+    let open = OpenTransaction::begin(&context.engine, Isolation::ReadCommitted, context.params.number);
+    let context = StatementContext {
+        transaction: Some(open.clone()),
+        ..context.clone()
+    };
+    let result = run(&context, parsed, params).await;
+    if result.is_ok() && open.wrote() {
+        open.commit(context.deadline.min(Instant::now() + COMMIT_MAX)).await?;
+    } else {
+        open.abandon();
+        open.gone().await;
+    }
+    result
 }
 
 /// Every statement that does not change the session itself.

@@ -41,6 +41,7 @@ impl Cluster {
             user: "u".into(),
             database: "d".into(),
             application_name: String::new(),
+            number: 0,
         });
         Self { engine, nodes, session }
     }

@@ -9,6 +9,7 @@
 //! A node owns what the shard map gives to its *disk*: a wiped directory is another replica. It serves through
 //! `ShardService` and its peers through `PeerHandler`; both are traits, so the same code runs in one process or many.
 
+mod activity;
 pub mod admin;
 pub mod applier;
 pub mod background;
@@ -19,10 +20,12 @@ mod open_txn;
 mod peer;
 pub mod reads;
 mod repair;
+mod row_locks;
 mod service;
 pub mod shard;
 pub mod staging;
 mod start;
+mod waiting;
 pub mod writes;
 
 #[cfg(test)]

@@ -143,12 +143,20 @@ impl Shard for ShardServer {
         Ok(Response::new(self.node.write(request.into_inner()).await?))
     }
 
+    async fn lock(&self, request: Request<v1::LockRequest>) -> Result<Response<v1::LockReply>, Status> {
+        Ok(Response::new(self.node.lock(request.into_inner()).await?))
+    }
+
     async fn undo(&self, request: Request<v1::UndoRequest>) -> Result<Response<v1::UndoReply>, Status> {
         Ok(Response::new(self.node.undo(request.into_inner()).await?))
     }
 
     async fn keep_alive(&self, request: Request<v1::KeepAliveRequest>) -> Result<Response<v1::KeepAliveReply>, Status> {
         Ok(Response::new(self.node.keep_alive(request.into_inner()).await?))
+    }
+
+    async fn activity(&self, request: Request<v1::ActivityRequest>) -> Result<Response<v1::ActivityReply>, Status> {
+        Ok(Response::new(self.node.activity(request.into_inner()).await?))
     }
 
     async fn finish(&self, request: Request<v1::FinishRequest>) -> Result<Response<v1::FinishReply>, Status> {

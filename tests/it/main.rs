@@ -16,6 +16,7 @@
 //!   processes.rs router and shard nodes as processes of their own; one is killed
 //!   restart.rs   what was acknowledged is there after a clean stop
 //!   transactions.rs  several statements at once by several clients: waits, deadlocks, totals
+//!   row_locks.rs SELECT ... FOR UPDATE: order of arrival, job queues, deadlocks, cancel, lock_timeout
 //!   workload.rs  writers and the book they keep: acknowledged, refused, unknown
 //!   copy_to.rs   COPY TO: lines as PostgreSQL writes them, files that come back
 //!   copies.rs    copies are equal after load, restart, silence, a wiped disk, SWITCH LEADER and PROMOTE
@@ -43,6 +44,7 @@ mod power;
 mod processes;
 mod random_queries;
 mod restart;
+mod row_locks;
 mod scalars;
 mod shard_local;
 mod slt;

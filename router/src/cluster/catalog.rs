@@ -9,7 +9,7 @@
 
 use crate::cluster::statistics::ClusterStatistics;
 use crate::session::StatementContext;
-use crate::views::{SystemSource, system_table};
+use crate::views::{ActivitySource, SystemSource, system_table};
 use datafusion::catalog::TableProvider;
 use datafusion::common::Statistics;
 use futures::StreamExt;
@@ -28,6 +28,26 @@ const READS_AT_ONCE: usize = 16;
 /// its hidden row id to be seen, and the same table named elsewhere in the statement is as always.
 pub(crate) const TARGET: &str = "__tessera_target";
 
+/// Tables that a statement makes for its queries, by names that nobody else uses.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tables {
+    /// Stored tables that show more of themselves than others may see.
+    pub targets: Vec<(String, Arc<dyn TableProvider>)>,
+    /// Rows held in the router.
+    pub rows: Vec<(String, Arc<dyn TableProvider>)>,
+}
+
+impl Tables {
+    fn resolve(&self, name: &str) -> Option<Relation> {
+        let find = |tables: &[(String, Arc<dyn TableProvider>)]| {
+            let found = tables.iter().find(|(known, _)| known == name);
+            found.map(|(_, provider)| provider.clone())
+        };
+        let target = find(&self.targets).map(Relation::Target);
+        target.or_else(|| find(&self.rows).map(Relation::System))
+    }
+}
+
 /// The snapshot.
 #[derive(Debug)]
 pub struct StatementCatalog {
@@ -37,6 +57,7 @@ pub struct StatementCatalog {
     system: SystemSource,
     /// What [`TARGET`] stands for.
     target: Option<Arc<dyn TableProvider>>,
+    tables: Arc<Tables>,
     /// Log index that covers the snapshot, by reference group.
     indexes: RwLock<HashMap<GroupId, LogIndex>>,
 }
@@ -51,6 +72,11 @@ impl StatementCatalog {
             statuses: statistics.statuses.clone(),
             database: context.params.database.clone(),
             user: context.params.user.clone(),
+            session: context.params.number,
+            activity: ActivitySource {
+                directory: context.engine.directory().clone(),
+                transactions: context.engine.open_transactions().clone(),
+            },
         };
         Self {
             view,
@@ -58,6 +84,7 @@ impl StatementCatalog {
             search_path: context.settings.search_path(),
             system,
             target: None,
+            tables: Arc::default(),
             indexes: RwLock::default(),
         }
     }
@@ -65,6 +92,16 @@ impl StatementCatalog {
     /// The same for a query in which [`TARGET`] stands for `rows`.
     pub(crate) fn with_target(self, rows: Option<Arc<dyn TableProvider>>) -> Self {
         Self { target: rows, ..self }
+    }
+
+    /// The same for queries that name these tables.
+    pub(crate) fn with_tables(self, tables: Arc<Tables>) -> Self {
+        Self { tables, ..self }
+    }
+
+    /// Whether a name stands for rows that the statement holds.
+    pub(crate) fn is_given(&self, name: &str) -> bool {
+        matches!(self.tables.resolve(name), Some(Relation::System(_)))
     }
 
     /// The cluster as of this snapshot.
@@ -147,6 +184,9 @@ impl Catalog for StatementCatalog {
         }
         if let Some(rows) = self.target.as_ref().filter(|_| name == TARGET) {
             return Some(Relation::Target(rows.clone()));
+        }
+        if let Some(given) = self.tables.resolve(name) {
+            return Some(given);
         }
         // As in PostgreSQL, pg_catalog comes first unless the path names it.
         let implicit = (!self.search_path.iter().any(|s| s == "pg_catalog")).then_some("pg_catalog");

@@ -7,6 +7,7 @@ use crate::explain;
 use crate::ingest::change_query::{Change, Search};
 use crate::ingest::returning::Asked;
 use crate::ingest::{ChangedRows, insert};
+use crate::locking;
 use crate::outcome::Described;
 use crate::session::StatementContext;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
@@ -26,7 +27,12 @@ pub(crate) async fn describe(
 ) -> Result<Described> {
     let hints: Vec<Option<DataType>> = hints.iter().map(|h| h.map(SqlType::arrow)).collect();
     match statement {
-        Statement::Query(select) => query(context, select, &hints).await,
+        Statement::Query(select) => {
+            if context.may_lock {
+                locking::check(&StatementCatalog::new(context), select)?;
+            }
+            query(context, select, &hints).await
+        }
         Statement::CreateTableAs(create) => Ok(Described {
             columns: None,
             declared: vec![],

@@ -13,7 +13,8 @@ use super::declared::declared;
 use super::point::{self, PointRead, Template};
 use super::prepare::{self, Bound};
 use super::stream;
-use crate::cluster::catalog::StatementCatalog;
+use crate::cluster::catalog::{StatementCatalog, Tables};
+use crate::locking;
 use crate::outcome::{Outcome, RowsTag};
 use crate::session::StatementContext;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
@@ -67,14 +68,19 @@ pub(crate) struct Request<'a> {
     /// Types of its parameters, where known.
     pub types: Vec<Option<DataType>>,
     /// Sees the bound plan before anything runs.
-    pub check: &'a (dyn Fn(&LogicalPlan) -> Result<()> + Send + Sync),
+    pub check: Option<Check<'a>>,
     /// Whether a read by primary key may go without a plan.
     pub shortcut: Shortcut,
     /// What to read at; `None` draws a new timestamp.
     pub snapshot: Option<Timestamp>,
     /// What [`crate::cluster::catalog::TARGET`] stands for, in queries that a statement makes which changes rows.
     pub target: Option<Arc<dyn TableProvider>>,
+    /// What other names stand for that the statement gave.
+    pub tables: Arc<Tables>,
 }
+
+/// See [`Request::check`].
+pub(crate) type Check<'a> = &'a (dyn Fn(&LogicalPlan) -> Result<()> + Send + Sync);
 
 /// See [`Request::shortcut`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,10 +100,29 @@ impl<'a> Request<'a> {
             text: None,
             params,
             types,
-            check: &|_| Ok(()),
+            check: None,
             shortcut: Shortcut::Point,
             snapshot: None,
             target: None,
+            tables: Arc::default(),
+        }
+    }
+
+    /// The same for another query, which was made of this one and may have other columns.
+    pub(crate) fn with_query<'b>(&'b self, query: &'b Query) -> Request<'b>
+    where
+        'a: 'b,
+    {
+        Request {
+            query,
+            text: self.text,
+            params: self.params.clone(),
+            types: self.types.clone(),
+            check: None,
+            shortcut: self.shortcut,
+            snapshot: self.snapshot,
+            target: self.target.clone(),
+            tables: self.tables.clone(),
         }
     }
 }
@@ -131,12 +156,35 @@ fn types_of(params: &[ScalarValue]) -> Vec<Option<DataType>> {
         .collect()
 }
 
-/// Starts a query and waits for its first batch. A query that runs out of memory before it is planned once more, with joins
-/// that spill.
+/// Starts a query and waits for its first batch, after it has locked the rows that it is to lock.
+///
+/// # Errors
+/// The planner's, the nodes', 57014, 53200; those of locking.
+pub(crate) async fn open(context: &StatementContext, request: Request<'_>) -> Result<Running> {
+    match context.may_lock {
+        true => Box::pin(locking::open(context, request)).await,
+        false => open_unlocked(context, request).await,
+    }
+}
+
+/// Binds a query and looks at its plan, without running it.
+///
+/// # Errors
+/// The planner's, and the check's.
+pub(crate) async fn check(context: &StatementContext, request: &Request<'_>, check: Check<'_>) -> Result<()> {
+    let catalog = StatementCatalog::new(context).with_target(request.target.clone());
+    let catalog = catalog.with_tables(request.tables.clone());
+    let snapshot = Timestamp(0);
+    let bound = prepare::bind(context, &catalog, request.query, &request.types, snapshot).await?;
+    check(&prepare::fill(context, bound.plan, request.params.clone())?)
+}
+
+/// Starts a query that locks nothing and waits for its first batch. One that runs out of memory before is planned once more, with
+/// joins that spill.
 ///
 /// # Errors
 /// The planner's, the nodes', 57014, 53200.
-pub(crate) async fn open(context: &StatementContext, request: Request<'_>) -> Result<Running> {
+pub(crate) async fn open_unlocked(context: &StatementContext, request: Request<'_>) -> Result<Running> {
     let mut opened = open_as_set(context, &request, Entry::Usual).await;
     if out_of_memory(&opened) && context.settings.is_on(HASH_JOIN) {
         let mut frugal = context.clone();
@@ -169,6 +217,7 @@ async fn open_as_set(context: &StatementContext, request: &Request<'_>, entry: E
     let mut retries = Retries::default();
     loop {
         let catalog = StatementCatalog::new(context).with_target(request.target.clone());
+        let catalog = catalog.with_tables(request.tables.clone());
         let revision = catalog.view().revision;
         match context.bounded(attempt(context, &catalog, request, entry)).await {
             Err(error) => {
@@ -209,7 +258,9 @@ async fn attempt(
         }
     }
     bound.plan = prepare::fill(context, bound.plan, params.clone())?;
-    (request.check)(&bound.plan)?;
+    if let Some(check) = request.check {
+        check(&bound.plan)?;
+    }
     let declared = declared(query, &bound.plan);
     let place = context
         .engine

@@ -192,6 +192,7 @@ async fn target(
 
 async fn open(session: &Session, table: &ObjectName, schema: &Schema) -> Result<CopyIn> {
     let statement = ParsedStatement {
+        may_lock: false,
         text: format!("COPY {} FROM STDIN", quoted(table)),
         statement: Statement::CopyFrom(CopyFrom {
             table: table.clone(),

@@ -126,6 +126,7 @@ pub(super) fn session(engine: &Arc<Engine>, user: &str, database: &str) -> Sessi
         user: user.to_owned(),
         database: database.to_owned(),
         application_name: String::new(),
+        number: 0,
     })
 }
 

@@ -45,6 +45,10 @@ pub(super) type Rows = BoxStream<'static, std::result::Result<FlightData, Status
 pub(super) async fn parse_one(sql: &str) -> Result<ParsedStatement> {
     let mut parsed = crate::pg::parse(markers::numbered(sql).into_owned()).await?;
     match (parsed.pop(), parsed.is_empty()) {
+        (Some(statement), true) if statement.may_lock => Err(Error::unsupported(
+            "FOR UPDATE and its like over Flight SQL are not supported",
+            "send the statement over the PostgreSQL wire, inside a transaction",
+        )),
         (Some(statement), true) => refuse_transactions(statement).and_then(refuse_returning),
         (None, _) => Err(Error::new("42601", "there is no statement in the text")),
         (Some(_), false) => Err(Error::new("42601", "several statements in one text")

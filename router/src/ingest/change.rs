@@ -22,7 +22,7 @@ use crate::cluster::catalog::StatementCatalog;
 use crate::execute::query::{self, Request, Shortcut};
 use crate::outcome::{Outcome, RowsTag};
 use crate::session::StatementContext;
-use crate::txn::open::Isolation;
+use crate::txn::open::{Isolation, Undone};
 use datafusion::arrow::array::{BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::logical_expr::LogicalPlan;
@@ -35,7 +35,7 @@ use tessera_proto::{Error, Result, Retry, Timestamp};
 
 /// Attempts of one statement. Each that fails means that another statement changed one of the rows and was committed, so the rows are
 /// of the hottest if they do not suffice.
-const ATTEMPTS_MAX: u32 = 100;
+pub(crate) const ATTEMPTS_MAX: u32 = 100;
 /// The pause before an attempt grows by so much at most with each, up to the longest: a row that everybody changes is changed sooner
 /// by all if they do not come all at once.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -56,7 +56,7 @@ pub(crate) async fn run(context: &StatementContext, change: &Change<'_>, params:
             Err(error) if error.retry == Retry::Restart && again && attempt < ATTEMPTS_MAX => {
                 if let Some(transaction) = transaction {
                     // Locks stay, so those rows are as they were found now.
-                    transaction.undo(mark, context.deadline).await?;
+                    transaction.undo(mark, Undone::KeepLocks, context.deadline).await?;
                 }
                 tracing::debug!(attempt, %error, "running a statement again: its rows changed");
                 context.bounded(pause(attempt)).await?;
@@ -67,7 +67,11 @@ pub(crate) async fn run(context: &StatementContext, change: &Change<'_>, params:
     }
 }
 
-async fn pause(attempt: u32) -> Result<()> {
+/// Waits a moment before the next attempt.
+///
+/// # Errors
+/// None.
+pub(crate) async fn pause(attempt: u32) -> Result<()> {
     let longest = (PAUSE * attempt).min(PAUSE_MAX);
     tokio::time::sleep(longest.mul_f64(rand::random())).await;
     Ok(())
@@ -116,7 +120,7 @@ async fn find(
     let check = |plan: &LogicalPlan| search.check(plan);
     let request = Request {
         types: insert::declared_types(params, &search.types),
-        check: &check,
+        check: Some(&check),
         shortcut: Shortcut::Never,
         snapshot: Some(read_at),
         target: Some(search.target.clone()),

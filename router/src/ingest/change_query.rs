@@ -261,7 +261,7 @@ fn parameter_types(table: &TableDef, assignments: &[Assignment], new: &[usize]) 
 }
 
 /// The table with all of its columns.
-fn whole(catalog: &StatementCatalog, table: &Arc<TableDef>) -> Arc<dyn TableProvider> {
+pub(crate) fn whole(catalog: &StatementCatalog, table: &Arc<TableDef>) -> Arc<dyn TableProvider> {
     let known = catalog.statistics(table.id).map(|mut known| {
         // Nobody counts row ids.
         let columns = table.columns.len();

@@ -32,14 +32,14 @@ const HELD_BYTES_MAX: usize = INLINE_BYTES_MAX;
 
 /// What a statement holds in memory until it commits.
 #[derive(Debug, Default)]
-pub(super) struct Held(usize);
+pub(crate) struct Held(usize);
 
 impl Held {
     /// Counts a batch.
     ///
     /// # Errors
     /// 54000 when it is too much.
-    pub(super) fn add(&mut self, batch: &RecordBatch) -> Result<()> {
+    pub(crate) fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         self.add_bytes(ipc_size(batch))
     }
 
@@ -47,7 +47,7 @@ impl Held {
     ///
     /// # Errors
     /// 54000 when it is too much.
-    pub(super) fn add_bytes(&mut self, bytes: usize) -> Result<()> {
+    pub(crate) fn add_bytes(&mut self, bytes: usize) -> Result<()> {
         self.0 += bytes;
         match self.0 <= HELD_BYTES_MAX {
             true => Ok(()),
@@ -58,7 +58,7 @@ impl Held {
 
 fn too_much() -> Error {
     let limit = format!("the limit is {} MiB for one statement", HELD_BYTES_MAX >> 20);
-    Error::new("54000", "the statement changes or returns too many rows")
+    Error::new("54000", "the statement changes, locks or returns too many rows")
         .with_detail(limit)
         .with_hint("change fewer rows at a time, by a condition on the primary key for instance")
 }
@@ -176,6 +176,7 @@ impl ChangeWriter {
             open: false,
             shards,
             deadline,
+            limits: Some(self.limits.clone()),
         };
         driver::commit(&self.engine, transaction).await.map(drop)
     }

@@ -128,7 +128,7 @@ async fn from_query(
     let check = |plan: &LogicalPlan| check(table, targets, plan);
     let request = query::Request {
         types,
-        check: &check,
+        check: Some(&check),
         shortcut: query::Shortcut::Never,
         ..query::Request::new(source, params)
     };

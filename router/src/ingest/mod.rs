@@ -14,9 +14,11 @@
 //! An error anywhere aborts everything: staged segments are dropped, nothing becomes visible.
 
 mod cast;
+pub(crate) use cast::assign;
 pub(crate) mod change;
 pub(crate) mod change_query;
 mod change_writer;
+pub(crate) use change_writer::Held;
 pub mod copy_in;
 mod defaults;
 pub(crate) use defaults::check as check_default;
@@ -24,7 +26,7 @@ pub(crate) mod insert;
 mod parse;
 pub(crate) mod returning;
 mod rows;
-mod split;
+pub(crate) mod split;
 mod staging;
 mod values;
 pub mod writer;

@@ -164,7 +164,7 @@ pub(super) async fn evaluate(
 ) -> Result<Returned> {
     let query = asked.query()?;
     let request = Request {
-        check: &|plan: &LogicalPlan| check_rowwise(plan, "RETURNING"),
+        check: Some(&|plan: &LogicalPlan| check_rowwise(plan, "RETURNING")),
         shortcut: Shortcut::Never,
         snapshot,
         target: Some(Arc::new(ChangedRows::new(asked.table.clone(), rows)?)),

@@ -55,6 +55,18 @@ pub(super) fn by_key(
     used.map(part).collect()
 }
 
+/// The shard of each of `rows` rows, whose shard keys are `keys`.
+///
+/// # Errors
+/// Those of [`split`].
+pub(crate) fn shards_of(group: &ColocationGroup, keys: &[ArrayRef], rows: usize) -> Result<Vec<u32>> {
+    if group.reference || group.ranges.len() == 1 {
+        return Ok(vec![0; rows]);
+    }
+    let tokens = tokens(keys)?;
+    Ok(tokens.into_iter().map(|token| group.shard_of(token)).collect())
+}
+
 /// Text and bytes without what other rows left in their buffers: taken and sliced views keep all of it alive, and would
 /// send it along.
 fn compact(batch: RecordBatch) -> Result<RecordBatch> {

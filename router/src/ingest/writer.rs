@@ -39,7 +39,7 @@ const CHUNKS_PER_SHARD: usize = 8;
 /// Rows shaped at once: bounds the memory that shaping takes besides the buffers.
 const ROWS_AT_ONCE: usize = 8_192;
 /// Time to commit after the last row, also when the statement's own limit is longer.
-pub(super) const COMMIT_MAX: Duration = Duration::from_secs(120);
+pub(crate) const COMMIT_MAX: Duration = Duration::from_secs(120);
 
 /// Rows of one shard.
 #[derive(Debug, Default)]
@@ -254,6 +254,7 @@ impl TableWriter {
             open: false,
             shards: writes,
             deadline,
+            limits: Some(self.limits.clone()),
         };
         // From here on the coordinator tells the shards what becomes of their segments.
         self.staged.clear();
@@ -274,7 +275,11 @@ impl Drop for TableWriter {
             // Files of other statements have the same id: all that is not committed goes at the transaction's end.
             return;
         }
-        driver::abandon(&self.engine, self.target.txn, std::mem::take(&mut self.staged));
+        drop(driver::abandon(
+            &self.engine,
+            self.target.txn,
+            std::mem::take(&mut self.staged),
+        ));
     }
 }
 

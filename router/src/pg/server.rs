@@ -140,10 +140,10 @@ impl<E: SqlEngine> Server<E> {
             application_name,
             ..
         } = &startup;
-        let mut session = self
-            .engine
-            .open(user.clone(), database.clone(), application_name.clone());
         let key = self.registry.register();
+        let mut session =
+            self.engine
+                .open(user.clone(), database.clone(), application_name.clone(), key.number);
         let greeted =
             apply_settings(&mut session, &startup).and_then(|()| greet(&mut channel, &session, &startup, &key));
         let told = match greeted {

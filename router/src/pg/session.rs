@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) trait SqlEngine: Send + Sync + 'static {
     /// What it makes.
     type Session: SqlSession + 'static;
-    /// A session for a client that has finished its startup.
-    fn open(self: &Arc<Self>, user: String, database: String, application_name: String) -> Self::Session;
+    /// A session for a client that has finished its startup; `number` is its process id, as clients see it.
+    fn open(self: &Arc<Self>, user: String, database: String, application_name: String, number: i32) -> Self::Session;
 }
 
 /// One client's session.
@@ -103,11 +103,12 @@ pub(crate) trait CopySink: Send {
 impl SqlEngine for Engine {
     type Session = Session;
 
-    fn open(self: &Arc<Self>, user: String, database: String, application_name: String) -> Session {
+    fn open(self: &Arc<Self>, user: String, database: String, application_name: String, number: i32) -> Session {
         self.session(SessionParams {
             user,
             database,
             application_name,
+            number,
         })
     }
 }

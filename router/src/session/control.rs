@@ -11,9 +11,10 @@
 //! Not here: what statements write and read (txn/open.rs).
 
 use super::Session;
+use crate::locking;
 use crate::outcome::Outcome;
 use crate::settings::Settings;
-use crate::txn::open::{Isolation, OpenTransaction};
+use crate::txn::open::{Isolation, OpenTransaction, Undone};
 use std::sync::Arc;
 use std::time::Duration;
 use tessera_parser::{Statement, TransactionModes};
@@ -125,7 +126,7 @@ impl Session {
         let outcome = match statement {
             Statement::Begin(modes) => self.begin(modes)?,
             Statement::Commit { chain } => self.commit(*chain).await?,
-            Statement::Rollback { chain } => self.rollback(*chain)?,
+            Statement::Rollback { chain } => self.rollback(*chain).await?,
             Statement::Savepoint { name } => self.savepoint(name)?,
             Statement::Release { name } => self.release(name)?,
             Statement::RollbackTo { name } => self.rollback_to(name).await?,
@@ -150,7 +151,11 @@ impl Session {
             Some(block) => block.read_only,
             None => self.settings.is_on("default_transaction_read_only"),
         };
-        if let Some(name) = writes(statement).filter(|_| read_only) {
+        let locks = || match statement {
+            Statement::Query(query) => locking::first(query).map(|strength| format!("SELECT {strength}")),
+            _ => None,
+        };
+        if read_only && let Some(name) = writes(statement).map(str::to_owned).or_else(locks) {
             let message = format!("cannot execute {name} in a read-only transaction");
             return Err(Error::new("25006", message));
         }
@@ -192,7 +197,7 @@ impl Session {
         let before = self.settings.clone();
         self.show_modes(isolation, read_only)?;
         self.control.0 = Some(Block {
-            open: OpenTransaction::begin(&self.engine, isolation),
+            open: OpenTransaction::begin(&self.engine, isolation, self.params.number),
             read_only,
             implicit,
             failed: false,
@@ -222,7 +227,7 @@ impl Session {
                     let message = "SET TRANSACTION ISOLATION LEVEL must be called before any query";
                     return Err(Error::new("25001", message));
                 }
-                block.open = OpenTransaction::begin(&self.engine, isolation);
+                block.open = OpenTransaction::begin(&self.engine, isolation, self.params.number);
             }
         }
         if let Some(read_only) = modes.read_only {
@@ -248,7 +253,7 @@ impl Session {
             ));
         }
         if failed {
-            self.roll_back();
+            self.roll_back_and_wait().await;
         } else {
             self.commit_block().await?;
         }
@@ -271,12 +276,12 @@ impl Session {
         committed
     }
 
-    fn rollback(&mut self, chain: bool) -> Result<Outcome> {
+    async fn rollback(&mut self, chain: bool) -> Result<Outcome> {
         let Some(block) = &self.control.0 else {
             return no_block("ROLLBACK", chain);
         };
         let modes = modes_of(block);
-        self.roll_back();
+        self.roll_back_and_wait().await;
         if chain {
             self.begin_block(&modes, false)?;
         }
@@ -287,6 +292,15 @@ impl Session {
         if let Some(block) = self.control.0.take() {
             block.open.abandon();
             self.settings = block.before;
+        }
+    }
+
+    /// Others may lock its rows when the client knows that it is over.
+    async fn roll_back_and_wait(&mut self) {
+        let open = self.control.transaction();
+        self.roll_back();
+        if let Some(open) = open {
+            open.gone().await;
         }
     }
 
@@ -320,7 +334,8 @@ impl Session {
         let block = self.block("ROLLBACK TO SAVEPOINT")?;
         let at = find(&block.savepoints, name)?;
         let open = block.open.clone();
-        open.undo(block.savepoints[at].mark, Instant::now() + END_MAX).await?;
+        let (mark, deadline) = (block.savepoints[at].mark, Instant::now() + END_MAX);
+        open.undo(mark, Undone::ReleaseLocks, deadline).await?;
         block.savepoints.truncate(at + 1);
         block.failed = false;
         let (settings, after) = (

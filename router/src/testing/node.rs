@@ -428,12 +428,20 @@ impl ShardService for FakeNode {
         Err(Error::internal("these nodes have no open transactions"))
     }
 
+    async fn lock(&self, _: v1::LockRequest) -> Result<v1::LockReply> {
+        Err(Error::internal("these nodes have no open transactions"))
+    }
+
     async fn undo(&self, _: v1::UndoRequest) -> Result<v1::UndoReply> {
         Err(Error::internal("these nodes have no open transactions"))
     }
 
     async fn keep_alive(&self, _: v1::KeepAliveRequest) -> Result<v1::KeepAliveReply> {
         Ok(v1::KeepAliveReply::default())
+    }
+
+    async fn activity(&self, _: v1::ActivityRequest) -> Result<v1::ActivityReply> {
+        Ok(v1::ActivityReply::default())
     }
 
     async fn finish(&self, request: v1::FinishRequest) -> Result<v1::FinishReply> {

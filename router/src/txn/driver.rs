@@ -6,11 +6,13 @@
 //!   commit            no answer ──▶ ask home with resolve until Committed or Aborted, else 40003
 //!   40P01             everything aborted ──▶ once more, votes one by one in ascending order
 //!   prepared          a sign of life to every prepared shard each 250 ms, else it would ask home, which would abort
+//!   cancelled         shards in which it waits for rows of others are told to give up; what is past waiting goes on
 //!   finish            in the background, bounded in number and attempts; shards that miss it ask home
 //! ```
 
 use crate::engine::Engine;
 use crate::txn::coordinator::{Coordinator, Effect, Event, Order, Participant};
+use crate::txn::open::Limits;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -18,6 +20,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tessera_proto::service::ShardService;
+use tessera_proto::v1::finish_request::GiveUp;
 use tessera_proto::v1::outcome_reply::State;
 use tessera_proto::v1::table_write::Payload;
 use tessera_proto::{Error, Result, Retry, ShardId, Timestamp, TxnId, v1};
@@ -37,6 +40,8 @@ const FINISH_ATTEMPTS: u32 = 20;
 const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
 /// Longest single sign of life.
 const SIGN_MAX: Duration = Duration::from_secs(1);
+/// Between two tries to end the waits of a statement that was cancelled: one may begin to wait after the first.
+const GIVE_UP_PAUSE: Duration = Duration::from_millis(50);
 /// Shards told at the same time by one transaction.
 const FINISH_AT_ONCE: usize = 16;
 
@@ -62,8 +67,30 @@ pub struct Transaction {
     pub open: bool,
     /// At least one; the first is home, the others ascend. With home above them all, transactions lock in one order.
     pub shards: Vec<ShardWrites>,
-    /// When to give up.
+    /// When to give up, apart from waits for rows of others.
     pub deadline: Instant,
+    /// What ends those waits; `None` when there are none, because it is open.
+    pub(crate) limits: Option<Limits>,
+}
+
+impl Transaction {
+    fn call_time(&self) -> CallTime {
+        let limits = self.limits.as_ref();
+        limits.map_or(CallTime::Short, |limits| CallTime::Until(limits.deadline))
+    }
+
+    fn lock_timeout_ms(&self) -> u64 {
+        self.limits.as_ref().map_or(0, |limits| limits.lock_timeout_ms)
+    }
+}
+
+/// How long a single call may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum CallTime {
+    /// [`CALL_MAX`].
+    Short,
+    /// It waits for rows of others, in line: calling again would mean to begin at the end of it.
+    Until(Instant),
 }
 
 /// Commits; durable and visible on return.
@@ -79,13 +106,18 @@ pub async fn commit(engine: &Arc<Engine>, mut transaction: Transaction) -> Resul
     // What was staged belongs to this transaction id and is gone once it is aborted.
     let again = !transaction.open && !transaction.shards.iter().flat_map(|s| &s.writes).any(staged);
     match once(engine, transaction.clone(), Order::AtOnce).await {
-        Err(error) if error.code == "40P01" && again => {
+        Err(error) if error.code == "40P01" && again && !is_cancelled(&transaction) => {
             tracing::debug!(txn = %transaction.id, %error, "running a transaction again, shard by shard");
             transaction.id = TxnId::generate();
             once(engine, transaction, Order::OneByOne).await
         }
         other => other,
     }
+}
+
+fn is_cancelled(transaction: &Transaction) -> bool {
+    let limits = transaction.limits.as_ref();
+    limits.is_some_and(|limits| limits.cancel.is_cancelled())
 }
 
 async fn once(engine: &Arc<Engine>, transaction: Transaction, order: Order) -> Result<Timestamp> {
@@ -96,11 +128,39 @@ async fn once(engine: &Arc<Engine>, transaction: Transaction, order: Order) -> R
     told.await.unwrap_or_else(unknown)
 }
 
-/// Forgets what was staged for a transaction, in the background.
-pub fn abandon(engine: &Arc<Engine>, id: TxnId, shards: Vec<ShardId>) {
-    if !shards.is_empty() {
-        finish(engine, id, shards.into_iter().map(|s| (s, None)).collect());
+/// Forgets what was staged for a transaction and what it has open, in the background; what is told when all shards did, or when
+/// nobody can be told.
+pub fn abandon(engine: &Arc<Engine>, id: TxnId, shards: Vec<ShardId>) -> oneshot::Receiver<()> {
+    finish(engine, id, shards.into_iter().map(|s| (s, None)).collect())
+}
+
+/// Ends a transaction's wait for rows of others in a shard, if it waits there.
+///
+/// # Errors
+/// The shard's leader was not reached.
+pub(super) async fn give_up(engine: &Engine, shard: ShardId, txn: TxnId, why: GiveUp) -> Result<()> {
+    let view = engine.view();
+    let Some(entry) = view.shards.get(&shard) else {
+        return Ok(());
+    };
+    let request = v1::FinishRequest {
+        shard: Some(v1::ShardRef::new(shard, entry.config.epoch)),
+        txn: txn.to_wire(),
+        commit_timestamp: 0,
+        deadline_ms: SIGN_MAX.as_millis() as u64,
+        give_up: why.into(),
+    };
+    let node = engine.directory().node(entry.config.leader.node)?;
+    node.finish(request).await.map(drop)
+}
+
+/// Fires again and again once a statement was cancelled.
+async fn cancelled(limits: Option<&Limits>, again: &mut tokio::time::Interval) {
+    match limits {
+        Some(limits) => limits.cancel.cancelled().await,
+        None => std::future::pending().await,
     }
+    again.tick().await;
 }
 
 /// Runs the machine until nothing is left to do; the client is told as soon as there is something to tell.
@@ -110,6 +170,10 @@ async fn drive(
     order: Order,
     reply: oneshot::Sender<Result<Timestamp>>,
 ) {
+    let session = transaction.limits.as_ref().map(|limits| limits.session);
+    if let Some(session) = session {
+        engine.open_transactions().begin_commit(transaction.id, session);
+    }
     let mut machine = Coordinator::new(transaction.shards.len(), order);
     let mut effects = machine.step(Event::Start);
     let mut running = FuturesUnordered::new();
@@ -119,6 +183,9 @@ async fn drive(
     signs.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     signs.reset();
     let mut signing = FuturesUnordered::new();
+    let mut give_ups = tokio::time::interval(GIVE_UP_PAUSE);
+    give_ups.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut giving_up = FuturesUnordered::new();
     loop {
         for effect in effects.drain(..) {
             match effect {
@@ -136,6 +203,11 @@ async fn drive(
                 _ = signs.tick(), if signing.is_empty() && !machine.is_done() => {
                     signing.extend(prepared.iter().map(|who| sign_of_life(&engine, &transaction, *who)));
                 }
+                Some(_) = giving_up.next(), if !giving_up.is_empty() => {}
+                () = cancelled(transaction.limits.as_ref(), &mut give_ups), if giving_up.is_empty() && !machine.is_done() => {
+                    let shards = transaction.shards.iter().map(|part| part.shard);
+                    giving_up.extend(shards.map(|shard| give_up(&engine, shard, transaction.id, GiveUp::Cancelled)));
+                }
             }
         };
         let Some(event) = event else { break };
@@ -144,9 +216,10 @@ async fn drive(
         }
         effects = machine.step(event);
     }
-    if !told.is_empty() {
-        finish(&engine, transaction.id, told);
+    if session.is_some() {
+        engine.open_transactions().end_commit(transaction.id);
     }
+    finish(&engine, transaction.id, told);
 }
 
 async fn perform(engine: Arc<Engine>, transaction: Arc<Transaction>, effect: Effect) -> Event {
@@ -173,13 +246,30 @@ pub(super) async fn at_leader<T, F>(engine: &Engine, shard: ShardId, until: Inst
 where
     F: Fn(Arc<dyn ShardService>, v1::ShardRef, u64) -> BoxFuture<'static, Result<T>> + Send + Sync,
 {
+    at_leader_for(engine, shard, until, CallTime::Short, call).await
+}
+
+/// The same, for calls that may take longer.
+pub(super) async fn at_leader_for<T, F>(
+    engine: &Engine,
+    shard: ShardId,
+    until: Instant,
+    time: CallTime,
+    call: F,
+) -> Result<T>
+where
+    F: Fn(Arc<dyn ShardService>, v1::ShardRef, u64) -> BoxFuture<'static, Result<T>> + Send + Sync,
+{
     let mut pause = PAUSE;
     loop {
         let view = engine.view();
         let attempt = match view.shards.get(&shard) {
             Some(entry) => match engine.directory().node(entry.config.leader.node) {
                 Ok(service) => {
-                    let left = until.saturating_duration_since(Instant::now()).min(CALL_MAX);
+                    let left = match time {
+                        CallTime::Short => until.saturating_duration_since(Instant::now()).min(CALL_MAX),
+                        CallTime::Until(end) => end.saturating_duration_since(Instant::now()),
+                    };
                     let reference = v1::ShardRef::new(shard, entry.config.epoch);
                     call(service, reference, (left.as_millis() as u64).max(1)).await
                 }
@@ -202,10 +292,11 @@ where
 
 async fn prepare(engine: &Engine, transaction: &Transaction, who: Participant) -> Result<()> {
     let ShardWrites { shard, writes } = &transaction.shards[who];
-    at_leader(
+    let prepared = at_leader_for(
         engine,
         *shard,
         transaction.deadline,
+        transaction.call_time(),
         |service, reference, deadline_ms| {
             let request = v1::PrepareRequest {
                 writes: writes.clone(),
@@ -213,8 +304,16 @@ async fn prepare(engine: &Engine, transaction: &Transaction, who: Participant) -
             };
             Box::pin(async move { service.prepare(request).await.map(|_| ()) })
         },
-    )
-    .await
+    );
+    prepared.await.map_err(|error| explain(transaction, error))
+}
+
+/// A shard's refusal, for the user.
+fn explain(transaction: &Transaction, error: Error) -> Error {
+    match &transaction.limits {
+        Some(limits) => limits.explain(error),
+        None => error,
+    }
 }
 
 fn prepare_request(
@@ -234,6 +333,7 @@ fn prepare_request(
         still: false,
         read_at: transaction.read_at.0,
         open: transaction.open,
+        lock_timeout_ms: transaction.lock_timeout_ms(),
     }
 }
 
@@ -258,10 +358,11 @@ async fn sign_of_life(engine: &Engine, transaction: &Transaction, who: Participa
 
 async fn commit_home(engine: &Engine, transaction: &Transaction) -> Result<Timestamp> {
     let ShardWrites { shard, writes } = &transaction.shards[0];
-    at_leader(
+    let committed = at_leader_for(
         engine,
         *shard,
         transaction.deadline,
+        transaction.call_time(),
         |service, reference, deadline_ms| {
             let participants = transaction.shards[1..]
                 .iter()
@@ -276,11 +377,12 @@ async fn commit_home(engine: &Engine, transaction: &Transaction) -> Result<Times
                 writes: writes.clone(),
                 read_at: transaction.read_at.0,
                 open: transaction.open,
+                lock_timeout_ms: transaction.lock_timeout_ms(),
             };
             Box::pin(async move { Ok(Timestamp(service.commit(request).await?.timestamp)) })
         },
-    )
-    .await
+    );
+    committed.await.map_err(|error| explain(transaction, error))
 }
 
 /// `Some(timestamp)` if committed, `None` if aborted for good.
@@ -324,11 +426,15 @@ fn reference_of(engine: &Engine, shard: ShardId) -> v1::ShardRef {
     v1::ShardRef::new(shard, epoch)
 }
 
-/// Tells shards the outcome in the background. With too many under way nobody is told: they ask home.
-fn finish(engine: &Arc<Engine>, id: TxnId, shards: Vec<(ShardId, Option<Timestamp>)>) {
+/// Tells shards the outcome in the background; what is told when they know. With too many under way nobody is told: they ask home.
+fn finish(engine: &Arc<Engine>, id: TxnId, shards: Vec<(ShardId, Option<Timestamp>)>) -> oneshot::Receiver<()> {
+    let (done, told) = oneshot::channel();
+    if shards.is_empty() {
+        return told;
+    }
     let Ok(permit) = engine.finishing().clone().try_acquire_owned() else {
         tracing::debug!(txn = %id, "too many transactions are being finished; shards will ask for the outcome");
-        return;
+        return told;
     };
     let engine_of_task = engine.clone();
     engine.tasks().spawn(async move {
@@ -341,7 +447,10 @@ fn finish(engine: &Arc<Engine>, id: TxnId, shards: Vec<(ShardId, Option<Timestam
             () = async { engine.stop().cancelled().await; tokio::time::sleep(PAUSE_MAX).await } => {}
         }
         drop(permit);
+        // Most do not wait for it.
+        let _ = done.send(());
     });
+    told
 }
 
 async fn tell(engine: &Engine, id: TxnId, shard: ShardId, outcome: Option<Timestamp>) {
@@ -354,7 +463,7 @@ async fn tell(engine: &Engine, id: TxnId, shard: ShardId, outcome: Option<Timest
             txn: id.to_wire(),
             commit_timestamp: outcome.map_or(0, |t| t.0),
             deadline_ms: CALL_MAX.as_millis() as u64,
-            give_up: false,
+            ..v1::FinishRequest::default()
         };
         let result = match engine.directory().node(entry.config.leader.node) {
             Ok(service) => service.finish(request).await.map(|_| ()),

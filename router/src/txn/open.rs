@@ -4,25 +4,34 @@
 //!   statement ──▶ snapshot()            READ COMMITTED: a new one each; REPEATABLE READ: that of the first
 //!             ──▶ own()                 shards whose leaders overlay what it wrote
 //!             ──▶ write(rows by shard)  locked, checked and kept at the leaders (ShardService::write)
-//!   savepoint     mark() ... undo(mark) rows of later statements are taken back, their locks stay
+//!             ──▶ lock(keys by shard)   locked and checked there (ShardService::lock)
+//!   savepoint     mark() ... undo(mark) rows of later statements are taken back, and their locks
 //!   end           commit(): two phases over the shards it wrote, the first of them home;  abandon(): everything is dropped
 //! ```
 //!
-//! While it has written anything it is registered with the engine, whose watch (watch.rs) keeps it alive at the nodes. Dropping
-//! it drops what it wrote. Not here: the session's side, such as the failed state (session/control.rs).
+//! Shards where it only holds locks have no part in the two phases: they are asked whether they hold them still before, and told that
+//! it is over after. While it has anything at a shard it is registered with the engine, whose watch (watch.rs) keeps it alive at the
+//! nodes. Dropping it drops what it wrote. Not here: the session's side, such as the failed state (session/control.rs).
 
 use crate::engine::Engine;
 use crate::session::StatementContext;
-use crate::txn::driver::{self, ShardWrites, Transaction, at_leader};
+use crate::txn::driver::{self, CallTime, ShardWrites, Transaction, at_leader, at_leader_for};
+use futures::future::{BoxFuture, join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 use tessera_planner::OwnWrites;
-use tessera_proto::{Error, GroupId, Result, ShardId, Timestamp, TxnId, v1};
+use tessera_proto::service::ShardService;
+use tessera_proto::v1::lock_request::Wait;
+use tessera_proto::{Error, GroupId, Result, Retry, ShardId, Timestamp, TxnId, v1};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+
+/// How long the end of a transaction waits for shards to let its rows go: long enough for a call, short where a node is gone.
+const GONE_MAX: Duration = Duration::from_secs(1);
 
 /// What statements see of others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +55,14 @@ impl Isolation {
 /// What ends a statement early.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
-    cancel: CancellationToken,
-    deadline: Instant,
-    /// 0 is none.
-    lock_timeout_ms: u64,
+    /// Fires when the user cancels.
+    pub(super) cancel: CancellationToken,
+    /// When the statement must have ended.
+    pub(super) deadline: Instant,
+    /// Longest wait for rows of others; 0 is none.
+    pub(super) lock_timeout_ms: u64,
+    /// The number of its session.
+    pub(super) session: i32,
 }
 
 impl Limits {
@@ -60,8 +73,35 @@ impl Limits {
             cancel: context.cancel.clone(),
             deadline: context.deadline,
             lock_timeout_ms: lock_timeout.and_then(|ms| ms.parse().ok()).unwrap_or(0),
+            session: context.params.number,
         }
     }
+
+    /// A shard's error, as the statement's: what ended because the time is over.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        match error.code == "57014" && Instant::now() >= self.deadline {
+            true => crate::error::timed_out(),
+            false => error,
+        }
+    }
+}
+
+/// Rows to lock in one shard.
+#[derive(Debug, Clone)]
+pub(crate) struct ShardLocks {
+    /// The shard.
+    pub shard: ShardId,
+    /// By table and mode.
+    pub locks: Vec<v1::RowLocks>,
+}
+
+/// What becomes of locks when statements are taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Undone {
+    /// They stay: the statement runs again.
+    KeepLocks,
+    /// They go.
+    ReleaseLocks,
 }
 
 /// See the module.
@@ -70,36 +110,43 @@ pub(crate) struct OpenTransaction {
     engine: Arc<Engine>,
     id: TxnId,
     isolation: Isolation,
+    /// The number of its session.
+    session: i32,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     snapshot: Option<Timestamp>,
-    /// In the order of their first writes.
-    shards: Vec<Written>,
+    /// In the order of their first requests.
+    shards: Vec<Part>,
     sequence: u64,
     meta_revision: u64,
     over: bool,
+    /// Told when shards have let go of what it had there.
+    gone: Option<oneshot::Receiver<()>>,
 }
 
-/// A shard that it wrote.
+/// A shard that it has to do with.
 #[derive(Debug, Clone, Copy)]
-struct Written {
+struct Part {
     shard: ShardId,
-    /// The last write sent.
+    /// The last request sent.
     last: u64,
-    /// A write was acknowledged. One that was not may have been done all the same.
+    /// A request was acknowledged. One that was not may have been done all the same.
     open: bool,
+    /// Rows were sent, not only locks taken.
+    wrote: bool,
 }
 
 impl OpenTransaction {
     /// A transaction that has done nothing yet.
-    pub(crate) fn begin(engine: &Arc<Engine>, isolation: Isolation) -> Arc<Self> {
+    pub(crate) fn begin(engine: &Arc<Engine>, isolation: Isolation, session: i32) -> Arc<Self> {
         Arc::new(Self {
             engine: engine.clone(),
             id: TxnId::generate(),
             isolation,
+            session,
             state: Mutex::default(),
         })
     }
@@ -133,7 +180,8 @@ impl OpenTransaction {
     /// What reads must tell the shards; `None` while it has written nothing.
     pub(crate) fn own(&self) -> Option<OwnWrites> {
         let state = self.state.lock();
-        let shards: BTreeSet<ShardId> = state.shards.iter().filter(|w| w.open).map(|w| w.shard).collect();
+        let written = state.shards.iter().filter(|part| part.open && part.wrote);
+        let shards: BTreeSet<ShardId> = written.map(|part| part.shard).collect();
         (!shards.is_empty()).then(|| OwnWrites {
             txn: self.id.to_wire().to_vec(),
             shards,
@@ -142,7 +190,13 @@ impl OpenTransaction {
 
     /// Whether it wrote rows of a colocation group.
     pub(crate) fn wrote_group(&self, group: GroupId) -> bool {
-        self.state.lock().shards.iter().any(|w| w.shard.group == group)
+        let state = self.state.lock();
+        state.shards.iter().any(|part| part.wrote && part.shard.group == group)
+    }
+
+    /// Whether it wrote anything.
+    pub(crate) fn wrote(&self) -> bool {
+        self.state.lock().shards.iter().any(|part| part.wrote)
     }
 
     /// Where it stands, for [`Self::undo`].
@@ -164,7 +218,7 @@ impl OpenTransaction {
     ) -> Result<()> {
         let mut running = FuturesUnordered::new();
         for part in writes {
-            let (sequence, own) = self.sending(part.shard, meta_revision)?;
+            let (sequence, own) = self.sending(part.shard, meta_revision, true)?;
             let request = v1::WriteRequest {
                 shard: None,
                 txn: self.id.to_wire(),
@@ -175,12 +229,19 @@ impl OpenTransaction {
                 read_at: read_at.0,
                 lock_timeout_ms: limits.lock_timeout_ms,
             };
-            running.push(self.write_one(part.shard, own, request, limits.deadline));
+            running.push(self.send(part.shard, limits, move |service, reference, deadline_ms| {
+                let request = v1::WriteRequest {
+                    shard: Some(v1::ShardRef { own, ..reference }),
+                    deadline_ms,
+                    ..request.clone()
+                };
+                Box::pin(async move { service.write(request).await })
+            }));
         }
         let all = async {
             let mut result = Ok(());
             while let Some(done) = running.next().await {
-                result = result.and(done);
+                result = result.and(done.map(drop));
             }
             result
         };
@@ -191,62 +252,103 @@ impl OpenTransaction {
         }
     }
 
-    fn sending(&self, shard: ShardId, meta_revision: u64) -> Result<(u64, bool)> {
+    /// Locks rows that were read at `read_at`, shards at once; the answers in the order of the shards.
+    ///
+    /// # Errors
+    /// `Retry::Restart` when a row changed since; then all of them are locked all the same, unless they were not to be waited for.
+    /// What else a shard refuses with; 40001 when a shard lost what was written or locked before.
+    pub(crate) async fn lock(
+        &self,
+        locks: Vec<ShardLocks>,
+        wait: Wait,
+        meta_revision: u64,
+        read_at: Timestamp,
+        limits: &Limits,
+    ) -> Result<Vec<v1::LockReply>> {
+        let mut sent = vec![];
+        for part in locks {
+            let (sequence, own) = self.sending(part.shard, meta_revision, false)?;
+            let request = v1::LockRequest {
+                shard: None,
+                txn: self.id.to_wire(),
+                sequence,
+                meta_revision,
+                deadline_ms: 0,
+                locks: part.locks,
+                read_at: read_at.0,
+                lock_timeout_ms: limits.lock_timeout_ms,
+                wait: wait.into(),
+            };
+            sent.push(self.send(part.shard, limits, move |service, reference, deadline_ms| {
+                let request = v1::LockRequest {
+                    shard: Some(v1::ShardRef { own, ..reference }),
+                    deadline_ms,
+                    ..request.clone()
+                };
+                Box::pin(async move { service.lock(request).await })
+            }));
+        }
+        tokio::select! {
+            biased;
+            () = limits.cancel.cancelled() => Err(crate::error::cancelled_by_user()),
+            // All of them, not only up to the first that fails: what runs on would be busy when the next request comes.
+            replies = join_all(sent) => replies.into_iter().collect(),
+        }
+    }
+
+    fn sending(&self, shard: ShardId, meta_revision: u64, writes: bool) -> Result<(u64, bool)> {
         let mut state = self.state.lock();
         if state.over {
             return Err(Error::internal("the transaction is over"));
         }
         if state.shards.is_empty() {
-            self.engine.open_transactions().insert(self.id);
+            self.engine.open_transactions().insert(self.id, self.session);
         }
         state.sequence += 1;
         state.meta_revision = state.meta_revision.max(meta_revision);
         let sequence = state.sequence;
-        match state.shards.iter_mut().find(|w| w.shard == shard) {
-            Some(written) => {
-                written.last = sequence;
-                Ok((sequence, written.open))
+        match state.shards.iter_mut().find(|part| part.shard == shard) {
+            Some(part) => {
+                part.last = sequence;
+                part.wrote |= writes;
+                Ok((sequence, part.open))
             }
             None => {
-                state.shards.push(Written {
+                state.shards.push(Part {
                     shard,
                     last: sequence,
                     open: false,
+                    wrote: writes,
                 });
                 Ok((sequence, false))
             }
         }
     }
 
-    async fn write_one(&self, shard: ShardId, own: bool, request: v1::WriteRequest, deadline: Instant) -> Result<()> {
-        loop {
-            let sent = at_leader(&self.engine, shard, deadline, |service, reference, deadline_ms| {
-                let request = v1::WriteRequest {
-                    shard: Some(v1::ShardRef { own, ..reference }),
-                    deadline_ms,
-                    ..request.clone()
-                };
-                Box::pin(async move { service.write(request).await.map(drop) })
-            });
-            match sent.await {
-                // A single call waits for some seconds only; the holder of a row may take longer.
-                Err(error) if error.code == "57014" && Instant::now() < deadline => {}
-                other => break other?,
+    /// Sends a request that may wait for rows of others, as long as its statement may.
+    async fn send<T, F>(&self, shard: ShardId, limits: &Limits, call: F) -> Result<T>
+    where
+        F: Fn(Arc<dyn ShardService>, v1::ShardRef, u64) -> BoxFuture<'static, Result<T>> + Send + Sync,
+    {
+        let time = CallTime::Until(limits.deadline);
+        let sent = at_leader_for(&self.engine, shard, limits.deadline, time, call).await;
+        // Locked, but it is to be read again.
+        let known = sent.as_ref().map_or_else(|error| error.retry == Retry::Restart, |_| true);
+        if known {
+            let mut state = self.state.lock();
+            if let Some(part) = state.shards.iter_mut().find(|part| part.shard == shard) {
+                part.open = true;
             }
         }
-        let mut state = self.state.lock();
-        if let Some(written) = state.shards.iter_mut().find(|w| w.shard == shard) {
-            written.open = true;
-        }
-        Ok(())
+        sent.map_err(|error| limits.explain(error))
     }
 
     /// Takes back what was written since `mark`.
     ///
     /// # Errors
     /// 40001 when a shard lost what was written before; then the transaction must be given up.
-    pub(crate) async fn undo(&self, mark: u64, deadline: Instant) -> Result<()> {
-        let (later, last): (Vec<Written>, u64) = {
+    pub(crate) async fn undo(&self, mark: u64, locks: Undone, deadline: Instant) -> Result<()> {
+        let (later, last): (Vec<Part>, u64) = {
             let state = self.state.lock();
             let later = state.shards.iter().copied().filter(|w| w.last > mark);
             (later.collect(), state.sequence)
@@ -258,6 +360,7 @@ impl OpenTransaction {
                 sequence: mark + 1,
                 deadline_ms: 0,
                 last,
+                release: locks == Undone::ReleaseLocks,
             };
             let undone = at_leader(
                 &self.engine,
@@ -296,51 +399,97 @@ impl OpenTransaction {
     /// Commits; durable and visible on return. Nothing is left of it in either case.
     ///
     /// # Errors
-    /// 40001 when a shard lost what was written; 40003 when nobody can tell the outcome.
+    /// 40001 when a shard lost what was written or locked; 40003 when nobody can tell the outcome.
     pub(crate) async fn commit(&self, deadline: Instant) -> Result<()> {
         let (shards, meta_revision) = {
+            let state = self.state.lock();
+            (state.shards.clone(), state.meta_revision)
+        };
+        let (wrote, locked): (Vec<Part>, Vec<Part>) = shards.into_iter().partition(|part| part.wrote);
+        let locked: Vec<ShardId> = locked.into_iter().map(|part| part.shard).collect();
+        let asked = locked.iter().map(|shard| self.ask_for_locks(*shard, deadline));
+        if let Some(Err(error)) = join_all(asked).await.into_iter().find(Result::is_err) {
+            self.abandon();
+            return Err(error);
+        }
+        {
             let mut state = self.state.lock();
             state.over = true;
-            (std::mem::take(&mut state.shards), state.meta_revision)
-        };
-        let Some((home, others)) = shards.split_first() else {
+            state.shards.clear();
+        }
+        if wrote.is_empty() && locked.is_empty() {
             return Ok(());
-        };
-        let mut others: Vec<ShardId> = others.iter().map(|w| w.shard).collect();
+        }
+        let transaction = (!wrote.is_empty()).then(|| self.transaction(&wrote, meta_revision, deadline));
+        // Kept alive to its end, also when nobody waits for that any more.
+        let (engine, id) = (self.engine.clone(), self.id);
+        let (reply, told) = oneshot::channel();
+        self.engine.tasks().spawn(async move {
+            let committed = match transaction {
+                Some(transaction) => driver::commit(&engine, transaction).await.map(drop),
+                None => Ok(()),
+            };
+            engine.open_transactions().remove(id);
+            // Others may lock those rows when the client knows that it is over.
+            let gone = driver::abandon(&engine, id, locked);
+            let _ = timeout(GONE_MAX, gone).await;
+            let _ = reply.send(committed);
+        });
+        let unknown = |_| Err(Error::outcome_unknown("the commit ended without an answer"));
+        told.await.unwrap_or_else(unknown)
+    }
+
+    fn transaction(&self, wrote: &[Part], meta_revision: u64, deadline: Instant) -> Transaction {
+        let (home, others) = wrote.split_at(1);
+        let mut others: Vec<ShardId> = others.iter().map(|part| part.shard).collect();
         others.sort_unstable();
-        let shards = std::iter::once(home.shard).chain(others);
-        let transaction = Transaction {
+        let shards = home.iter().map(|part| part.shard).chain(others);
+        Transaction {
             id: self.id,
             meta_revision,
             read_at: Timestamp(0),
             open: true,
             shards: shards.map(|shard| ShardWrites { shard, writes: vec![] }).collect(),
             deadline,
-        };
-        // Kept alive to its end, also when nobody waits for that any more.
-        let (engine, id) = (self.engine.clone(), self.id);
-        let (reply, told) = oneshot::channel();
-        self.engine.tasks().spawn(async move {
-            let committed = driver::commit(&engine, transaction).await;
-            engine.open_transactions().remove(id);
-            let _ = reply.send(committed);
-        });
-        let unknown = |_| Err(Error::outcome_unknown("the commit ended without an answer"));
-        told.await.unwrap_or_else(unknown).map(drop)
+            limits: None,
+        }
     }
 
-    /// Drops everything it wrote, in the background.
+    /// Whether a shard still has the locks that it was asked for, and nothing else of this transaction.
+    async fn ask_for_locks(&self, shard: ShardId, deadline: Instant) -> Result<()> {
+        at_leader(&self.engine, shard, deadline, |service, reference, deadline_ms| {
+            let request = v1::PrepareRequest {
+                shard: Some(reference),
+                txn: self.id.to_wire(),
+                home: Some(reference),
+                deadline_ms,
+                open: true,
+                ..v1::PrepareRequest::default()
+            };
+            Box::pin(async move { service.prepare(request).await.map(drop) })
+        })
+        .await
+    }
+
+    /// Drops everything it wrote and locked, in the background.
     pub(crate) fn abandon(&self) {
-        let shards = {
-            let mut state = self.state.lock();
-            state.over = true;
-            std::mem::take(&mut state.shards)
-        };
+        let mut state = self.state.lock();
+        state.over = true;
+        let shards = std::mem::take(&mut state.shards);
         if shards.is_empty() {
             return;
         }
         self.engine.open_transactions().remove(self.id);
-        driver::abandon(&self.engine, self.id, shards.into_iter().map(|w| w.shard).collect());
+        let shards = shards.into_iter().map(|part| part.shard).collect();
+        state.gone = Some(driver::abandon(&self.engine, self.id, shards));
+    }
+
+    /// Waits until shards have let go of what [`Self::abandon`] dropped, but not for long.
+    pub(crate) async fn gone(&self) {
+        let gone = self.state.lock().gone.take();
+        if let Some(gone) = gone {
+            let _ = timeout(GONE_MAX, gone).await;
+        }
     }
 }
 

@@ -6,14 +6,17 @@
 //! ```
 //!
 //! Every node is asked, so a circle over any shards is seen by each router that has a part in it, and all of them choose the same
-//! victim: the youngest. Edges of different nodes are not of one moment, so a circle counts when it is seen twice.
+//! victim: the youngest. Edges of different nodes are not of one moment, so a circle counts when it is seen twice. Who stands before
+//! another in line counts as a holder: nothing overtakes.
 
 use crate::engine::Engine;
+use crate::txn::driver;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tessera_proto::{Result, TxnId, v1};
+use tessera_proto::v1::finish_request::GiveUp;
+use tessera_proto::{Result, ShardId, TxnId, v1};
 use tokio::time::MissedTickBehavior;
 
 /// Between two signs of life: a node forgets a transaction after eight of them.
@@ -21,23 +24,45 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// Longest single call.
 const CALL_MAX: Duration = Duration::from_secs(1);
 
-/// Transactions of this router that have written something and are not decided.
+/// Transactions of this router that have something at shards and are not decided, with the numbers of their sessions.
 #[derive(Debug, Default)]
-pub(crate) struct OpenTransactions(Mutex<BTreeSet<TxnId>>);
+pub(crate) struct OpenTransactions {
+    /// Statement by statement: they are kept alive.
+    open: Mutex<BTreeMap<TxnId, i32>>,
+    /// Single statements that commit.
+    committing: Mutex<BTreeMap<TxnId, i32>>,
+}
 
 impl OpenTransactions {
-    /// Adds one.
-    pub(crate) fn insert(&self, txn: TxnId) {
-        self.0.lock().insert(txn);
+    /// Adds one that is kept alive.
+    pub(crate) fn insert(&self, txn: TxnId, session: i32) {
+        self.open.lock().insert(txn, session);
     }
 
     /// Removes one.
     pub(crate) fn remove(&self, txn: TxnId) {
-        self.0.lock().remove(&txn);
+        self.open.lock().remove(&txn);
     }
 
-    fn all(&self) -> BTreeSet<TxnId> {
-        self.0.lock().clone()
+    /// Adds a single statement that commits.
+    pub(crate) fn begin_commit(&self, txn: TxnId, session: i32) {
+        self.committing.lock().insert(txn, session);
+    }
+
+    /// Removes it.
+    pub(crate) fn end_commit(&self, txn: TxnId) {
+        self.committing.lock().remove(&txn);
+    }
+
+    /// The session of each transaction that is known here.
+    pub(crate) fn sessions(&self) -> BTreeMap<TxnId, i32> {
+        let mut all = self.open.lock().clone();
+        all.extend(self.committing.lock().iter().map(|(txn, session)| (*txn, *session)));
+        all
+    }
+
+    fn kept_alive(&self) -> BTreeSet<TxnId> {
+        self.open.lock().keys().copied().collect()
     }
 }
 
@@ -51,7 +76,7 @@ pub(crate) async fn run(engine: Arc<Engine>) {
             () = engine.stop().cancelled() => return,
             _ = tick.tick() => {}
         }
-        let txns = engine.open_transactions().all();
+        let txns = engine.open_transactions().kept_alive();
         if txns.is_empty() {
             suspects.clear();
             continue;
@@ -62,12 +87,14 @@ pub(crate) async fn run(engine: Arc<Engine>) {
         };
         let edges: Vec<(TxnId, TxnId)> = waits.iter().map(|w| (w.waiter, w.holder)).collect();
         let victims = victims(&edges);
+        let mut told = BTreeSet::new();
         for wait in waits
             .iter()
             .filter(|w| victims.contains(&w.waiter) && suspects.contains(&w.waiter))
+            .filter(|w| told.insert((w.waiter, w.shard)))
         {
             tracing::info!(txn = %wait.waiter, holder = %wait.holder, "deadlock: the youngest transaction gives up");
-            if let Err(error) = give_up(&engine, wait).await {
+            if let Err(error) = driver::give_up(&engine, wait.shard, wait.waiter, GiveUp::Deadlock).await {
                 tracing::debug!(txn = %wait.waiter, %error, "a deadlock could not be broken yet");
             }
         }
@@ -79,7 +106,7 @@ pub(crate) async fn run(engine: Arc<Engine>) {
 struct Wait {
     waiter: TxnId,
     holder: TxnId,
-    shard: v1::ShardRef,
+    shard: ShardId,
 }
 
 /// Tells all nodes and returns who waits; a node that does not answer has none.
@@ -100,30 +127,10 @@ async fn ask(engine: &Engine, txns: &BTreeSet<TxnId>) -> Vec<Wait> {
             Some(Wait {
                 waiter: TxnId::from_wire(&wait.waiter).ok()?,
                 holder: TxnId::from_wire(&wait.holder).ok()?,
-                shard: wait.shard?,
+                shard: wait.shard?.id(),
             })
         })
         .collect()
-}
-
-async fn give_up(engine: &Engine, wait: &Wait) -> Result<()> {
-    let view = engine.view();
-    let Some(entry) = view.shards.get(&wait.shard.id()) else {
-        return Ok(());
-    };
-    let request = v1::FinishRequest {
-        shard: Some(v1::ShardRef::new(wait.shard.id(), entry.config.epoch)),
-        txn: wait.waiter.to_wire(),
-        commit_timestamp: 0,
-        deadline_ms: CALL_MAX.as_millis() as u64,
-        give_up: true,
-    };
-    engine
-        .directory()
-        .node(entry.config.leader.node)?
-        .finish(request)
-        .await
-        .map(drop)
 }
 
 /// The youngest of every circle, until there is none.

@@ -177,8 +177,9 @@ fn session_functions(source: &SystemSource) -> Vec<ScalarUDF> {
         function("obj_description", Utf8, |_| text(None)),
         function("col_description", Utf8, |_| text(None)),
         function("shobj_description", Utf8, |_| text(None)),
-        function("pg_backend_pid", Int64, |_| {
-            ScalarValue::Int64(Some(i64::from(std::process::id())))
+        function("pg_backend_pid", Int64, {
+            let session = i64::from(source.session);
+            move |_| ScalarValue::Int64(Some(session))
         }),
         function("pg_size_pretty", Utf8, |args| text(int(args, 0).map(pretty))),
     ]

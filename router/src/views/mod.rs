@@ -4,12 +4,14 @@
 //!   SELECT .. FROM pg_class        rewrite.rs   PostgreSQL-only syntax of catalog queries → what DataFusion plans
 //!                                  functions.rs pg_get_userbyid, format_type, ... over the catalog snapshot
 //!        SystemSource ───────────▶ pg_catalog.rs, information_schema.rs, cluster.rs   rows from the catalog snapshot
+//!                     ───────────▶ activity.rs   pg_locks and tessera.transactions: the nodes are asked when they are read
 //! ```
 //!
 //! OIDs are the stable ids of the meta store, so they are equal on every router and after a restart. Catalog queries run in
 //! the router and are never distributed. Catalogs of things Tessera does not have (triggers, policies, foreign keys,
 //! inheritance, publications) exist and are empty.
 
+mod activity;
 mod cluster;
 mod functions;
 mod information_schema;
@@ -17,6 +19,7 @@ mod pg_catalog;
 mod rewrite;
 mod rows;
 
+pub use activity::ActivitySource;
 pub use functions::functions;
 pub use rewrite::rewrite;
 
@@ -51,13 +54,19 @@ pub struct SystemSource {
     pub database: String,
     /// Name of the session's user.
     pub user: String,
+    /// What clients know as the process id of the session's connection.
+    pub session: i32,
+    /// What is asked of the nodes at the moment it is read.
+    pub activity: ActivitySource,
 }
 
 /// A computed table; without a schema, one of `pg_catalog`, as PostgreSQL's search path has it first.
 pub fn system_table(source: &SystemSource, schema: Option<&str>, name: &str) -> Option<Arc<dyn TableProvider>> {
     match schema.unwrap_or("pg_catalog") {
+        "pg_catalog" if name == "pg_locks" => Some(activity::locks(source)),
         "pg_catalog" => pg_catalog::table(source, name),
         "information_schema" => information_schema::table(source, name),
+        "tessera" if name == "transactions" => Some(activity::transactions(source)),
         "tessera" => cluster::table(source, name),
         _ => None,
     }

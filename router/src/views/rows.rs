@@ -1,7 +1,9 @@
 //! Small computed tables: rows of values in, one batch in memory out.
 
-use datafusion::arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewArray};
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::array::{
+    ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewArray, TimestampMicrosecondArray,
+};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use std::sync::Arc;
@@ -17,6 +19,8 @@ pub enum Value {
     Int(i64),
     /// text
     Text(String),
+    /// timestamptz, microseconds since 1970
+    Instant(i64),
 }
 
 impl From<bool> for Value {
@@ -59,6 +63,8 @@ pub enum Kind {
     Int,
     /// text
     Text,
+    /// timestamptz
+    Instant,
 }
 
 /// One row.
@@ -69,19 +75,26 @@ pub(super) use row;
 
 /// A table of `rows`, each as long as `columns`. `None` only if a row is not, which is a bug that hides the table.
 pub fn table(columns: &[(&str, Kind)], rows: &[Vec<Value>]) -> Option<Arc<dyn TableProvider>> {
+    Some(Arc::new(in_memory(columns, rows)?))
+}
+
+/// Columns of a computed table.
+pub(super) fn schema(columns: &[(&str, Kind)]) -> SchemaRef {
+    let fields = columns.iter().map(|(name, kind)| Field::new(*name, arrow(*kind), true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// The same as [`table`], to be read by another one.
+pub(super) fn in_memory(columns: &[(&str, Kind)], rows: &[Vec<Value>]) -> Option<MemTable> {
     debug_assert!(rows.iter().all(|r| r.len() == columns.len()), "{columns:?}");
-    let fields: Vec<_> = columns
-        .iter()
-        .map(|(name, kind)| Field::new(*name, arrow(*kind), true))
-        .collect();
     let arrays: Vec<_> = columns
         .iter()
         .enumerate()
         .map(|(i, (_, kind))| array(*kind, rows, i))
         .collect();
-    let schema = Arc::new(Schema::new(fields));
+    let schema = schema(columns);
     let batch = RecordBatch::try_new(schema.clone(), arrays).ok()?;
-    Some(Arc::new(MemTable::try_new(schema, vec![vec![batch]]).ok()?))
+    MemTable::try_new(schema, vec![vec![batch]]).ok()
 }
 
 fn arrow(kind: Kind) -> DataType {
@@ -89,6 +102,7 @@ fn arrow(kind: Kind) -> DataType {
         Kind::Bool => DataType::Boolean,
         Kind::Int => DataType::Int64,
         Kind::Text => DataType::Utf8View,
+        Kind::Instant => DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())),
     }
 }
 
@@ -104,6 +118,12 @@ fn array(kind: Kind, rows: &[Vec<Value>], column: usize) -> ArrayRef {
             cells
                 .map(|c| if let Some(Value::Int(i)) = c { Some(*i) } else { None })
                 .collect::<Int64Array>(),
+        ),
+        Kind::Instant => Arc::new(
+            cells
+                .map(|c| if let Some(Value::Instant(i)) = c { Some(*i) } else { None })
+                .collect::<TimestampMicrosecondArray>()
+                .with_timezone("+00:00"),
         ),
         Kind::Text => Arc::new(
             cells

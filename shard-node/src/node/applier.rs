@@ -16,7 +16,7 @@ use crate::replication::log_shape::Position;
 use crate::replication::message::{Entry, Event};
 use crate::txn::entry::{Logged, segments};
 use crate::txn::ledger::Consequences;
-use crate::txn::locks::{Acquired, Span};
+use crate::txn::locks::{Asker, Span};
 use bytes::Bytes;
 use prost::Message;
 use std::sync::Arc;
@@ -208,7 +208,12 @@ impl Applier {
         let locked = tokio::task::spawn_blocking(move || {
             for (txn, payloads, _) in prepared {
                 let wanted = writes::wanted(&here.store, &writes::decode_applied(&view, &payloads)?)?;
-                if here.participant.lock().locks.acquire(txn, Span::Many, wanted) != Acquired::Yes {
+                let asker = Asker {
+                    txn,
+                    span: Span::Many,
+                    sequence: 0,
+                };
+                if here.participant.lock().locks_mut().try_acquire(asker, wanted) != Ok(None) {
                     return Err(Error::internal(format!(
                         "prepared transactions of shard {} write the same rows",
                         here.id
@@ -308,7 +313,7 @@ fn apply_one(node: &ShardNode, shard: &Shard, view: &ClusterView, work: Work) ->
     shard.ledger.lock().apply(index, &logged)?;
     let mut participant = shard.participant.lock();
     for txn in &consequences.unlocked {
-        participant.locks.release(*txn);
+        participant.release(*txn);
     }
     if let Logged::AbortRecord(txn) = &logged {
         participant.refused_durably(*txn);

@@ -314,11 +314,11 @@ async fn tell(
     }
     let left = until.saturating_duration_since(Instant::now()).as_millis() as u64;
     let request = v1::FinishRequest {
-        give_up: false,
         shard: Some(reference),
         txn: txn.to_wire(),
         commit_timestamp: timestamp.0,
         deadline_ms: left.max(1),
+        ..v1::FinishRequest::default()
     };
     node.directory
         .node(entry.config.leader.node)?

@@ -162,7 +162,7 @@ fn finish(shard: &Shard, job: CommitJob, result: Result<Timestamp>) {
     participant.close(job.txn);
     // Applied: the applier released them. Unknown: it still will, or leadership and all locks are gone.
     if result.as_ref().is_err_and(|e| e.retry != Retry::OutcomeUnknown) {
-        participant.locks.release(job.txn);
+        participant.release(job.txn);
     }
     drop(participant);
     let _ = job.reply.send(result);

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   Write(n, rows) ─▶ lock (waits) ─▶ unchanged since it was read, unique ─▶ OwnRows      in memory, seen by the transaction only
-//!   Undo(n)        ─▶ rows of statements from n on are forgotten, locks stay
+//!   Lock(n, keys)  ─▶ lock (waits, or not) ─▶ unchanged since it was read                      row_locks.rs
+//!   Undo(n)        ─▶ rows of statements from n on are forgotten; their locks too, or they stay
 //!   Prepare, Commit(open) ─▶ take_open ─▶ what OwnRows amounts to is logged
 //!   no KeepAlive for a while ─▶ everything is dropped                                     its router is dead
 //! ```
@@ -11,19 +12,19 @@
 
 use super::committer::aborted;
 use super::shard::Shard;
-use super::writes::{Locked, Wishes, lock};
+use super::waiting::Patience;
+use super::writes::{Locked, Wishes};
 use super::{ShardNode, checks};
 use crate::storage::version::TableVersion;
 use crate::storage::{OwnRows, ShardStore, Write};
 use crate::txn::entry;
-use crate::txn::locks::Span;
-use crate::txn::participant::OpenTxn;
+use crate::txn::locks::{Asker, Span};
+use crate::txn::participant::{GaveUp, OpenTxn};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tessera_proto::{Error, Result, ShardId, TableId, Timestamp, TxnId, v1};
-use tokio::time::Instant;
 
 /// How long after the last sign of its router an open transaction is dropped: eight signs.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -52,7 +53,7 @@ impl ReadStore {
     }
 }
 
-/// 40001: what it wrote here is gone with the leader that had it.
+/// 40001: what it wrote or locked here is gone with the leader that had it.
 pub(super) fn lost(shard: &Shard, txn: TxnId) -> Error {
     Error::new(
         "40001",
@@ -71,7 +72,7 @@ fn busy(shard: &Shard, txn: TxnId) -> Error {
 }
 
 /// Ends the request of an open transaction; its locks stay.
-struct Request<'a> {
+pub(super) struct Request<'a> {
     shard: &'a Shard,
     txn: TxnId,
 }
@@ -82,7 +83,7 @@ impl Drop for Request<'_> {
         participant.end(self.txn);
         // Dropped meanwhile: what it locked since must not stay.
         if participant.opened(self.txn).is_none() {
-            participant.locks.release(self.txn);
+            participant.release(self.txn);
         }
         drop(participant);
         self.shard.wake_all();
@@ -93,9 +94,9 @@ impl Shard {
     /// Forgets an open transaction; a statement of it that waits gives up.
     pub fn drop_open(&self, txn: TxnId) {
         let mut participant = self.participant.lock();
-        participant.give_up(txn);
+        participant.give_up(txn, GaveUp::Cancelled);
         if participant.close(txn).is_some() {
-            participant.locks.release(txn);
+            participant.release(txn);
         }
         drop(participant);
         self.wake_all();
@@ -118,7 +119,8 @@ impl Shard {
 impl ShardNode {
     /// See `ShardService::write`.
     pub(super) async fn write_open(self: &Arc<Self>, request: v1::WriteRequest) -> Result<()> {
-        let until = checks::until(request.deadline_ms)?;
+        let patience = Patience::of(request.deadline_ms, request.lock_timeout_ms)?;
+        let until = patience.work();
         let txn = TxnId::from_wire(&request.txn)?;
         let own = request.shard.is_some_and(|s| s.own);
         let shard = self.leading(request.shard, until).await?;
@@ -131,17 +133,12 @@ impl ShardNode {
         let read_at = wishes.read_at;
         let (_, writes, wanted) = self.decode_and_want(&shard, txn, wishes, until).await?;
         let request_of_it = self.begin_open(&shard, txn, own)?;
-        let patience = Duration::from_millis(request.lock_timeout_ms);
-        let lock_until = match request.lock_timeout_ms {
-            0 => until,
-            _ => until.min(Instant::now() + patience),
+        let asker = Asker {
+            txn,
+            span: Span::Open,
+            sequence: request.sequence,
         };
-        let term = match lock(&shard, txn, Span::Open, wanted, lock_until).await {
-            Err(error) if error.code == "57014" && lock_until < until => {
-                return Err(Error::new("55P03", "canceling statement due to lock timeout"));
-            }
-            other => other?,
-        };
+        let term = self.wait_for_locks(&shard, asker, wanted, &patience).await?;
         let (rows, done) = {
             let mut participant = shard.participant.lock();
             match participant.opened(txn) {
@@ -169,16 +166,18 @@ impl ShardNode {
         }
         open.memory.try_grow(bytes)?;
         let added = Arc::make_mut(&mut open.rows).add(request.sequence, writes, bytes);
-        open.memory.try_resize(open.rows.bytes())?;
+        if added.is_ok() {
+            open.sequence = request.sequence;
+        }
+        participant.account(txn)?;
         added?;
-        open.sequence = request.sequence;
         drop(participant);
         drop(request_of_it);
         Ok(())
     }
 
     /// Begins a request of an open transaction, and the transaction itself with its first.
-    fn begin_open<'a>(&self, shard: &'a Shard, txn: TxnId, own: bool) -> Result<Request<'a>> {
+    pub(super) fn begin_open<'a>(&self, shard: &'a Shard, txn: TxnId, own: bool) -> Result<Request<'a>> {
         let mut participant = shard.participant.lock();
         if participant.is_refused(txn) {
             return Err(aborted(txn));
@@ -196,6 +195,7 @@ impl ShardNode {
             rows: Arc::default(),
             term,
             sequence: 0,
+            undone: 0,
             memory: MemoryConsumer::new("open transaction").register(self.executor.memory()),
             heard: now,
         };
@@ -209,8 +209,7 @@ impl ShardNode {
         let txn = TxnId::from_wire(&request.txn)?;
         let shard = self.leading(request.shard, until).await?;
         // A statement that was cancelled may not have noticed yet.
-        shard.participant.lock().give_up(txn);
-        shard.wake_all();
+        shard.participant.lock().give_up(txn, GaveUp::Cancelled);
         let idle = |s: &Shard| (!s.participant.lock().is_active(txn)).then_some(());
         let busy = || Error::cancelled(format!("a statement of transaction {txn} did not end in time"));
         shard.wait_until(until, idle).await.ok_or_else(busy)?;
@@ -220,10 +219,12 @@ impl ShardNode {
             return Err(lost(&shard, txn));
         };
         open.sequence = open.sequence.max(request.last);
+        open.undone = open.undone.max(request.last);
         Arc::make_mut(&mut open.rows).forget_from(request.sequence)?;
-        let bytes = open.rows.bytes();
-        open.memory.try_resize(bytes)?;
-        Ok(())
+        if request.release {
+            participant.give_back(txn, |sequence, _, _| sequence >= request.sequence);
+        }
+        participant.account(txn)
     }
 
     /// See `ShardService::keep_alive`.
@@ -238,7 +239,7 @@ impl ShardNode {
         for shard in self.shards() {
             let mut participant = shard.participant.lock();
             txns.iter().for_each(|txn| participant.heard(*txn, now));
-            waits.extend(participant.waiting().map(|(waiter, holder)| v1::Wait {
+            waits.extend(participant.locks().edges().map(|(waiter, holder)| v1::Wait {
                 waiter: waiter.to_wire(),
                 holder: holder.to_wire(),
                 shard: Some(shard.reference()),
@@ -248,12 +249,11 @@ impl ShardNode {
     }
 
     /// Ends a transaction's wait in a shard, if it waits there. It may have got its locks meanwhile, and be prepared: that stands.
-    pub(super) fn give_up(&self, shard: ShardId, txn: TxnId) -> Result<()> {
+    pub(super) fn give_up(&self, shard: ShardId, txn: TxnId, why: GaveUp) -> Result<()> {
         let shard = self
             .shard(shard)
             .ok_or_else(|| Error::stale_map(format!("shard {shard} is not on this node")))?;
-        shard.participant.lock().give_up(txn);
-        shard.wake_all();
+        shard.participant.lock().give_up(txn, why);
         Ok(())
     }
 

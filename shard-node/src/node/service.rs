@@ -4,6 +4,7 @@ use super::ShardNode;
 use super::checks;
 use super::open_txn::ReadStore;
 use crate::scan::ShardTable;
+use crate::txn::participant::GaveUp;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::execution::SendableRecordBatchStream;
@@ -147,6 +148,12 @@ impl ShardService for ShardNode {
         self.watch(shard.as_slice(), written).map(|()| v1::WriteReply {})
     }
 
+    async fn lock(&self, request: v1::LockRequest) -> Result<v1::LockReply> {
+        let shard = request.shard.map(|s| s.id());
+        let locked = self.me()?.lock_rows(request).await;
+        self.watch(shard.as_slice(), locked)
+    }
+
     async fn undo(&self, request: v1::UndoRequest) -> Result<v1::UndoReply> {
         self.me()?.undo_open(request).await.map(|()| v1::UndoReply {})
     }
@@ -156,12 +163,22 @@ impl ShardService for ShardNode {
         self.keep_open(&request)
     }
 
+    async fn activity(&self, request: v1::ActivityRequest) -> Result<v1::ActivityReply> {
+        checks::until(request.deadline_ms)?;
+        Ok(self.list_activity(request.locks_max as usize))
+    }
+
     async fn finish(&self, request: v1::FinishRequest) -> Result<v1::FinishReply> {
         let until = checks::until(request.deadline_ms)?;
         let reference = request.shard.ok_or_else(|| Error::protocol("finish names no shard"))?;
         let (txn, timestamp) = (TxnId::from_wire(&request.txn)?, Timestamp(request.commit_timestamp));
-        if request.give_up {
-            return self.give_up(reference.id(), txn).map(|()| v1::FinishReply {});
+        let why = match request.give_up() {
+            v1::finish_request::GiveUp::No => None,
+            v1::finish_request::GiveUp::Deadlock => Some(GaveUp::Deadlock),
+            v1::finish_request::GiveUp::Cancelled => Some(GaveUp::Cancelled),
+        };
+        if let Some(why) = why {
+            return self.give_up(reference.id(), txn, why).map(|()| v1::FinishReply {});
         }
         self.me()?
             .finish_txn(reference.id(), Some(reference), txn, timestamp, until)

@@ -12,10 +12,11 @@
 
 use super::committer::aborted;
 use super::shard::{CommitJob, Shard};
+use super::waiting::Patience;
 use super::{ShardNode, checks};
 use crate::storage::{ShardStore, Write};
 use crate::txn::entry::{self, Committed, Logged, Prepare};
-use crate::txn::locks::{Acquired, Span, Wanted};
+use crate::txn::locks::{Asker, Mode, Span, Wanted};
 use crate::txn::participant::Undecided;
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
@@ -23,7 +24,6 @@ use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::SchemaRef;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 use tessera_meta::view::ClusterView;
 use tessera_proto::table::TableDef;
 use tessera_proto::v1::table_write::Payload;
@@ -31,9 +31,6 @@ use tessera_proto::{Error, Result, ShardId, TableId, Timestamp, TxnId, ipc, v1};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-/// How long a younger transaction over several shards waits for an older one's rows before it gives up: PostgreSQL's
-/// `deadlock_timeout`.
-const CIRCLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Tables written in one shard by one transaction.
 const WRITES_MAX: usize = 1_024;
 
@@ -75,7 +72,7 @@ pub(crate) fn decode(write: &v1::TableWrite, table: Arc<TableDef>) -> Result<Vec
 }
 
 /// An Arrow IPC stream as one batch of this schema; `None` when it has no rows.
-fn rows(bytes: &Bytes, table: &TableDef, schema: &SchemaRef) -> Result<Option<RecordBatch>> {
+pub(super) fn rows(bytes: &Bytes, table: &TableDef, schema: &SchemaRef) -> Result<Option<RecordBatch>> {
     if bytes.is_empty() {
         return Ok(None);
     }
@@ -88,13 +85,34 @@ fn rows(bytes: &Bytes, table: &TableDef, schema: &SchemaRef) -> Result<Option<Re
     Ok(Some(batch).filter(|b| b.num_rows() > 0))
 }
 
-/// Locks that writes need.
+/// Locks that writes need. A row that comes under the key of one that goes is an update that leaves the key.
 pub fn wanted(store: &ShardStore, writes: &[Write]) -> Result<Vec<Wanted>> {
-    let wanted = |write: &Write| match write {
-        Write::Removed { table, .. } | Write::Rows { table, .. } => Ok(Wanted::Keys(table.id, store.keys(write)?)),
-        Write::Staged { table, .. } => Ok(Wanted::Whole(table.id)),
-    };
-    writes.iter().map(wanted).collect()
+    let mut removed: HashMap<TableId, HashSet<Box<[u8]>>> = HashMap::new();
+    for write in writes.iter().filter(|write| matches!(write, Write::Removed { .. })) {
+        removed.entry(write.table().id).or_default().extend(store.keys(write)?);
+    }
+    let mut wanted = vec![];
+    for write in writes {
+        let table = write.table().id;
+        match write {
+            Write::Staged { .. } => wanted.push(Wanted::whole(table)),
+            Write::Removed { .. } => {}
+            Write::Rows { .. } => {
+                let old = removed.entry(table).or_default();
+                let keys = store.keys(write)?.into_iter();
+                let (kept, new) = keys.partition::<Vec<_>, _>(|key| !old.is_empty() && old.remove(key));
+                wanted.push(Wanted::beside(table));
+                wanted.push(Wanted::rows(table, Mode::NoKeyUpdate, kept));
+                wanted.push(Wanted::rows(table, Mode::Update, new));
+            }
+        }
+    }
+    for (table, gone) in removed {
+        wanted.push(Wanted::beside(table));
+        wanted.push(Wanted::rows(table, Mode::Update, gone.into_iter().collect()));
+    }
+    wanted.retain(|want| !want.keys.is_empty());
+    Ok(wanted)
 }
 
 /// What a transaction wants to change in one shard.
@@ -115,11 +133,20 @@ pub(super) struct Locked {
     pub(super) keep: bool,
 }
 
+impl Locked {
+    /// Ends the request and nothing else.
+    fn stay_open(mut self) {
+        self.keep = true;
+        self.shard.participant.lock().end(self.txn);
+        self.shard.wake_all();
+    }
+}
+
 impl Drop for Locked {
     fn drop(&mut self) {
         if !self.keep {
             let mut participant = self.shard.participant.lock();
-            participant.locks.release(self.txn);
+            participant.release(self.txn);
             participant.end(self.txn);
             participant.close(self.txn);
             drop(participant);
@@ -131,7 +158,8 @@ impl Drop for Locked {
 impl ShardNode {
     /// See `ShardService::prepare`.
     pub(super) async fn prepare_writes(self: &Arc<Self>, request: v1::PrepareRequest) -> Result<()> {
-        let until = checks::until(request.deadline_ms)?;
+        let patience = Patience::of(request.deadline_ms, request.lock_timeout_ms)?;
+        let until = patience.work();
         let txn = TxnId::from_wire(&request.txn)?;
         let home = request
             .home
@@ -152,8 +180,14 @@ impl ShardNode {
         };
         let (locked, writes) = match request.open {
             true => self.take_open(&shard, txn).await?,
-            false => self.lock_and_check(&shard, txn, Span::Many, wishes, until).await?,
+            false => self.lock_and_check(&shard, txn, Span::Many, wishes, &patience).await?,
         };
+        if request.open && writes.is_empty() {
+            // It holds its locks, and goes on to hold them until it is finished.
+            locked.stay_open();
+            return Ok(());
+        }
+        let until = patience.work();
         let entry = Logged::Prepare(Prepare {
             txn: request.txn,
             home: Some(home.into()),
@@ -189,7 +223,8 @@ impl ShardNode {
 
     /// See `ShardService::commit`.
     pub(super) async fn commit_writes(self: &Arc<Self>, request: v1::CommitRequest) -> Result<Timestamp> {
-        let until = checks::until(request.deadline_ms)?;
+        let patience = Patience::of(request.deadline_ms, request.lock_timeout_ms)?;
+        let until = patience.work();
         let txn = TxnId::from_wire(&request.txn)?;
         let shard = self.leading(request.home, until).await?;
         if let Some(outcome) = shard.ledger.lock().outcome(txn) {
@@ -207,8 +242,9 @@ impl ShardNode {
         };
         let (mut locked, writes) = match request.open {
             true => self.take_open(&shard, txn).await?,
-            false => self.lock_and_check(&shard, txn, span, wishes, until).await?,
+            false => self.lock_and_check(&shard, txn, span, wishes, &patience).await?,
         };
+        let until = patience.work();
         let participants = request.participants.iter().map(|p| p.id().into()).collect();
         let bytes = entry::bytes(&writes);
         let commit = Committed {
@@ -272,10 +308,10 @@ impl ShardNode {
         txn: TxnId,
         span: Span,
         wishes: Wishes,
-        until: Instant,
+        patience: &Patience,
     ) -> Result<(Locked, Vec<v1::TableWrite>)> {
         let read_at = wishes.read_at;
-        let (payloads, writes, wanted) = self.decode_and_want(shard, txn, wishes, until).await?;
+        let (payloads, writes, wanted) = self.decode_and_want(shard, txn, wishes, patience.work()).await?;
         if !shard.participant.lock().begin(txn) {
             return Err(Error::new(
                 "55000",
@@ -288,7 +324,8 @@ impl ShardNode {
             term: 0,
             keep: false,
         };
-        locked.term = lock(shard, txn, span, wanted, until).await?;
+        let asker = Asker { txn, span, sequence: 0 };
+        locked.term = self.wait_for_locks(shard, asker, wanted, patience).await?;
         let here = shard.clone();
         let checked = tokio::task::spawn_blocking(move || check(&here, &writes, read_at));
         checked
@@ -314,7 +351,8 @@ impl ShardNode {
             self.discard_staged(&shard, txn).await;
         }
         if !prepared {
-            // Finished before, or never prepared: a late Prepare is resolved through home.
+            // Finished before, or never prepared: a late Prepare is resolved through home. One that only held locks ends here.
+            shard.drop_open(txn);
             return Ok(());
         }
         self.failpoints.hit("finish.before_propose")?;
@@ -378,77 +416,6 @@ impl ShardNode {
             .map(answer)
             .ok_or_else(|| Error::internal("an abort record left no outcome"))
     }
-}
-
-/// Waits for all locks; returns the leadership they belong to. Who else waits is told to routers, which look for circles with
-/// open transactions; of two requests over several shards the younger gives up after a while.
-pub(super) async fn lock(shard: &Shard, txn: TxnId, span: Span, wanted: Vec<Wanted>, until: Instant) -> Result<u64> {
-    let _waiting = Waiting { shard, txn };
-    let circle = (Instant::now() + CIRCLE_TIMEOUT).min(until);
-    let patient = |s: &Shard| match try_lock(s, txn, span, &wanted) {
-        Ok((Acquired::Yes, term)) => Some(Ok(term)),
-        Ok((Acquired::Wait(_) | Acquired::GiveUpSoon(_), _)) => None,
-        Err(error) => Some(Err(error)),
-    };
-    if let Some(result) = shard.wait_until(circle, patient).await {
-        return result;
-    }
-    let impatient = |s: &Shard| match try_lock(s, txn, span, &wanted) {
-        Ok((Acquired::GiveUpSoon(holder), _)) => Some(Err(circular(txn, holder))),
-        _ => patient(s),
-    };
-    let late = || {
-        Err(Error::cancelled(format!(
-            "rows in shard {} stayed locked until the deadline",
-            shard.id
-        )))
-    };
-    shard.wait_until(until, impatient).await.unwrap_or_else(late)
-}
-
-/// Ends what others see of a wait.
-struct Waiting<'a> {
-    shard: &'a Shard,
-    txn: TxnId,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.shard.participant.lock().waits(self.txn, None);
-    }
-}
-
-fn try_lock(shard: &Shard, txn: TxnId, span: Span, wanted: &[Wanted]) -> Result<(Acquired, u64)> {
-    let mut participant = shard.participant.lock();
-    if participant.is_refused(txn) {
-        return Err(aborted(txn));
-    }
-    if participant.gives_up(txn) {
-        return Err(Error::new("40P01", "deadlock detected")
-            .with_detail(format!(
-                "transaction {txn} is the youngest of those that wait for each other"
-            ))
-            .with_hint("run the transaction again"));
-    }
-    let status = shard.status.borrow();
-    if status.leads.is_none() {
-        return Err(Error::stale_map(format!("shard {} is led elsewhere now", shard.id)));
-    }
-    let acquired = participant.locks.acquire(txn, span, wanted.to_vec());
-    match acquired {
-        Acquired::Yes => participant.waits(txn, None),
-        Acquired::Wait(holder) | Acquired::GiveUpSoon(holder) => participant.waits(txn, Some(holder)),
-    }
-    Ok((acquired, status.term))
-}
-
-fn circular(txn: TxnId, holder: TxnId) -> Error {
-    Error::new(
-        "40P01",
-        format!("transaction {txn} waits for rows of the older transaction {holder}"),
-    )
-    .with_detail("both write several shards and may wait for each other")
-    .with_hint("run the statement again")
 }
 
 /// Rows that go are as they were read, and rows that come have keys that no other row has. Blocking.

@@ -197,6 +197,12 @@ impl OwnRows {
         }))
     }
 
+    /// Whether the row with this key is one of our own, or one that goes.
+    pub fn is_own(&self, table: TableId, key: &[u8]) -> bool {
+        let own = self.tables.get(&table);
+        own.is_some_and(|own| own.comes.contains_key(key) || own.goes.contains_key(key))
+    }
+
     /// Keys of committed rows that go: they are free for new rows.
     pub fn going(&self, table: TableId) -> impl Iterator<Item = &Box<[u8]>> {
         self.tables.get(&table).into_iter().flat_map(|own| own.goes.keys())

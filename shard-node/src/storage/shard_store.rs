@@ -203,13 +203,21 @@ impl ShardStore {
     /// # Errors
     /// XX001 or 58030 when segments cannot be read.
     pub fn unchanged_since(&self, write: &Write, read_at: Timestamp) -> Result<bool> {
-        let Write::Removed { table, keys } = write else {
-            return Ok(true);
-        };
-        let living = self.living(table, keys.columns())?;
-        Ok(living
-            .iter()
-            .all(|row| row.as_ref().is_some_and(|row| row.cts <= read_at)))
+        match write {
+            Write::Removed { table, keys } => Ok(self.changed_since(table, keys.columns(), read_at)?.is_empty()),
+            Write::Rows { .. } | Write::Staged { .. } => Ok(true),
+        }
+    }
+
+    /// Positions of those keys whose rows are not there, or were committed after `read_at`. Blocking.
+    ///
+    /// # Errors
+    /// XX001 or 58030 when segments cannot be read.
+    pub(crate) fn changed_since(&self, table: &TableDef, keys: &[ArrayRef], read_at: Timestamp) -> Result<Vec<usize>> {
+        let living = self.living(table, keys)?;
+        let is_old = |row: &Option<Living>| row.as_ref().is_some_and(|row| row.cts <= read_at);
+        let changed = living.iter().enumerate().filter(|(_, row)| !is_old(row));
+        Ok(changed.map(|(position, _)| position).collect())
     }
 
     /// Publishes `next` with the rows that come; the caller holds the apply lock.

@@ -1,24 +1,93 @@
-//! Rows in use by transactions that are not decided yet, at a shard's leader.
+//! Rows in use by transactions that are not decided yet, at a shard's leader, and who waits for them in which order.
 //!
 //! ```text
-//!   table 7   key (1) ─▶ txn A     key (2) ─▶ txn A     key (9) ─▶ txn B
-//!   table 8   whole ───▶ txn C     (staged segments: nobody else writes the table in this shard meanwhile)
+//!   table 7   row (1)  held by A: update           queue: C update, D share            D came after C, so it waits for C too
+//!             row (2)  held by A: share, B: share  queue: A no key update, C update    A holds the row: it goes before the queue
+//!             itself   held by A, B: share         queue: E update                     E adds segments: no writer beside it
 //! ```
 //!
-//! All locks of a request are taken at once or none, so a transaction of one request never holds while it waits and is always
-//! safe to wait for. Of two that write several shards at once and could wait in a circle, the younger gives up. Open transactions
-//! take locks statement by statement and keep them to their end; circles with them are looked for (see the router's deadlock.rs).
+//! A request takes all of its locks at once or none. One that cannot waits in the queues of all its rows, and is granted when nobody
+//! holds a lock that conflicts with one of its own and nobody who came before waits for one: so it is granted in the order of
+//! arrival, shared locks that come later do not overtake an exclusive one, and whoever waits holds nothing of its request. Who asks
+//! for more of a row that it holds goes before the queue, since everybody in it waits for that one anyway.
+//!
+//! Modes and conflicts are PostgreSQL's four. A waiting request watches one of those it waits for, and is looked at again when that
+//! one gives something back or leaves the queue; no other event can let it through before.
+//!
+//! Transactions of one shard hold nothing elsewhere while they wait and are always safe to wait for. Of two that write several
+//! shards at once and could wait in a circle, the younger gives up. Open transactions take locks statement by statement and keep
+//! them to their end; circles with them are looked for by routers. No clock, no sockets: who is granted is returned to the caller.
 
-use std::collections::{BTreeMap, HashMap};
+mod row;
+
+use row::Lock;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tessera_proto::{TableId, TxnId};
 
-/// What a write needs of one table.
+/// Transactions that one waiting request is reported to wait for, and locks that are looked at for that: what is beyond is found
+/// when the first of them have ended.
+const BLOCKERS_MAX: usize = 64;
+const BLOCKERS_LOCKS_MAX: usize = 4_096;
+
+/// How a row is locked, from the weakest to the strongest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// Its key stays.
+    KeyShare,
+    /// It stays as it is.
+    Share,
+    /// It is changed, but for its key.
+    NoKeyUpdate,
+    /// It is removed, or its key comes.
+    Update,
+}
+
+impl Mode {
+    /// Whether two transactions cannot have a row in these modes at once.
+    pub fn conflicts(self, other: Self) -> bool {
+        // KeyShare only with Update, Share with both updates, the updates with each other: PostgreSQL's table in one line.
+        self as u8 + other as u8 >= 3
+    }
+}
+
+/// What is locked of a table: a row by its canonical key, or (`None`) the table itself against whole segments of rows.
+pub type Key = Option<Box<[u8]>>;
+
+/// Locks of one mode in one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
-    /// These row keys.
-    Keys(TableId, Vec<Box<[u8]>>),
+pub struct Wanted {
+    /// The table.
+    pub table: TableId,
+    /// The mode.
+    pub mode: Mode,
+    /// Which of its rows, each once.
+    pub keys: Vec<Key>,
+}
+
+impl Wanted {
+    /// Rows.
+    pub fn rows(table: TableId, mode: Mode, keys: Vec<Box<[u8]>>) -> Self {
+        let keys = keys.into_iter().map(Some).collect();
+        Self { table, mode, keys }
+    }
+
+    /// The table beside other writers, as those need it who write rows of it.
+    pub fn beside(table: TableId) -> Self {
+        Self {
+            table,
+            mode: Mode::Share,
+            keys: vec![None],
+        }
+    }
+
     /// The table against all other writers in this shard.
-    Whole(TableId),
+    pub fn whole(table: TableId) -> Self {
+        Self {
+            table,
+            mode: Mode::Update,
+            keys: vec![None],
+        }
+    }
 }
 
 /// Whether a transaction may hold locks elsewhere while it waits here.
@@ -32,186 +101,508 @@ pub enum Span {
     Open,
 }
 
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker {
+    /// The transaction.
+    pub txn: TxnId,
+    /// What it may hold elsewhere.
+    pub span: Span,
+    /// Ascends with its requests, for [`Locks::give_back`].
+    pub sequence: u64,
+}
+
 /// Answer to [`Locks::acquire`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acquired {
     /// All of them.
     Yes,
-    /// None: wait until this transaction ends.
-    Wait(TxnId),
-    /// None: wait only briefly, because the older holder may in turn wait for locks of this one.
-    GiveUpSoon(TxnId),
+    /// None yet: it stands in the queues.
+    Wait,
+}
+
+/// A request that is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The transaction would hold too many locks.
+    Locks,
+    /// Too many wait already.
+    Queue,
+    /// It waits already.
+    Twice,
+}
+
+/// What there may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Locks of one transaction.
+    pub locks: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // What one log entry of 64 MiB can carry in rows of 8 bytes; their locks are about 1 GiB.
+            locks: 8 << 20,
+            // As many as the connections of several routers; each looks at its rows' queues when it is its turn.
+            waiting: 16_384,
+        }
+    }
+}
+
+/// A lock that is held or waited for, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// By whom.
+    pub txn: TxnId,
+    /// In which table.
+    pub table: TableId,
+    /// Of what.
+    pub key: Key,
+    /// How.
+    pub mode: Mode,
+    /// Held, not waited for.
+    pub granted: bool,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Locks {
-    tables: BTreeMap<TableId, TableLocks>,
+    tables: BTreeMap<TableId, HashMap<Key, Lock>>,
     held: BTreeMap<TxnId, Held>,
-}
-
-#[derive(Debug, Default)]
-struct TableLocks {
-    whole: Option<TxnId>,
-    keys: HashMap<Box<[u8]>, TxnId>,
-    /// Keys per transaction, for whoever wants the whole table.
-    writers: BTreeMap<TxnId, usize>,
+    waiting: BTreeMap<TxnId, Request>,
+    /// By the transaction that they watch: those that wait, in their order.
+    watchers: BTreeMap<TxnId, BTreeSet<(u64, TxnId)>>,
+    next: u64,
+    limits: Limits,
+    /// Bugs planted to show that the test of invariants finds them.
+    #[cfg(test)]
+    bug: Option<tests::Bug>,
 }
 
 #[derive(Debug)]
 struct Held {
     span: Span,
+    count: usize,
+    taken: Vec<Taken>,
+}
+
+/// What one request took in one table.
+#[derive(Debug)]
+struct Taken {
+    sequence: u64,
+    table: TableId,
+    /// Not held before.
+    fresh: Vec<Key>,
+    /// Held in this weaker mode before.
+    raised: Vec<(Key, Mode)>,
+}
+
+#[derive(Debug)]
+struct Request {
+    asker: Asker,
+    order: u64,
     wanted: Vec<Wanted>,
+    /// One of those that it waits for.
+    witness: TxnId,
 }
 
 impl Locks {
-    /// Takes all or none, beside those that it holds already.
-    pub fn acquire(&mut self, txn: TxnId, span: Span, wanted: Vec<Wanted>) -> Acquired {
-        if let Some(holder) = wanted.iter().find_map(|w| self.holder(txn, w)) {
-            let many = |s: Option<Span>| s == Some(Span::Many);
-            let circle = many(Some(span)) && many(self.held.get(&holder).map(|h| h.span));
-            return if circle && txn > holder {
-                Acquired::GiveUpSoon(holder)
-            } else {
-                Acquired::Wait(holder)
-            };
-        }
-        let wanted: Vec<Wanted> = wanted.into_iter().map(|want| self.take(txn, want)).collect();
-        let held = self.held.entry(txn).or_insert_with(|| Held { span, wanted: vec![] });
-        held.wanted.extend(wanted);
-        Acquired::Yes
-    }
-
-    fn holder(&self, txn: TxnId, wanted: &Wanted) -> Option<TxnId> {
-        let other = |t: &TxnId| Some(*t).filter(|t| *t != txn);
-        match wanted {
-            Wanted::Keys(table, keys) => {
-                let table = self.tables.get(table)?;
-                table
-                    .whole
-                    .as_ref()
-                    .and_then(other)
-                    .or_else(|| keys.iter().find_map(|k| table.keys.get(k).and_then(other)))
-            }
-            Wanted::Whole(table) => {
-                let table = self.tables.get(table)?;
-                table
-                    .whole
-                    .as_ref()
-                    .and_then(other)
-                    .or_else(|| table.writers.keys().find_map(other))
-            }
+    /// None held, with these limits.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
         }
     }
 
-    /// Takes what is free or held already; returns what is new.
-    fn take(&mut self, txn: TxnId, wanted: Wanted) -> Wanted {
-        match wanted {
-            Wanted::Keys(id, keys) => {
-                let table = self.tables.entry(id).or_default();
-                let new: Vec<_> = keys
-                    .into_iter()
-                    .filter(|k| table.keys.insert(k.clone(), txn).is_none())
-                    .collect();
-                *table.writers.entry(txn).or_default() += new.len();
-                Wanted::Keys(id, new)
-            }
-            Wanted::Whole(id) => {
-                self.tables.entry(id).or_default().whole = Some(txn);
-                Wanted::Whole(id)
-            }
-        }
-    }
-
-    /// Ends all locks of a transaction; true if it held any.
-    pub fn release(&mut self, txn: TxnId) -> bool {
-        let Some(held) = self.held.remove(&txn) else {
-            return false;
+    /// Takes all or stands in line for all, beside what it holds already.
+    ///
+    /// # Errors
+    /// Nothing is taken, nobody stands in line.
+    pub fn acquire(&mut self, asker: Asker, wanted: Vec<Wanted>) -> Result<Acquired, Refused> {
+        self.check(asker, &wanted)?;
+        let Some(witness) = self.blocker(asker.txn, self.next, &wanted) else {
+            self.take(asker, wanted);
+            return Ok(Acquired::Yes);
         };
-        for wanted in held.wanted {
-            let (Wanted::Keys(id, _) | Wanted::Whole(id)) = &wanted;
-            let Some(table) = self.tables.get_mut(id) else { continue };
-            match &wanted {
-                Wanted::Keys(_, keys) => {
-                    table.writers.remove(&txn);
-                    for key in keys
-                        .iter()
-                        .filter(|k| table.keys.get(*k) == Some(&txn))
-                        .collect::<Vec<_>>()
-                    {
-                        table.keys.remove(key);
+        if self.waiting.len() >= self.limits.waiting {
+            return Err(Refused::Queue);
+        }
+        self.enqueue(asker, wanted, witness);
+        Ok(Acquired::Wait)
+    }
+
+    /// Takes all or none, without standing in line. The table in which one is not free, if one is not.
+    ///
+    /// # Errors
+    /// Nothing is taken.
+    pub fn try_acquire(&mut self, asker: Asker, wanted: Vec<Wanted>) -> Result<Option<TableId>, Refused> {
+        self.check(asker, &wanted)?;
+        let blocked = |want: &&Wanted| {
+            let one = std::slice::from_ref(*want);
+            self.blocker(asker.txn, self.next, one).is_some()
+        };
+        if let Some(want) = wanted.iter().find(blocked) {
+            return Ok(Some(want.table));
+        }
+        self.take(asker, wanted);
+        Ok(None)
+    }
+
+    /// Takes those that are free; which, in the order of the keys.
+    ///
+    /// # Errors
+    /// Nothing is taken.
+    pub fn acquire_free(&mut self, asker: Asker, wanted: Wanted) -> Result<Vec<bool>, Refused> {
+        self.check(asker, std::slice::from_ref(&wanted))?;
+        let Wanted { table, mode, keys } = wanted;
+        let locks = self.tables.get(&table);
+        let is_free = |key: &Key| {
+            let lock = locks.and_then(|locks| locks.get(key));
+            lock.is_none_or(|lock| lock.blockers(asker.txn, self.next, mode).next().is_none())
+        };
+        let free: Vec<bool> = keys.iter().map(is_free).collect();
+        let taken = keys.into_iter().zip(&free).filter(|(_, free)| **free);
+        let keys = taken.map(|(key, _)| key).collect();
+        self.take(asker, vec![Wanted { table, mode, keys }]);
+        Ok(free)
+    }
+
+    fn check(&self, asker: Asker, wanted: &[Wanted]) -> Result<(), Refused> {
+        if self.waiting.contains_key(&asker.txn) {
+            return Err(Refused::Twice);
+        }
+        let count = self.held.get(&asker.txn).map_or(0, |held| held.count);
+        let all = || wanted.iter().flat_map(|want| want.keys.iter().map(move |key| (want.table, key)));
+        if count + all().count() <= self.limits.locks {
+            return Ok(());
+        }
+        // Counted exactly only where it matters: those held already are no more than they were.
+        let is_new = |(table, key): &(TableId, &Key)| {
+            let lock = self.tables.get(table).and_then(|locks| locks.get(*key));
+            lock.and_then(|lock| lock.mode_of(asker.txn)).is_none()
+        };
+        match count + all().filter(is_new).count() <= self.limits.locks {
+            true => Ok(()),
+            false => Err(Refused::Locks),
+        }
+    }
+
+    /// One of those that a request must wait for.
+    fn blocker(&self, txn: TxnId, order: u64, wanted: &[Wanted]) -> Option<TxnId> {
+        #[cfg(test)]
+        let order = if self.bug == Some(tests::Bug::Overtakes) { 0 } else { order };
+        wanted.iter().find_map(|want| {
+            let locks = self.tables.get(&want.table)?;
+            #[cfg(not(test))]
+            let mode = want.mode;
+            #[cfg(test)]
+            let mode = match self.bug {
+                Some(tests::Bug::TwoHolders) if want.mode == Mode::NoKeyUpdate => Mode::KeyShare,
+                _ => want.mode,
+            };
+            let blocker = |key| locks.get(key)?.blockers(txn, order, mode).next();
+            want.keys.iter().find_map(blocker)
+        })
+    }
+
+    fn take(&mut self, asker: Asker, wanted: Vec<Wanted>) {
+        let held = self.held.entry(asker.txn).or_insert_with(|| Held {
+            span: asker.span,
+            count: 0,
+            taken: vec![],
+        });
+        for Wanted { table, mode, keys } in wanted {
+            let locks = self.tables.entry(table).or_default();
+            let mut taken = Taken {
+                sequence: asker.sequence,
+                table,
+                fresh: Vec::with_capacity(keys.len()),
+                raised: vec![],
+            };
+            for key in keys {
+                let lock = match locks.get_mut(&key) {
+                    Some(lock) => lock,
+                    None => locks.entry(key.clone()).or_default(),
+                };
+                match lock.hold(asker.txn, mode) {
+                    None => taken.fresh.push(key),
+                    Some(before) if before < mode => taken.raised.push((key, before)),
+                    Some(_) => {}
+                }
+            }
+            held.count += taken.fresh.len();
+            if !taken.fresh.is_empty() || !taken.raised.is_empty() {
+                held.taken.push(taken);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, asker: Asker, wanted: Vec<Wanted>, witness: TxnId) {
+        let order = self.next;
+        self.next += 1;
+        for want in &wanted {
+            let locks = self.tables.entry(want.table).or_default();
+            for key in &want.keys {
+                let lock = locks.entry(key.clone()).or_default();
+                lock.enqueue(asker.txn, order, want.mode);
+            }
+        }
+        self.watch(witness, (order, asker.txn));
+        let request = Request {
+            asker,
+            order,
+            wanted,
+            witness,
+        };
+        self.waiting.insert(asker.txn, request);
+    }
+
+    fn watch(&mut self, witness: TxnId, waiter: (u64, TxnId)) {
+        #[cfg(test)]
+        if self.bug == Some(tests::Bug::ForgetsToWatch) && waiter.0 % 8 == 7 {
+            return;
+        }
+        self.watchers.entry(witness).or_default().insert(waiter);
+    }
+
+    /// Looks again at those that watch a transaction; whoever gets its locks.
+    fn wake(&mut self, txn: TxnId) -> Vec<TxnId> {
+        let mut granted = vec![];
+        for (order, waiter) in self.watchers.remove(&txn).unwrap_or_default() {
+            let Some(request) = self.waiting.get(&waiter) else { continue };
+            match self.blocker(waiter, request.order, &request.wanted) {
+                Some(witness) => {
+                    self.watch(witness, (order, waiter));
+                    if let Some(request) = self.waiting.get_mut(&waiter) {
+                        request.witness = witness;
                     }
                 }
-                Wanted::Whole(_) => table.whole = table.whole.filter(|t| *t != txn),
-            }
-            if table.whole.is_none() && table.keys.is_empty() && table.writers.is_empty() {
-                self.tables.remove(id);
+                None => {
+                    if let Some(request) = self.leave(waiter) {
+                        self.take(request.asker, request.wanted);
+                        granted.push(waiter);
+                    }
+                }
             }
         }
-        true
+        granted
+    }
+
+    /// Takes a request out of its queues.
+    fn leave(&mut self, txn: TxnId) -> Option<Request> {
+        let request = self.waiting.remove(&txn)?;
+        for want in &request.wanted {
+            let Some(locks) = self.tables.get_mut(&want.table) else {
+                continue;
+            };
+            for key in &want.keys {
+                if let Some(lock) = locks.get_mut(key) {
+                    lock.dequeue(txn);
+                    if lock.is_unused() {
+                        locks.remove(key);
+                    }
+                }
+            }
+            if locks.is_empty() {
+                self.tables.remove(&want.table);
+            }
+        }
+        if let Some(watchers) = self.watchers.get_mut(&request.witness) {
+            watchers.remove(&(request.order, txn));
+            if watchers.is_empty() {
+                self.watchers.remove(&request.witness);
+            }
+        }
+        Some(request)
+    }
+
+    /// Ends a transaction's wait, if it waits. Those whose turn it is then.
+    #[must_use = "they wait to be told"]
+    pub fn withdraw(&mut self, txn: TxnId) -> Vec<TxnId> {
+        match self.leave(txn) {
+            Some(_) => self.wake(txn),
+            None => vec![],
+        }
+    }
+
+    /// Ends all locks of a transaction, and its wait. Those whose turn it is then.
+    #[must_use = "they wait to be told"]
+    pub fn release(&mut self, txn: TxnId) -> Vec<TxnId> {
+        self.leave(txn);
+        for taken in self.held.remove(&txn).into_iter().flat_map(|held| held.taken) {
+            #[cfg(test)]
+            if self.bug == Some(tests::Bug::KeepsLocks) && taken.fresh.len() > 2 {
+                continue;
+            }
+            for key in &taken.fresh {
+                self.let_go(txn, taken.table, key);
+            }
+        }
+        self.wake(txn)
+    }
+
+    fn let_go(&mut self, txn: TxnId, table: TableId, key: &Key) {
+        let Some(locks) = self.tables.get_mut(&table) else {
+            return;
+        };
+        if let Some(lock) = locks.get_mut(key) {
+            lock.let_go(txn);
+            if lock.is_unused() {
+                locks.remove(key);
+            }
+        }
+        if locks.is_empty() {
+            self.tables.remove(&table);
+        }
+    }
+
+    /// Gives back what a transaction took for the requests (by their numbers), tables and keys that `back` tells; what it held before
+    /// in a weaker mode it holds in that again. Those whose turn it is then.
+    #[must_use = "they wait to be told"]
+    pub fn give_back(&mut self, txn: TxnId, back: impl Fn(u64, TableId, &Key) -> bool) -> Vec<TxnId> {
+        let Some(mut held) = self.held.remove(&txn) else {
+            return vec![];
+        };
+        // The latest first: a lock may have been raised several times.
+        for taken in held.taken.iter_mut().rev() {
+            let (sequence, table) = (taken.sequence, taken.table);
+            taken.raised.retain(|(key, before)| {
+                let goes = back(sequence, table, key);
+                if goes && let Some(lock) = self.tables.get_mut(&table).and_then(|locks| locks.get_mut(key)) {
+                    lock.weaken(txn, *before);
+                }
+                !goes
+            });
+            let (gone, kept) = std::mem::take(&mut taken.fresh)
+                .into_iter()
+                .partition::<Vec<_>, _>(|key| back(sequence, table, key));
+            taken.fresh = kept;
+            held.count -= gone.len();
+            gone.iter().for_each(|key| self.let_go(txn, table, key));
+        }
+        held.taken.retain(|taken| !taken.fresh.is_empty() || !taken.raised.is_empty());
+        if !held.taken.is_empty() {
+            self.held.insert(txn, held);
+        }
+        self.wake(txn)
+    }
+
+    /// Whether a transaction waits.
+    pub fn waits(&self, txn: TxnId) -> bool {
+        self.waiting.contains_key(&txn)
+    }
+
+    /// Whether a transaction holds any lock.
+    pub fn holds(&self, txn: TxnId) -> bool {
+        self.held.contains_key(&txn)
+    }
+
+    /// Locks that a transaction holds.
+    pub fn count(&self, txn: TxnId) -> usize {
+        self.held.get(&txn).map_or(0, |held| held.count)
+    }
+
+    /// Those that a transaction waits for: who holds what it wants, and who came before and wants it too.
+    pub fn blockers(&self, txn: TxnId) -> BTreeSet<TxnId> {
+        let mut found = BTreeSet::new();
+        let Some(request) = self.waiting.get(&txn) else {
+            return found;
+        };
+        let all = request.wanted.iter().flat_map(|want| {
+            let locks = self.tables.get(&want.table);
+            let lock = move |key| locks.and_then(|locks| locks.get(key));
+            want.keys.iter().filter_map(lock).map(|lock| (lock, want.mode))
+        });
+        for (lock, mode) in all.take(BLOCKERS_LOCKS_MAX) {
+            found.extend(lock.blockers(txn, request.order, mode));
+            if found.len() >= BLOCKERS_MAX {
+                break;
+            }
+        }
+        // The one that it watches is one of them, however many locks are looked at.
+        found.insert(request.witness);
+        found
+    }
+
+    /// Who waits for whom.
+    pub fn edges(&self) -> impl Iterator<Item = (TxnId, TxnId)> {
+        let blockers = |txn: &TxnId| self.blockers(*txn).into_iter().map({
+            let txn = *txn;
+            move |blocker| (txn, blocker)
+        });
+        self.waiting.keys().flat_map(blockers)
+    }
+
+    /// The older transaction over several shards that this one, which is over several shards too, waits for, perhaps through others
+    /// that hold nothing: the two may wait for each other.
+    pub fn circular(&self, txn: TxnId) -> Option<TxnId> {
+        let request = self.waiting.get(&txn)?;
+        if request.asker.span != Span::Many {
+            return None;
+        }
+        let span = |txn: &TxnId| {
+            let held = self.held.get(txn).map(|held| held.span);
+            held.or_else(|| self.waiting.get(txn).map(|request| request.asker.span))
+        };
+        let (mut seen, mut next) = (BTreeSet::from([txn]), vec![txn]);
+        while let Some(at) = next.pop() {
+            for blocker in self.blockers(at) {
+                if span(&blocker) == Some(Span::Many) && blocker < txn {
+                    return Some(blocker);
+                }
+                if seen.insert(blocker) {
+                    next.push(blocker);
+                }
+            }
+        }
+        None
+    }
+
+    /// Locks for people, at most so many: of each transaction those that it holds, then those that it waits for.
+    pub fn list(&self, max: usize) -> Vec<Listed> {
+        let held = self.held.iter().flat_map(|(txn, held)| {
+            let keys = held.taken.iter().flat_map(|taken| taken.fresh.iter().map(|key| (taken.table, key)));
+            keys.filter_map(|(table, key)| {
+                Some(Listed {
+                    txn: *txn,
+                    table,
+                    key: key.clone(),
+                    mode: self.tables.get(&table)?.get(key)?.mode_of(*txn)?,
+                    granted: true,
+                })
+            })
+        });
+        let waiting = self.waiting.iter().flat_map(|(txn, request)| {
+            let wanted = request.wanted.iter();
+            wanted.flat_map(|want| {
+                want.keys.iter().map(|key| Listed {
+                    txn: *txn,
+                    table: want.table,
+                    key: key.clone(),
+                    mode: want.mode,
+                    granted: false,
+                })
+            })
+        });
+        // Waits first: they are what people look for, and bounded by themselves.
+        waiting.take(max / 2).chain(held).take(max).collect()
     }
 
     /// Forgets everything: this replica leads no more.
     pub fn clear(&mut self) {
-        self.tables.clear();
-        self.held.clear();
+        *self = Self {
+            limits: self.limits,
+            next: self.next,
+            #[cfg(test)]
+            bug: self.bug,
+            ..Self::default()
+        };
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn keys(table: u64, keys: &[u8]) -> Vec<Wanted> {
-        vec![Wanted::Keys(
-            TableId(table),
-            keys.iter().map(|k| Box::from([*k].as_slice())).collect(),
-        )]
-    }
-
-    #[test]
-    fn all_or_none_and_the_younger_gives_up() {
-        let mut ids: Vec<_> = (0..3).map(|_| TxnId::generate()).collect();
-        ids.sort();
-        let (old, mid, young) = (ids[0], ids[1], ids[2]);
-        let mut locks = Locks::default();
-        assert_eq!(locks.acquire(mid, Span::Many, keys(1, &[1, 2])), Acquired::Yes);
-        assert_eq!(locks.acquire(old, Span::Many, keys(1, &[2, 3])), Acquired::Wait(mid));
-        assert_eq!(
-            locks.acquire(young, Span::Many, keys(1, &[2])),
-            Acquired::GiveUpSoon(mid)
-        );
-        assert_eq!(locks.acquire(young, Span::One, keys(1, &[2])), Acquired::Wait(mid));
-        assert_eq!(locks.acquire(young, Span::One, keys(1, &[3])), Acquired::Yes);
-        assert_eq!(
-            locks.acquire(old, Span::One, vec![Wanted::Whole(TableId(1))]),
-            Acquired::Wait(mid)
-        );
-        assert!(locks.release(mid) && locks.release(young) && !locks.release(mid));
-        assert_eq!(
-            locks.acquire(old, Span::One, vec![Wanted::Whole(TableId(1))]),
-            Acquired::Yes
-        );
-        assert_eq!(locks.acquire(young, Span::One, keys(1, &[7])), Acquired::Wait(old));
-        assert_eq!(locks.acquire(young, Span::One, keys(2, &[7])), Acquired::Yes);
-        locks.release(old);
-        assert_eq!(locks.tables.len(), 1);
-    }
-
-    #[test]
-    fn an_open_transaction_adds_to_what_it_holds() {
-        let (open, other) = (TxnId::generate(), TxnId::generate());
-        let mut locks = Locks::default();
-        assert_eq!(locks.acquire(open, Span::Open, keys(1, &[1])), Acquired::Yes);
-        assert_eq!(locks.acquire(open, Span::Open, keys(1, &[1, 2])), Acquired::Yes);
-        assert_eq!(
-            locks.acquire(open, Span::Open, vec![Wanted::Whole(TableId(2))]),
-            Acquired::Yes
-        );
-        assert_eq!(locks.acquire(other, Span::Many, keys(1, &[1])), Acquired::Wait(open));
-        assert_eq!(locks.acquire(other, Span::Open, keys(2, &[1])), Acquired::Wait(open));
-        assert_eq!(locks.acquire(open, Span::Open, keys(2, &[1])), Acquired::Yes);
-        assert!(locks.release(open) && locks.tables.is_empty() && locks.held.is_empty());
-        assert_eq!(locks.acquire(other, Span::Many, keys(1, &[1, 2])), Acquired::Yes);
-    }
-}
+mod tests;

@@ -71,7 +71,7 @@ impl FakeEngine {
 impl SqlEngine for FakeEngine {
     type Session = FakeSession;
 
-    fn open(self: &Arc<Self>, _user: String, _database: String, _application_name: String) -> FakeSession {
+    fn open(self: &Arc<Self>, _user: String, _database: String, _application_name: String, _number: i32) -> FakeSession {
         FakeSession {
             engine: self.clone(),
             settings: BTreeMap::new(),

@@ -352,6 +352,7 @@ impl Cluster {
                 router: 1,
                 still: false,
                 read_at,
+                lock_timeout_ms: 0,
             };
             prepared.push(shard);
             if let Err(error) = service.prepare(request).await {
@@ -371,6 +372,7 @@ impl Cluster {
                     participants: prepared.clone(),
                     writes: vec![write(&parts[0].1)],
                     read_at,
+                    lock_timeout_ms: 0,
                 };
                 home_service.commit(request).await.map(|r| Timestamp(r.timestamp))
             }
@@ -379,7 +381,7 @@ impl Cluster {
         for shard in prepared.into_iter().filter(|_| !unknown) {
             let timestamp = result.as_ref().map_or(0, |t| t.0);
             let request = v1::FinishRequest {
-                give_up: false,
+                give_up: 0,
                 shard: Some(shard),
                 txn: txn.to_wire(),
                 commit_timestamp: timestamp,

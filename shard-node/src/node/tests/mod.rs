@@ -3,6 +3,7 @@
 mod changes;
 mod cluster;
 mod open;
+mod row_locks;
 mod repair;
 
 use crate::replication::message::Event;
@@ -223,7 +224,7 @@ async fn staged_rows_are_on_every_copy_when_committed_and_nowhere_when_not() {
     );
     service
         .finish(v1::FinishRequest {
-            give_up: false,
+            give_up: 0,
             shard: Some(shard),
             txn: aborted.to_wire(),
             commit_timestamp: 0,

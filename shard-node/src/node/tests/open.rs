@@ -48,7 +48,7 @@ async fn give_up(cluster: &Cluster, txn: TxnId) {
         txn: txn.to_wire(),
         commit_timestamp: 0,
         deadline_ms: 5_000,
-        give_up: true,
+        give_up: v1::finish_request::GiveUp::Deadlock.into(),
     };
     service.finish(request).await.unwrap();
 }
