@@ -17,6 +17,7 @@ use crate::outcome::{Described, Outcome, RowsTag};
 use crate::settings::Settings;
 use crate::stack::OnLargeStack;
 use crate::ingest::writer::COMMIT_MAX;
+use crate::txn::coordinator::Order;
 use crate::txn::open::{Isolation, OpenTransaction};
 use crate::{ddl, execute, explain, ingest};
 use control::Control;
@@ -244,16 +245,35 @@ async fn run_locking(
     if !context.may_lock || context.transaction.is_some() {
         return run(context, parsed, params).await;
     }
-    // A statement alone that runs again is as if it had come later.
-    let open = OpenTransaction::begin(&context.engine, Isolation::ReadCommitted, context.params.number);
+    let work = async |context: &StatementContext, _: &Arc<OpenTransaction>| run(context, parsed, params).await;
+    transaction_of_one(context, Order::AtOnce, work).await
+}
+
+/// Runs a statement alone as a transaction of its own, which keeps locks until the end. One that runs again is as if it had come
+/// later: it is READ COMMITTED, whatever the session's level.
+///
+/// # Errors
+/// The work's, and those of COMMIT.
+pub(crate) async fn transaction_of_one<T>(
+    context: &StatementContext,
+    order: Order,
+    work: impl AsyncFnOnce(&StatementContext, &Arc<OpenTransaction>) -> Result<T>,
+) -> Result<T> {
+    let open = OpenTransaction::begin_ordered(
+        &context.engine,
+        Isolation::ReadCommitted,
+        context.params.number,
+        order,
+    );
     let context = StatementContext {
         transaction: Some(open.clone()),
         ..context.clone()
     };
-    let result = run(&context, parsed, params).await;
+    let result = work(&context, &open).await;
     if result.is_ok() && open.wrote() {
         open.commit(context.deadline.min(Instant::now() + COMMIT_MAX)).await?;
     } else {
+        // Others may lock its rows when the client knows that it is over.
         open.abandon();
         open.gone().await;
     }

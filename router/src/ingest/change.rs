@@ -6,6 +6,8 @@
 //!          └────────────────────── one of the rows changed since: nothing happened, all of it again ──────────────┘
 //! ```
 //!
+//! A statement alone is committed in one round at first. If it must run again it does so as a transaction that keeps its locks.
+//!
 //! That gives what PostgreSQL calls READ COMMITTED. There a statement that meets a changed row waits for the other transaction
 //! and checks this row again in its new version (EvalPlanQual); here all rows are looked for again, at a later snapshot that is
 //! the same for all of them. Neither loses an update, nor changes a row that no longer qualifies. With REPEATABLE READ the statement
@@ -21,14 +23,16 @@ use super::rows::RowShaper;
 use crate::cluster::catalog::StatementCatalog;
 use crate::execute::query::{self, Request, Shortcut};
 use crate::outcome::{Outcome, RowsTag};
-use crate::session::StatementContext;
-use crate::txn::open::{Isolation, Undone};
+use crate::session::{StatementContext, transaction_of_one};
+use crate::txn::coordinator::Order;
+use crate::txn::open::{Isolation, OpenTransaction, Undone};
 use datafusion::arrow::array::{BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tessera_proto::token::canonical_keys;
 use tessera_proto::{Error, Result, Retry, Timestamp};
@@ -40,6 +44,8 @@ pub(crate) const ATTEMPTS_MAX: u32 = 100;
 /// by all if they do not come all at once.
 const PAUSE: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
+/// Attempts of a statement alone that waits in circles: each ends within about a second.
+const CIRCLES_MAX: u32 = 5;
 /// What remembering a row costs beside its key.
 const SEEN_BYTES: usize = 48;
 
@@ -48,16 +54,47 @@ const SEEN_BYTES: usize = 48;
 /// # Errors
 /// Those of any query and of INSERT; 40001 when the rows change faster than they can be read; 54000 when they are too many.
 pub(crate) async fn run(context: &StatementContext, change: &Change<'_>, params: Vec<ScalarValue>) -> Result<Outcome> {
+    let Some(transaction) = &context.transaction else {
+        return match once(context, change, &params).await {
+            Err(error) if error.retry == Retry::Restart => in_line(context, change, &params).await,
+            other => other,
+        };
+    };
+    attempts(context, transaction, change, &params).await
+}
+
+/// A statement alone whose rows changed while it read them: from now on a transaction, whose locks stay from one attempt to the next.
+/// So everybody who changes a row comes to it in the order of arrival. Shards are written one after the other: such statements
+/// wait in no circle, unless rows come to be found in shards that are before those locked already.
+async fn in_line(context: &StatementContext, change: &Change<'_>, params: &[ScalarValue]) -> Result<Outcome> {
     let mut attempt = 1;
-    let transaction = context.transaction.as_ref();
-    let (mark, again) = transaction.map_or((0, true), |t| (t.mark(), t.isolation() == Isolation::ReadCommitted));
     loop {
-        match once(context, change, &params).await {
+        let work = async |context: &StatementContext, transaction: &Arc<OpenTransaction>| {
+            attempts(context, transaction, change, params).await
+        };
+        match transaction_of_one(context, Order::OneByOne, work).await {
+            Err(error) if error.code == "40P01" && attempt < CIRCLES_MAX => {
+                tracing::debug!(attempt, %error, "running a statement again: it waited in a circle");
+                attempt += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn attempts(
+    context: &StatementContext,
+    transaction: &Arc<OpenTransaction>,
+    change: &Change<'_>,
+    params: &[ScalarValue],
+) -> Result<Outcome> {
+    let mut attempt = 1;
+    let (mark, again) = (transaction.mark(), transaction.isolation() == Isolation::ReadCommitted);
+    loop {
+        match once(context, change, params).await {
             Err(error) if error.retry == Retry::Restart && again && attempt < ATTEMPTS_MAX => {
-                if let Some(transaction) = transaction {
-                    // Locks stay, so those rows are as they were found now.
-                    transaction.undo(mark, Undone::KeepLocks, context.deadline).await?;
-                }
+                // Locks stay, so those rows are as they were found now.
+                transaction.undo(mark, Undone::KeepLocks, context.deadline).await?;
                 tracing::debug!(attempt, %error, "running a statement again: its rows changed");
                 context.bounded(pause(attempt)).await?;
                 attempt += 1;

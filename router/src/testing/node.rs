@@ -62,6 +62,8 @@ impl Chunk {
 struct State {
     rows: Rows,
     prepared: HashMap<(Vec<u8>, ShardId), Vec<v1::TableWrite>>,
+    /// What open transactions wrote, by the numbers of their requests. Rows that go are locked; nobody waits for them.
+    open: HashMap<(Vec<u8>, ShardId), BTreeMap<u64, Vec<v1::TableWrite>>>,
     staged: HashMap<String, RecordBatch>,
     /// Segments staged so far, dropped ones included.
     segments: usize,
@@ -196,7 +198,13 @@ impl State {
     }
 
     /// Whether a transaction may do this in a shard: what it removes is as it was read, what it adds is not there.
-    fn check(&mut self, shard: ShardId, writes: &[v1::TableWrite], tables: &Tables, read_at: Timestamp) -> Result<()> {
+    fn check(
+        &mut self,
+        (txn, shard): (&[u8], ShardId),
+        writes: &[v1::TableWrite],
+        tables: &Tables,
+        read_at: Timestamp,
+    ) -> Result<()> {
         for write in writes {
             let table = &tables[&write.table];
             let removed = removed_keys(write)?;
@@ -210,7 +218,7 @@ impl State {
                 living.extend(keys.filter(|(_, end)| end.is_none()).map(|(key, _)| (key, chunk.at)));
             }
             for key in &removed {
-                if living.remove(key).is_none_or(|at| at > read_at) || self.is_being_removed(shard, table.id, key)? {
+                if living.remove(key).is_none_or(|at| at > read_at) || self.is_being_removed(txn, shard, table.id, key)? {
                     return Err(Error::changed(format!("row of table \"{}\" changed", table.name)));
                 }
             }
@@ -225,15 +233,28 @@ impl State {
         Ok(())
     }
 
-    /// Whether a transaction that is prepared removes this row.
-    fn is_being_removed(&self, shard: ShardId, table: TableId, key: &[u8]) -> Result<bool> {
+    /// Whether a transaction that is prepared, or another one that is open, removes this row.
+    fn is_being_removed(&self, txn: &[u8], shard: ShardId, table: TableId, key: &[u8]) -> Result<bool> {
         let prepared = self.prepared.iter().filter(|((_, s), _)| *s == shard);
-        for write in prepared.flat_map(|(_, writes)| writes).filter(|w| w.table == table.0) {
+        let open = self.open.iter().filter(|((other, s), _)| *s == shard && other != txn);
+        let open = open.flat_map(|(_, requests)| requests.values().flatten());
+        let writes = prepared.flat_map(|(_, writes)| writes).chain(open);
+        for write in writes.filter(|w| w.table == table.0) {
             if removed_keys(write)?.iter().any(|removed| **removed == *key) {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    fn all_open(&self, txn: &[u8], shard: ShardId) -> Vec<v1::TableWrite> {
+        let open = self.open.get(&(txn.to_vec(), shard));
+        open.into_iter().flat_map(BTreeMap::values).flatten().cloned().collect()
+    }
+
+    fn take_open(&mut self, txn: &[u8], shard: ShardId) -> Vec<v1::TableWrite> {
+        let open = self.open.remove(&(txn.to_vec(), shard)).unwrap_or_default();
+        open.into_values().flatten().collect()
     }
 
     fn apply(&mut self, shard: ShardId, writes: &[v1::TableWrite], tables: &Tables, at: Timestamp) -> Result<()> {
@@ -383,6 +404,8 @@ impl ShardService for FakeNode {
     async fn commit(&self, request: v1::CommitRequest) -> Result<v1::CommitReply> {
         let home = self.cluster.check(self.id, request.home.as_ref()).await?;
         let mut tables = self.cluster.tables(&request.writes).await?;
+        let open = self.cluster.state.lock().all_open(&request.txn, home);
+        tables.extend(self.cluster.tables(&open).await?);
         let _committing = self.cluster.committing.lock().await;
         let participants: Vec<ShardId> = request.participants.iter().map(v1::ShardRef::id).collect();
         let prepared: Vec<_> = {
@@ -398,8 +421,16 @@ impl ShardService for FakeNode {
         }
         let at = self.cluster.draw().await;
         let mut state = self.cluster.state.lock();
-        state.check(home, &request.writes, &tables, Timestamp(request.read_at))?;
-        state.apply(home, &request.writes, &tables, at)?;
+        // What an open one wrote was checked, and is locked since.
+        let writes = match request.open {
+            true => state.take_open(&request.txn, home),
+            false => {
+                let read_at = Timestamp(request.read_at);
+                state.check((&request.txn, home), &request.writes, &tables, read_at)?;
+                request.writes
+            }
+        };
+        state.apply(home, &writes, &tables, at)?;
         for (shard, writes) in prepared {
             state.apply(shard, &writes, &tables, at)?;
             state.prepared.remove(&(request.txn.to_vec(), shard));
@@ -419,21 +450,40 @@ impl ShardService for FakeNode {
         }
         let tables = self.cluster.tables(&request.writes).await?;
         let mut state = self.cluster.state.lock();
-        state.check(shard, &request.writes, &tables, Timestamp(request.read_at))?;
-        state.prepared.insert((request.txn.to_vec(), shard), request.writes);
+        let writes = match request.open {
+            true => state.take_open(&request.txn, shard),
+            false => {
+                let read_at = Timestamp(request.read_at);
+                state.check((&request.txn, shard), &request.writes, &tables, read_at)?;
+                request.writes
+            }
+        };
+        state.prepared.insert((request.txn.to_vec(), shard), writes);
         Ok(v1::PrepareReply {})
     }
 
-    async fn write(&self, _: v1::WriteRequest) -> Result<v1::WriteReply> {
-        Err(Error::internal("these nodes have no open transactions"))
+    async fn write(&self, request: v1::WriteRequest) -> Result<v1::WriteReply> {
+        let shard = self.cluster.check(self.id, request.shard.as_ref()).await?;
+        let tables = self.cluster.tables(&request.writes).await?;
+        let mut state = self.cluster.state.lock();
+        let read_at = Timestamp(request.read_at);
+        state.check((&request.txn, shard), &request.writes, &tables, read_at)?;
+        let open = state.open.entry((request.txn.to_vec(), shard)).or_default();
+        open.insert(request.sequence, request.writes);
+        Ok(v1::WriteReply {})
     }
 
     async fn lock(&self, _: v1::LockRequest) -> Result<v1::LockReply> {
-        Err(Error::internal("these nodes have no open transactions"))
+        Err(Error::internal("these nodes lock no rows"))
     }
 
-    async fn undo(&self, _: v1::UndoRequest) -> Result<v1::UndoReply> {
-        Err(Error::internal("these nodes have no open transactions"))
+    async fn undo(&self, request: v1::UndoRequest) -> Result<v1::UndoReply> {
+        let shard = self.cluster.check(self.id, request.shard.as_ref()).await?;
+        let mut state = self.cluster.state.lock();
+        if let Some(open) = state.open.get_mut(&(request.txn.to_vec(), shard)) {
+            open.retain(|sequence, _| *sequence < request.sequence);
+        }
+        Ok(v1::UndoReply {})
     }
 
     async fn keep_alive(&self, _: v1::KeepAliveRequest) -> Result<v1::KeepAliveReply> {
@@ -447,6 +497,9 @@ impl ShardService for FakeNode {
     async fn finish(&self, request: v1::FinishRequest) -> Result<v1::FinishReply> {
         let shard = request.shard.as_ref().unwrap().id();
         let mut state = self.cluster.state.lock();
+        if request.commit_timestamp == 0 {
+            state.open.remove(&(request.txn.to_vec(), shard));
+        }
         // What committed was applied by its home.
         let left = state.prepared.remove(&(request.txn.to_vec(), shard));
         match request.commit_timestamp {

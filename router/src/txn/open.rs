@@ -15,6 +15,7 @@
 
 use crate::engine::Engine;
 use crate::session::StatementContext;
+use crate::txn::coordinator::Order;
 use crate::txn::driver::{self, CallTime, ShardWrites, Transaction, at_leader, at_leader_for};
 use futures::future::{BoxFuture, join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -112,6 +113,7 @@ pub(crate) struct OpenTransaction {
     isolation: Isolation,
     /// The number of its session.
     session: i32,
+    order: Order,
     state: Mutex<State>,
 }
 
@@ -142,11 +144,22 @@ struct Part {
 impl OpenTransaction {
     /// A transaction that has done nothing yet.
     pub(crate) fn begin(engine: &Arc<Engine>, isolation: Isolation, session: i32) -> Arc<Self> {
+        Self::begin_ordered(engine, isolation, session, Order::AtOnce)
+    }
+
+    /// The same, with the order in which a statement's shards are written.
+    pub(crate) fn begin_ordered(
+        engine: &Arc<Engine>,
+        isolation: Isolation,
+        session: i32,
+        order: Order,
+    ) -> Arc<Self> {
         Arc::new(Self {
             engine: engine.clone(),
             id: TxnId::generate(),
             isolation,
             session,
+            order,
             state: Mutex::default(),
         })
     }
@@ -204,12 +217,29 @@ impl OpenTransaction {
         self.state.lock().sequence
     }
 
-    /// Adds a statement's rows, shards at once.
+    /// Adds a statement's rows, shards at once or one after the other.
     ///
     /// # Errors
     /// `Retry::Restart` when a row that goes changed since it was read at `read_at`; 23505 and whatever else a shard refuses with;
     /// 40001 when a shard lost what was written before. Some shards may have done their part: undo it, or give up.
     pub(crate) async fn write(
+        &self,
+        mut writes: Vec<ShardWrites>,
+        meta_revision: u64,
+        read_at: Timestamp,
+        limits: &Limits,
+    ) -> Result<()> {
+        if self.order == Order::OneByOne && writes.len() > 1 {
+            writes.sort_by_key(|part| part.shard);
+            for part in writes {
+                self.write_at_once(vec![part], meta_revision, read_at, limits).await?;
+            }
+            return Ok(());
+        }
+        self.write_at_once(writes, meta_revision, read_at, limits).await
+    }
+
+    async fn write_at_once(
         &self,
         writes: Vec<ShardWrites>,
         meta_revision: u64,
