@@ -245,39 +245,47 @@ async fn run_locking(
     if !context.may_lock || context.transaction.is_some() {
         return run(context, parsed, params).await;
     }
-    let work = async |context: &StatementContext, _: &Arc<OpenTransaction>| run(context, parsed, params).await;
-    transaction_of_one(context, Order::AtOnce, work).await
+    let alone = Alone::begin(context, Order::AtOnce);
+    let result = run(&alone.context, parsed, params).await;
+    alone.end(result).await
 }
 
-/// Runs a statement alone as a transaction of its own, which keeps locks until the end. One that runs again is as if it had come
+/// A statement alone that runs as a transaction of its own, which keeps locks until the end. One that runs again is as if it had come
 /// later: it is READ COMMITTED, whatever the session's level.
-///
-/// # Errors
-/// The work's, and those of COMMIT.
-pub(crate) async fn transaction_of_one<T>(
-    context: &StatementContext,
-    order: Order,
-    work: impl AsyncFnOnce(&StatementContext, &Arc<OpenTransaction>) -> Result<T>,
-) -> Result<T> {
-    let open = OpenTransaction::begin_ordered(
-        &context.engine,
-        Isolation::ReadCommitted,
-        context.params.number,
-        order,
-    );
-    let context = StatementContext {
-        transaction: Some(open.clone()),
-        ..context.clone()
-    };
-    let result = work(&context, &open).await;
-    if result.is_ok() && open.wrote() {
-        open.commit(context.deadline.min(Instant::now() + COMMIT_MAX)).await?;
-    } else {
-        // Others may lock its rows when the client knows that it is over.
-        open.abandon();
-        open.gone().await;
+pub(crate) struct Alone {
+    /// What it runs with.
+    pub(crate) context: StatementContext,
+    /// The transaction.
+    pub(crate) open: Arc<OpenTransaction>,
+}
+
+impl Alone {
+    /// Begins it.
+    pub(crate) fn begin(context: &StatementContext, order: Order) -> Self {
+        let session = context.params.number;
+        let open = OpenTransaction::begin_ordered(&context.engine, Isolation::ReadCommitted, session, order);
+        let context = StatementContext {
+            transaction: Some(open.clone()),
+            ..context.clone()
+        };
+        Self { context, open }
     }
-    result
+
+    /// Commits or drops what the statement wrote, by its result, and gives its locks back.
+    ///
+    /// # Errors
+    /// The statement's, and those of COMMIT.
+    pub(crate) async fn end<T>(self, result: Result<T>) -> Result<T> {
+        if result.is_ok() && self.open.wrote() {
+            let deadline = self.context.deadline.min(Instant::now() + COMMIT_MAX);
+            self.open.commit(deadline).await?;
+        } else {
+            // Others may lock its rows when the client knows that it is over.
+            self.open.abandon();
+            self.open.gone().await;
+        }
+        result
+    }
 }
 
 /// Every statement that does not change the session itself.

@@ -23,7 +23,7 @@ use super::rows::RowShaper;
 use crate::cluster::catalog::StatementCatalog;
 use crate::execute::query::{self, Request, Shortcut};
 use crate::outcome::{Outcome, RowsTag};
-use crate::session::{StatementContext, transaction_of_one};
+use crate::session::{Alone, StatementContext};
 use crate::txn::coordinator::Order;
 use crate::txn::open::{Isolation, OpenTransaction, Undone};
 use datafusion::arrow::array::{BooleanArray, RecordBatch};
@@ -69,10 +69,9 @@ pub(crate) async fn run(context: &StatementContext, change: &Change<'_>, params:
 async fn in_line(context: &StatementContext, change: &Change<'_>, params: &[ScalarValue]) -> Result<Outcome> {
     let mut attempt = 1;
     loop {
-        let work = async |context: &StatementContext, transaction: &Arc<OpenTransaction>| {
-            attempts(context, transaction, change, params).await
-        };
-        match transaction_of_one(context, Order::OneByOne, work).await {
+        let alone = Alone::begin(context, Order::OneByOne);
+        let result = attempts(&alone.context, &alone.open, change, params).await;
+        match alone.end(result).await {
             Err(error) if error.code == "40P01" && attempt < CIRCLES_MAX => {
                 tracing::debug!(attempt, %error, "running a statement again: it waited in a circle");
                 attempt += 1;

@@ -31,6 +31,7 @@ use crate::ingest::change::{ATTEMPTS_MAX, pause};
 use crate::session::StatementContext;
 use crate::txn::open::{Isolation, OpenTransaction};
 use clauses::Locked;
+use datafusion::arrow::array::RecordBatch;
 use rewrite::LockQuery;
 use sqlparser::ast::{Query, SetExpr, Visit, Visitor};
 use std::ops::ControlFlow;
@@ -107,9 +108,11 @@ async fn once(
     let schema = running.schema.project(&shown).map_err(|e| Error::internal(e.to_string()))?;
     running.schema = Arc::new(schema);
     running.declared = shown.iter().map(|column| running.declared[*column]).collect();
-    let rows = rows.iter().map(|batch| batch.project(&shown));
-    let rows = rows.collect::<std::result::Result<_, _>>();
-    let rows = rows.map_err(|e| Error::internal(format!("rows without their keys: {e}")))?;
+    let without_keys = |batch: &RecordBatch| {
+        let rows = batch.project(&shown);
+        rows.map_err(|e| Error::internal(format!("rows without their keys: {e}")))
+    };
+    let rows = rows.iter().map(without_keys).collect::<Result<Vec<_>>>()?;
     running.stream = stream::ready(running.schema.clone(), rows);
     Ok(running)
 }

@@ -4,7 +4,7 @@
 //!   ... ORDER BY a LIMIT 2 SKIP LOCKED     the first 20 rows by a      1 2 3 4 ...
 //!     2 are needed: lock {1, 2}            1 is not free               ▶ 2
 //!     1 is needed:  lock {3}                                           ▶ 2 3        done: 4 was never locked
-//!     all 20 looked at and too few         the first 80 rows, those seen before left out, and so on
+//!     all 20 looked at and too few         the first 80 rows, those known from before not asked for again, and so on
 //! ```
 //!
 //! As in PostgreSQL the limit counts rows that could be locked, and no row is locked that is not needed: a worker that took more than
@@ -18,7 +18,7 @@ use datafusion::arrow::array::{BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::scalar::ScalarValue;
 use sqlparser::ast::{Expr, LimitClause, Query, SetExpr, UnaryOperator, Value};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use tessera_proto::v1::lock_request::Wait;
 use tessera_proto::{Error, Result};
 
@@ -38,7 +38,6 @@ pub(super) async fn lock(work: &Work<'_>, request: Request<'_>) -> Result<(Runni
     let mut chosen = Chosen {
         keys: RowKeys::new(&work.locking.targets, &work.view, &zone)?,
         free: HashMap::new(),
-        seen: HashSet::new(),
         rows: vec![],
         count: 0,
     };
@@ -48,6 +47,9 @@ pub(super) async fn lock(work: &Work<'_>, request: Request<'_>) -> Result<(Runni
         let mut running = query::open_unlocked(work.context, request.with_query(&query)).await?;
         let first = work.locking.first_appended(&running.schema)?;
         let mut read = 0;
+        // Rows of a query that is run again come in any order of equal ones: it is looked at from its start.
+        chosen.rows.clear();
+        chosen.count = 0;
         while let Some(batch) = next(work, &mut running).await? {
             read += batch.num_rows();
             held.add(&batch)?;
@@ -70,8 +72,6 @@ struct Chosen<'a> {
     keys: RowKeys<'a>,
     /// Whether a key was free, by its number.
     free: HashMap<usize, bool>,
-    /// Rows that were looked at, by the numbers of their keys.
-    seen: HashSet<Vec<usize>>,
     rows: Vec<RecordBatch>,
     count: usize,
 }
@@ -92,8 +92,7 @@ impl Chosen<'_> {
     ) -> Result<()> {
         let numbers = self.keys.add(&batch, first, held)?;
         let mut mask = vec![false; numbers.len()];
-        let mut left: Vec<usize> = (0..numbers.len()).filter(|row| self.is_new(&numbers[*row])).collect();
-        left.reverse();
+        let mut left: Vec<usize> = (0..numbers.len()).rev().collect();
         while !left.is_empty() && !self.is_enough(limit) {
             let needed = limit.map_or(left.len(), |limit| limit - self.count).min(left.len());
             let round = left.split_off(left.len() - needed);
@@ -109,11 +108,6 @@ impl Chosen<'_> {
         let rows = filter_record_batch(&batch, &BooleanArray::from(mask));
         self.rows.push(rows.map_err(|e| Error::internal(format!("choosing rows: {e}")))?);
         Ok(())
-    }
-
-    /// A row with these keys may come more than once, and is one row; a query that is run again gives it again.
-    fn is_new(&mut self, numbers: &[usize]) -> bool {
-        self.seen.insert(numbers.to_vec())
     }
 
     /// Locks keys that were not asked for before, as far as they are free.

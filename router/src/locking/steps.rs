@@ -13,7 +13,7 @@ use crate::ingest::{Held, assign};
 use crate::txn::open::ShardLocks;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::interleave_record_batch;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::SchemaRef;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tessera_meta::view::ClusterView;
@@ -165,12 +165,11 @@ impl<'a> RowKeys<'a> {
         let batches: Vec<&RecordBatch> = table.batches.iter().collect();
         let keys = interleave_record_batch(&batches, &at);
         let keys = keys.map_err(|e| Error::internal(format!("gathering row keys: {e}")))?;
-        let schema: &Schema = &table.schema;
         Ok(v1::RowLocks {
             table: locked.table.id.0,
             schema_version: locked.table.version,
             mode: mode(locked.strength).into(),
-            keys: ipc::encode(&Arc::new(schema.clone()), &[keys])?,
+            keys: ipc::encode(&table.schema, &[keys])?,
         })
     }
 

@@ -139,6 +139,10 @@ struct Part {
     open: bool,
     /// Rows were sent, not only locks taken.
     wrote: bool,
+    /// The last request that put rows there.
+    written: u64,
+    /// Nobody knows what became of a request.
+    unsure: bool,
 }
 
 impl OpenTransaction {
@@ -259,7 +263,7 @@ impl OpenTransaction {
                 read_at: read_at.0,
                 lock_timeout_ms: limits.lock_timeout_ms,
             };
-            running.push(self.send(part.shard, limits, move |service, reference, deadline_ms| {
+            running.push(self.send((part.shard, sequence), limits, move |service, reference, deadline_ms| {
                 let request = v1::WriteRequest {
                     shard: Some(v1::ShardRef { own, ..reference }),
                     deadline_ms,
@@ -309,7 +313,7 @@ impl OpenTransaction {
                 lock_timeout_ms: limits.lock_timeout_ms,
                 wait: wait.into(),
             };
-            sent.push(self.send(part.shard, limits, move |service, reference, deadline_ms| {
+            sent.push(self.send((part.shard, 0), limits, move |service, reference, deadline_ms| {
                 let request = v1::LockRequest {
                     shard: Some(v1::ShardRef { own, ..reference }),
                     deadline_ms,
@@ -349,25 +353,30 @@ impl OpenTransaction {
                     last: sequence,
                     open: false,
                     wrote: writes,
+                    written: 0,
+                    unsure: false,
                 });
                 Ok((sequence, false))
             }
         }
     }
 
-    /// Sends a request that may wait for rows of others, as long as its statement may.
-    async fn send<T, F>(&self, shard: ShardId, limits: &Limits, call: F) -> Result<T>
+    /// Sends a request that may wait for rows of others, as long as its statement may; with its number if it writes.
+    async fn send<T, F>(&self, (shard, write): (ShardId, u64), limits: &Limits, call: F) -> Result<T>
     where
         F: Fn(Arc<dyn ShardService>, v1::ShardRef, u64) -> BoxFuture<'static, Result<T>> + Send + Sync,
     {
         let time = CallTime::Until(limits.deadline);
         let sent = at_leader_for(&self.engine, shard, limits.deadline, time, call).await;
-        // Locked, but it is to be read again.
-        let known = sent.as_ref().map_or_else(|error| error.retry == Retry::Restart, |_| true);
-        if known {
-            let mut state = self.state.lock();
-            if let Some(part) = state.shards.iter_mut().find(|part| part.shard == shard) {
-                part.open = true;
+        if let Some(part) = self.state.lock().shards.iter_mut().find(|part| part.shard == shard) {
+            match &sent {
+                Ok(_) => {
+                    part.open = true;
+                    part.written = part.written.max(write);
+                }
+                // Locked, but nothing else: it is to be read again.
+                Err(error) if error.retry == Retry::Restart => part.open = true,
+                Err(_) => part.unsure = true,
             }
         }
         sent.map_err(|error| limits.explain(error))
@@ -380,7 +389,11 @@ impl OpenTransaction {
     pub(crate) async fn undo(&self, mark: u64, locks: Undone, deadline: Instant) -> Result<()> {
         let (later, last): (Vec<Part>, u64) = {
             let state = self.state.lock();
-            let later = state.shards.iter().copied().filter(|w| w.last > mark);
+            let is_later = |part: &Part| match locks {
+                Undone::ReleaseLocks => part.last > mark,
+                Undone::KeepLocks => part.last > mark && (part.written > mark || part.unsure),
+            };
+            let later = state.shards.iter().copied().filter(is_later);
             (later.collect(), state.sequence)
         };
         for written in later {
@@ -413,7 +426,11 @@ impl OpenTransaction {
                     .iter_mut()
                     .filter(|w| w.shard == written.shard)
                     .for_each(|w| {
-                        w.last = mark;
+                        if locks == Undone::ReleaseLocks {
+                            w.last = mark;
+                        }
+                        w.unsure = false;
+                        w.written = w.written.min(mark);
                         w.open = true;
                     }),
                 // It never came there.

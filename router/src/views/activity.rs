@@ -78,12 +78,12 @@ const TRANSACTIONS: &[(&str, Kind)] = &[
 
 /// `pg_locks`.
 pub(super) fn locks(source: &SystemSource) -> Arc<dyn TableProvider> {
-    Arc::new(Activity::new(source, LOCKS, |asked| lock_rows(asked)))
+    Arc::new(Activity::new(source, LOCKS, lock_rows))
 }
 
 /// `tessera.transactions`.
 pub(super) fn transactions(source: &SystemSource) -> Arc<dyn TableProvider> {
-    Arc::new(Activity::new(source, TRANSACTIONS, |asked| transaction_rows(asked)))
+    Arc::new(Activity::new(source, TRANSACTIONS, transaction_rows))
 }
 
 /// What the nodes told.

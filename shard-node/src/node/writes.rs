@@ -107,7 +107,7 @@ pub fn wanted(store: &ShardStore, writes: &[Write]) -> Result<Vec<Wanted>> {
             }
         }
     }
-    for (table, gone) in removed {
+    for (table, gone) in removed.into_iter().filter(|(_, gone)| !gone.is_empty()) {
         wanted.push(Wanted::beside(table));
         wanted.push(Wanted::rows(table, Mode::Update, gone.into_iter().collect()));
     }
