@@ -291,6 +291,11 @@ impl Alone {
 /// Every statement that does not change the session itself.
 async fn run(context: &StatementContext, parsed: &ParsedStatement, params: Vec<ScalarValue>) -> Result<Outcome> {
     let statement = &parsed.statement;
+    if let Statement::Query(query) = statement
+        && let Some(id) = execute::resolve::argument(query)
+    {
+        return execute::resolve::run(context, id, &params).await;
+    }
     match statement {
         Statement::Query(query) => execute::query::run(context, query, &parsed.text, params, RowsTag::Select).await,
         Statement::Explain {

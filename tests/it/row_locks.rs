@@ -286,6 +286,31 @@ async fn a_leader_that_changes_takes_its_locks_with_it() {
     cluster.shutdown().await.expect("stops");
 }
 
+/// An operator ends a transaction that somebody forgot.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_transaction_can_be_resolved() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let cluster = embedded(dir.path(), 3).await;
+    let (admin, holder) = (connect(&cluster.url()).await, connect(&cluster.url()).await);
+    table(&admin, 20).await;
+    run(&holder, "BEGIN").await;
+    run(&holder, "SELECT v FROM t WHERE id = 5 FOR UPDATE").await;
+    run(&holder, "UPDATE t SET v = 1 WHERE id IN (6, 7, 8)").await;
+    let id = value(&admin, "SELECT DISTINCT transaction FROM tessera.transactions").await;
+    let resolve = format!("SELECT tessera.resolve_transaction('{id}')");
+    assert_eq!(value(&admin, &resolve).await, "aborted");
+    run(&admin, "SELECT v FROM t ORDER BY id FOR UPDATE NOWAIT").await;
+    assert_eq!(code(&holder, "COMMIT").await, "40001");
+    assert_eq!(code(&admin, &resolve).await, "42704");
+    assert_eq!(code(&admin, "SELECT tessera.resolve_transaction('none')").await, "22P02");
+    let prepared = admin.query_one("SELECT tessera.resolve_transaction($1)", &[&id]);
+    let failed = prepared.await.expect_err("it is gone");
+    assert_eq!(state(&failed), "42704");
+    assert_eq!(value(&admin, "SELECT sum(v) FROM t").await, "0");
+    drop((admin, holder));
+    cluster.shutdown().await.expect("stops");
+}
+
 /// Single statements that change one row all at once: no update is lost, and none gives up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hot_row_is_changed_by_all() {

@@ -1,7 +1,7 @@
 //! Types of a statement's parameters and columns, without running it.
 
 use super::prepare::{self, Bound};
-use super::{declared::declared, show, verify};
+use super::{declared::declared, resolve, show, stream, verify};
 use crate::cluster::catalog::StatementCatalog;
 use crate::explain;
 use crate::ingest::change_query::{Change, Search};
@@ -12,7 +12,7 @@ use crate::outcome::Described;
 use crate::session::StatementContext;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
-use sqlparser::ast::Query;
+use sqlparser::ast::{Query, Value};
 use std::sync::Arc;
 use tessera_parser::Statement;
 use tessera_planner::names::result_schema;
@@ -27,6 +27,10 @@ pub(crate) async fn describe(
 ) -> Result<Described> {
     let hints: Vec<Option<DataType>> = hints.iter().map(|h| h.map(SqlType::arrow)).collect();
     match statement {
+        Statement::Query(select) if resolve::argument(select).is_some() => {
+            let parameters = usize::from(matches!(resolve::argument(select), Some(Value::Placeholder(_))));
+            Ok(rows(vec![DataType::Utf8View; parameters], stream::text_schema(&["resolve_transaction"])))
+        }
         Statement::Query(select) => {
             if context.may_lock {
                 locking::check(&StatementCatalog::new(context), select)?;

@@ -10,7 +10,7 @@
 //!   literals.rs  quoted constants     arithmetic.rs   numbers that overflow     averages.rs   of exact numbers
 //!   scalars.rs   other casts, operators and functions     text.rs, to_char.rs   values as text
 //!   describe.rs  types without running        show.rs  SHOW        verify.rs  VERIFY TABLE
-//!   analyze.rs   ANALYZE
+//!   analyze.rs   ANALYZE       resolve.rs   SELECT tessera.resolve_transaction('...')
 //! ```
 
 pub(crate) mod admission;
@@ -24,6 +24,7 @@ mod literals;
 pub(crate) mod point;
 pub(crate) mod prepare;
 pub(crate) mod query;
+pub(crate) mod resolve;
 mod scalars;
 pub(crate) mod show;
 pub(crate) mod stream;
