@@ -4,7 +4,7 @@
 //! ```text
 //!   prepare, commit   TS001 (stale epoch) or unreachable: nothing happened ──▶ newer view, same request at the new leader
 //!   commit            no answer ──▶ ask home with resolve until Committed or Aborted, else 40003
-//!   40P01             everything aborted ──▶ once more, votes one by one in ascending order
+//!   40P01             everything aborted ──▶ again, votes one by one in ascending order
 //!   prepared          a sign of life to every prepared shard each 250 ms, else it would ask home, which would abort
 //!   cancelled         shards in which it waits for rows of others are told to give up; what is past waiting goes on
 //!   finish            in the background, bounded in number and attempts; shards that miss it ask home
@@ -40,6 +40,8 @@ const FINISH_ATTEMPTS: u32 = 20;
 const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
 /// Longest single sign of life.
 const SIGN_MAX: Duration = Duration::from_secs(1);
+/// Attempts of a transaction that waits in circles with others: each takes about a second.
+const CIRCLES_MAX: u32 = 5;
 /// Between two tries to end the waits of a statement that was cancelled: one may begin to wait after the first.
 const GIVE_UP_PAUSE: Duration = Duration::from_millis(50);
 /// Shards told at the same time by one transaction.
@@ -105,14 +107,18 @@ pub async fn commit(engine: &Arc<Engine>, mut transaction: Transaction) -> Resul
     let staged = |write: &v1::TableWrite| matches!(write.payload, Some(Payload::Staged(_)));
     // What was staged belongs to this transaction id and is gone once it is aborted.
     let again = !transaction.open && !transaction.shards.iter().flat_map(|s| &s.writes).any(staged);
-    match once(engine, transaction.clone(), Order::AtOnce).await {
-        Err(error) if error.code == "40P01" && again && !is_cancelled(&transaction) => {
-            tracing::debug!(txn = %transaction.id, %error, "running a transaction again, shard by shard");
-            transaction.id = TxnId::generate();
-            once(engine, transaction, Order::OneByOne).await
+    let mut order = Order::AtOnce;
+    for _ in 1..CIRCLES_MAX {
+        match once(engine, transaction.clone(), order).await {
+            Err(error) if error.code == "40P01" && again && !is_cancelled(&transaction) => {
+                tracing::debug!(txn = %transaction.id, %error, "running a transaction again, shard by shard");
+                transaction.id = TxnId::generate();
+                order = Order::OneByOne;
+            }
+            other => return other,
         }
-        other => other,
     }
+    once(engine, transaction, order).await
 }
 
 fn is_cancelled(transaction: &Transaction) -> bool {

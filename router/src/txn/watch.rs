@@ -7,7 +7,8 @@
 //!
 //! Every node is asked, so a circle over any shards is seen by each router that has a part in it, and all of them choose the same
 //! victim: the youngest. Edges of different nodes are not of one moment, so a circle counts when it is seen twice. Who stands before
-//! another in line counts as a holder: nothing overtakes.
+//! another in line counts as a holder: nothing overtakes. Single statements that commit over several shards wait in circles too, so
+//! nodes are asked as well while one of them takes long.
 
 use crate::engine::Engine;
 use crate::txn::driver;
@@ -17,10 +18,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tessera_proto::v1::finish_request::GiveUp;
 use tessera_proto::{Result, ShardId, TxnId, v1};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// Between two signs of life: a node forgets a transaction after eight of them.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// A commit that takes longer than most.
+const SLOW: Duration = Duration::from_millis(300);
 /// Longest single call.
 const CALL_MAX: Duration = Duration::from_secs(1);
 
@@ -29,8 +32,8 @@ const CALL_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct OpenTransactions {
     /// Statement by statement: they are kept alive.
     open: Mutex<BTreeMap<TxnId, i32>>,
-    /// Single statements that commit.
-    committing: Mutex<BTreeMap<TxnId, i32>>,
+    /// Single statements that commit, and since when.
+    committing: Mutex<BTreeMap<TxnId, (i32, Instant)>>,
 }
 
 impl OpenTransactions {
@@ -46,7 +49,7 @@ impl OpenTransactions {
 
     /// Adds a single statement that commits.
     pub(crate) fn begin_commit(&self, txn: TxnId, session: i32) {
-        self.committing.lock().insert(txn, session);
+        self.committing.lock().insert(txn, (session, Instant::now()));
     }
 
     /// Removes it.
@@ -57,8 +60,15 @@ impl OpenTransactions {
     /// The session of each transaction that is known here.
     pub(crate) fn sessions(&self) -> BTreeMap<TxnId, i32> {
         let mut all = self.open.lock().clone();
-        all.extend(self.committing.lock().iter().map(|(txn, session)| (*txn, *session)));
+        let committing = self.committing.lock();
+        all.extend(committing.iter().map(|(txn, (session, _))| (*txn, *session)));
         all
+    }
+
+    /// Whether a single statement commits for so long that it may wait for rows of others.
+    fn any_slow(&self) -> bool {
+        let committing = self.committing.lock();
+        committing.values().any(|(_, since)| since.elapsed() >= SLOW)
     }
 
     fn kept_alive(&self) -> BTreeSet<TxnId> {
@@ -77,7 +87,7 @@ pub(crate) async fn run(engine: Arc<Engine>) {
             _ = tick.tick() => {}
         }
         let txns = engine.open_transactions().kept_alive();
-        if txns.is_empty() {
+        if txns.is_empty() && !engine.open_transactions().any_slow() {
             suspects.clear();
             continue;
         }

@@ -16,7 +16,7 @@ use crate::replication::log_shape::Position;
 use crate::replication::message::{Entry, Event};
 use crate::txn::entry::{Logged, segments};
 use crate::txn::ledger::Consequences;
-use crate::txn::locks::{Asker, Span};
+use crate::txn::locks::Asker;
 use bytes::Bytes;
 use prost::Message;
 use std::sync::Arc;
@@ -208,11 +208,7 @@ impl Applier {
         let locked = tokio::task::spawn_blocking(move || {
             for (txn, payloads, _) in prepared {
                 let wanted = writes::wanted(&here.store, &writes::decode_applied(&view, &payloads)?)?;
-                let asker = Asker {
-                    txn,
-                    span: Span::Many,
-                    sequence: 0,
-                };
+                let asker = Asker { txn, sequence: 0 };
                 if here.participant.lock().locks_mut().try_acquire(asker, wanted) != Ok(None) {
                     return Err(Error::internal(format!(
                         "prepared transactions of shard {} write the same rows",

@@ -18,7 +18,7 @@ use super::{ShardNode, checks};
 use crate::storage::version::TableVersion;
 use crate::storage::{OwnRows, ShardStore, Write};
 use crate::txn::entry;
-use crate::txn::locks::{Asker, Span};
+use crate::txn::locks::Asker;
 use crate::txn::participant::{GaveUp, OpenTxn};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use std::collections::{HashMap, HashSet};
@@ -135,7 +135,6 @@ impl ShardNode {
         let request_of_it = self.begin_open(&shard, txn, own)?;
         let asker = Asker {
             txn,
-            span: Span::Open,
             sequence: request.sequence,
         };
         let term = self.wait_for_locks(&shard, asker, wanted, &patience).await?;

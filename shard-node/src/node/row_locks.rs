@@ -14,7 +14,7 @@ use super::shard::Shard;
 use super::waiting::{Patience, may_lock, too_many};
 use super::{ShardNode, checks, writes};
 use crate::storage::OwnRows;
-use crate::txn::locks::{Asker, Key, Mode, Span, Wanted};
+use crate::txn::locks::{Asker, Key, Mode, Wanted};
 use datafusion::arrow::array::ArrayRef;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -48,7 +48,6 @@ impl ShardNode {
         let until = patience.work();
         let asker = Asker {
             txn: TxnId::from_wire(&request.txn)?,
-            span: Span::Open,
             sequence: request.sequence,
         };
         let (wait, read_at) = (request.wait(), Timestamp(request.read_at));

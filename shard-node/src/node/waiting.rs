@@ -3,8 +3,7 @@
 //! ```text
 //!   wait_for_locks ─▶ all free? ─▶ yes
 //!                 └─▶ in line ── rung ──▶ granted | deadlock: 40P01 | cancelled: 57014 | leadership over: TS001
-//!                             └─ by the clock ──▶ lock_timeout: 55P03 | deadline: 57014 | over several shards for a second, and an
-//!                                                 older one over several shards is before it: 40P01
+//!                             └─ by the clock ──▶ lock_timeout: 55P03 | deadline: 57014
 //!   dropped        ─▶ out of the line
 //! ```
 
@@ -12,15 +11,12 @@ use super::ShardNode;
 use super::checks;
 use super::committer::aborted;
 use super::shard::Shard;
-use crate::txn::locks::{Asker, Refused, Span, Wanted};
+use crate::txn::locks::{Asker, Refused, Wanted};
 use crate::txn::participant::{GaveUp, Participant, WaitState};
 use std::time::Duration;
 use tessera_proto::{Error, Result, TxnId};
 use tokio::time::{Instant, timeout_at};
 
-/// How long a younger transaction over several shards waits for an older one's rows before it gives up, and between two looks
-/// afterwards: PostgreSQL's `deadlock_timeout`.
-const CIRCLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest work of a request apart from waiting for rows of others, which may take as long as its statement.
 const WORK_MAX: Duration = Duration::from_secs(30);
 
@@ -99,12 +95,8 @@ impl ShardNode {
             }
         };
         let (end, late) = patience.wait(shard);
-        let mut look = match asker.span {
-            Span::Many => Instant::now() + CIRCLE_TIMEOUT,
-            Span::One | Span::Open => end,
-        };
         loop {
-            let rung = timeout_at(look.min(end), bell.notified()).await.is_ok();
+            let rung = timeout_at(end, bell.notified()).await.is_ok();
             let participant = shard.participant.lock();
             match participant.wait_state(txn) {
                 WaitState::Granted => {
@@ -118,17 +110,9 @@ impl ShardNode {
                     return Err(gave_up(shard, txn, why));
                 }
                 WaitState::Waiting if rung => {}
-                WaitState::Waiting if Instant::now() >= end => {
+                WaitState::Waiting => {
                     drop(participant);
                     return Err(late);
-                }
-                WaitState::Waiting => {
-                    let circle = participant.locks().circular(txn);
-                    drop(participant);
-                    if let Some(holder) = circle {
-                        return Err(circular(txn, holder));
-                    }
-                    look = Instant::now() + CIRCLE_TIMEOUT;
                 }
             }
         }
@@ -176,13 +160,4 @@ fn gave_up(shard: &Shard, txn: TxnId, why: GaveUp) -> Error {
         GaveUp::Refused => aborted(txn),
         GaveUp::Over => Error::stale_map(format!("shard {} is led elsewhere now", shard.id)),
     }
-}
-
-fn circular(txn: TxnId, holder: TxnId) -> Error {
-    Error::new(
-        "40P01",
-        format!("transaction {txn} waits for rows of the older transaction {holder}"),
-    )
-    .with_detail("both write several shards and may wait for each other")
-    .with_hint("run the statement again")
 }

@@ -16,7 +16,7 @@ use super::waiting::Patience;
 use super::{ShardNode, checks};
 use crate::storage::{ShardStore, Write};
 use crate::txn::entry::{self, Committed, Logged, Prepare};
-use crate::txn::locks::{Asker, Mode, Span, Wanted};
+use crate::txn::locks::{Asker, Mode, Wanted};
 use crate::txn::participant::Undecided;
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
@@ -180,7 +180,7 @@ impl ShardNode {
         };
         let (locked, writes) = match request.open {
             true => self.take_open(&shard, txn).await?,
-            false => self.lock_and_check(&shard, txn, Span::Many, wishes, &patience).await?,
+            false => self.lock_and_check(&shard, txn, wishes, &patience).await?,
         };
         if request.open && writes.is_empty() {
             // It holds its locks, and goes on to hold them until it is finished.
@@ -230,11 +230,6 @@ impl ShardNode {
         if let Some(outcome) = shard.ledger.lock().outcome(txn) {
             return outcome.timestamp.ok_or_else(|| aborted(txn));
         }
-        let span = if request.participants.is_empty() {
-            Span::One
-        } else {
-            Span::Many
-        };
         let wishes = Wishes {
             writes: request.writes,
             meta_revision: request.meta_revision,
@@ -242,7 +237,7 @@ impl ShardNode {
         };
         let (mut locked, writes) = match request.open {
             true => self.take_open(&shard, txn).await?,
-            false => self.lock_and_check(&shard, txn, span, wishes, &patience).await?,
+            false => self.lock_and_check(&shard, txn, wishes, &patience).await?,
         };
         let until = patience.work();
         let participants = request.participants.iter().map(|p| p.id().into()).collect();
@@ -306,7 +301,6 @@ impl ShardNode {
         self: &Arc<Self>,
         shard: &Arc<Shard>,
         txn: TxnId,
-        span: Span,
         wishes: Wishes,
         patience: &Patience,
     ) -> Result<(Locked, Vec<v1::TableWrite>)> {
@@ -324,7 +318,7 @@ impl ShardNode {
             term: 0,
             keep: false,
         };
-        let asker = Asker { txn, span, sequence: 0 };
+        let asker = Asker { txn, sequence: 0 };
         locked.term = self.wait_for_locks(shard, asker, wanted, patience).await?;
         let here = shard.clone();
         let checked = tokio::task::spawn_blocking(move || check(&here, &writes, read_at));

@@ -14,16 +14,16 @@
 //! Modes and conflicts are PostgreSQL's four. A waiting request watches one of those it waits for, and is looked at again when that
 //! one gives something back or leaves the queue; no other event can let it through before.
 //!
-//! Transactions of one shard hold nothing elsewhere while they wait and are always safe to wait for. Of two that write several
-//! shards at once and could wait in a circle, the younger gives up. Open transactions take locks statement by statement and keep
-//! them to their end; circles with them are looked for by routers. No clock, no sockets: who is granted is returned to the caller.
+//! Transactions over several shards, and those of several statements, hold locks while they wait and may wait in circles, through the
+//! queues of one shard or of many. Routers look for circles and break them (router/src/txn/watch.rs). No clock, no sockets: who is
+//! granted is returned to the caller.
 
 mod report;
 mod request;
 mod row;
 
 pub use report::Listed;
-pub use request::{Acquired, Asker, Key, Limits, Mode, Refused, Span, Wanted};
+pub use request::{Acquired, Asker, Key, Limits, Mode, Refused, Wanted};
 
 use row::Lock;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -44,9 +44,8 @@ pub struct Locks {
     bug: Option<tests::Bug>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Held {
-    span: Span,
     count: usize,
     taken: Vec<Taken>,
 }
@@ -172,11 +171,7 @@ impl Locks {
     }
 
     fn take(&mut self, asker: Asker, wanted: Vec<Wanted>) {
-        let held = self.held.entry(asker.txn).or_insert_with(|| Held {
-            span: asker.span,
-            count: 0,
-            taken: vec![],
-        });
+        let held = self.held.entry(asker.txn).or_default();
         for Wanted { table, mode, keys } in wanted {
             let locks = self.tables.entry(table).or_default();
             let mut taken = Taken {

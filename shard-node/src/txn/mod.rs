@@ -11,8 +11,8 @@
 //!
 //! [`ledger`] is what the log says (the same on every copy), [`participant`] what only the leader knows, [`locks`] the rows
 //! in use and who waits for them. All three are plain state machines. Presumed abort after Mohan et al. 1986, except that home writes an abort
-//! record before it answers a recovery: a late commit must find it. Not here: circles over several shards (routers look for
-//! them; of single statements over several shards the younger gives up after a second).
+//! record before it answers a recovery: a late commit must find it. Not here: circles of transactions that wait for each other;
+//! routers look for them.
 
 pub mod entry;
 pub mod failpoint;

@@ -353,7 +353,7 @@ impl Participant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::txn::locks::{Mode, Span};
+    use crate::txn::locks::Mode;
 
     #[test]
     fn readers_wait_only_for_groups_that_may_be_below_them() {
@@ -384,7 +384,6 @@ mod tests {
         let ask = |participant: &mut Participant, txn: TxnId| {
             let asker = Asker {
                 txn,
-                span: Span::Open,
                 sequence: 1,
             };
             let wanted = vec![Wanted::rows(table, Mode::Update, vec![Box::from([1].as_slice())])];

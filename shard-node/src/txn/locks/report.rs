@@ -4,7 +4,7 @@
 //!   C wants (1) and (2); A holds (1); B came before C and wants (2)        edges: C ─▶ A, C ─▶ B
 //! ```
 
-use super::{Key, Locks, Mode, Span};
+use super::{Key, Locks, Mode};
 use std::collections::BTreeSet;
 use tessera_proto::{TableId, TxnId};
 
@@ -58,31 +58,6 @@ impl Locks {
             move |blocker| (txn, blocker)
         });
         self.waiting.keys().flat_map(blockers)
-    }
-
-    /// The older transaction over several shards that this one, which is over several shards too, waits for, perhaps through others
-    /// that hold nothing: the two may wait for each other.
-    pub fn circular(&self, txn: TxnId) -> Option<TxnId> {
-        let request = self.waiting.get(&txn)?;
-        if request.asker.span != Span::Many {
-            return None;
-        }
-        let span = |txn: &TxnId| {
-            let held = self.held.get(txn).map(|held| held.span);
-            held.or_else(|| self.waiting.get(txn).map(|request| request.asker.span))
-        };
-        let (mut seen, mut next) = (BTreeSet::from([txn]), vec![txn]);
-        while let Some(at) = next.pop() {
-            for blocker in self.blockers(at) {
-                if span(&blocker) == Some(Span::Many) && blocker < txn {
-                    return Some(blocker);
-                }
-                if seen.insert(blocker) {
-                    next.push(blocker);
-                }
-            }
-        }
-        None
     }
 
     /// Locks for people, at most so many: of each transaction those that it holds, then those that it waits for.

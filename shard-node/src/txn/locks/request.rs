@@ -1,7 +1,7 @@
 //! What is asked of the locks, and the answers.
 //!
 //! ```text
-//!   Asker { txn, span, sequence }   Wanted { table 7, no key update, keys (1) (2) }, { table 7, share, itself }
+//!   Asker { txn, sequence }   Wanted { table 7, no key update, keys (1) (2) }, { table 7, share, itself }
 //! ```
 
 use tessera_proto::{TableId, TxnId};
@@ -67,24 +67,11 @@ impl Wanted {
     }
 }
 
-/// Whether a transaction may hold locks elsewhere while it waits here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Span {
-    /// One shard: holds nothing while waiting.
-    One,
-    /// Several.
-    Many,
-    /// Locks of earlier statements.
-    Open,
-}
-
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker {
     /// The transaction.
     pub txn: TxnId,
-    /// What it may hold elsewhere.
-    pub span: Span,
     /// Ascends with its requests, for [`Locks::give_back`].
     pub sequence: u64,
 }

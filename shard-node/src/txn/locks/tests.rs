@@ -30,11 +30,11 @@ fn ids(count: usize) -> Vec<TxnId> {
 }
 
 fn open(txn: TxnId) -> Asker {
-    asker(txn, Span::Open, 1)
+    asker(txn, 1)
 }
 
-fn asker(txn: TxnId, span: Span, sequence: u64) -> Asker {
-    Asker { txn, span, sequence }
+fn asker(txn: TxnId, sequence: u64) -> Asker {
+    Asker { txn, sequence }
 }
 
 fn row(key: u8) -> Box<[u8]> {
@@ -101,7 +101,7 @@ fn who_holds_a_row_goes_before_the_queue() {
     assert_eq!(locks.acquire(open(t[0]), rows(Mode::Share, &[1])), Ok(Acquired::Yes));
     assert_eq!(locks.acquire(open(t[1]), rows(Mode::Share, &[1])), Ok(Acquired::Yes));
     assert_eq!(locks.acquire(open(t[2]), rows(Mode::Update, &[1])), Ok(Acquired::Wait));
-    assert_eq!(locks.acquire(asker(t[0], Span::Open, 2), rows(Mode::Update, &[1])), Ok(Acquired::Wait));
+    assert_eq!(locks.acquire(asker(t[0], 2), rows(Mode::Update, &[1])), Ok(Acquired::Wait));
     assert_eq!(locks.blockers(t[0]), BTreeSet::from([t[1]]));
     assert_eq!(locks.blockers(t[2]), BTreeSet::from([t[0], t[1]]));
     assert_eq!(locks.release(t[1]), [t[0]]);
@@ -115,7 +115,7 @@ fn who_holds_a_row_goes_before_the_queue() {
         assert_eq!(locks.acquire(open(*txn), rows(Mode::Share, &[1])), Ok(Acquired::Yes));
     }
     for txn in &t[..2] {
-        assert_eq!(locks.acquire(asker(*txn, Span::Open, 2), rows(Mode::Update, &[1])), Ok(Acquired::Wait));
+        assert_eq!(locks.acquire(asker(*txn, 2), rows(Mode::Update, &[1])), Ok(Acquired::Wait));
     }
     let edges: Vec<_> = locks.edges().collect();
     assert_eq!(edges, [(t[0], t[1]), (t[1], t[0])]);
@@ -132,7 +132,7 @@ fn free_rows_are_taken_and_others_left_out() {
     assert_eq!(locks.acquire_free(open(t[2]), wanted), Ok(vec![true, false, true, false]));
     assert_eq!(locks.give_back(t[2], |_, _, key| *key == Some(row(3))), []);
     assert_eq!(locks.try_acquire(open(t[0]), rows(Mode::Update, &[3])), Ok(None));
-    assert_eq!(locks.try_acquire(asker(t[0], Span::Open, 2), rows(Mode::Update, &[5, 1])), Ok(Some(TableId(1))));
+    assert_eq!(locks.try_acquire(asker(t[0], 2), rows(Mode::Update, &[5, 1])), Ok(Some(TableId(1))));
     assert_eq!(locks.try_acquire(open(t[2]), rows(Mode::Update, &[5])), Ok(None));
 }
 
@@ -150,7 +150,7 @@ fn segments_wait_for_writers_and_not_for_readers_with_locks() {
     assert_eq!(locks.acquire(open(t[2]), write(2)), Ok(Acquired::Wait));
     assert_eq!(locks.release(t[1]), [t[2]]);
     assert_eq!(locks.acquire(open(t[1]), vec![Wanted::whole(TableId(1))]), Ok(Acquired::Wait));
-    assert_eq!(locks.acquire(asker(t[0], Span::Open, 2), write(1)), Ok(Acquired::Wait));
+    assert_eq!(locks.acquire(asker(t[0], 2), write(1)), Ok(Acquired::Wait));
     assert_eq!(locks.release(t[2]), [t[1]]);
 }
 
@@ -169,22 +169,6 @@ fn limits_are_kept() {
     assert_eq!(locks.list(2).len(), 2);
     locks.clear();
     assert_eq!(locks.acquire(open(t[2]), rows(Mode::Update, &[1])), Ok(Acquired::Yes));
-}
-
-#[test]
-fn the_younger_of_two_over_several_shards_gives_up() {
-    let t = ids(4);
-    let many = |txn| asker(txn, Span::Many, 1);
-    let mut locks = Locks::default();
-    assert_eq!(locks.acquire(many(t[1]), rows(Mode::Update, &[1])), Ok(Acquired::Yes));
-    assert_eq!(locks.acquire(many(t[0]), rows(Mode::Update, &[1])), Ok(Acquired::Wait));
-    assert_eq!(locks.circular(t[0]), None);
-    // Waits for the queue of one that holds nothing, and so for the older one before it.
-    let one = asker(t[3], Span::One, 1);
-    assert_eq!(locks.acquire(one, rows(Mode::Update, &[1, 2])), Ok(Acquired::Wait));
-    assert_eq!(locks.acquire(many(t[2]), rows(Mode::Update, &[2])), Ok(Acquired::Wait));
-    assert_eq!(locks.circular(t[3]), None);
-    assert!(locks.circular(t[2]).is_some_and(|older| older < t[2]));
 }
 
 /// What the harness knows of a transaction.
@@ -266,7 +250,7 @@ impl Harness {
         }
         let known = self.known.get_mut(&txn).expect("known");
         known.sequence += 1;
-        let asker = asker(txn, Span::Open, known.sequence);
+        let asker = asker(txn, known.sequence);
         let before = self.holds().remove(&txn).unwrap_or_default();
         match self.random.random_range(0..10) {
             0..4 => {
