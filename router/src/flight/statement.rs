@@ -41,7 +41,7 @@ pub(super) type Rows = BoxStream<'static, std::result::Result<FlightData, Status
 /// The one statement of a text.
 ///
 /// # Errors
-/// 42601 for several, or none; 0A000 for RETURNING, and for what is about transactions.
+/// 42601 for several, or none; 0A000 for RETURNING, row locks, and what is about transactions.
 pub(super) async fn parse_one(sql: &str) -> Result<ParsedStatement> {
     let mut parsed = crate::pg::parse(markers::numbered(sql).into_owned()).await?;
     match (parsed.pop(), parsed.is_empty()) {
@@ -347,6 +347,8 @@ mod tests {
             "INSERT INTO t VALUES (1) RETURNING a",
             "UPDATE t SET a = 1 RETURNING a",
             "DELETE FROM t RETURNING a",
+            "SELECT a FROM t FOR UPDATE",
+            "UPDATE t SET a = (SELECT b FROM u LIMIT 1 FOR SHARE)",
         ] {
             let refused = parse_one(returning).await.expect_err(returning);
             assert_eq!(refused.code, "0A000", "{returning}");
