@@ -8,12 +8,14 @@
 //! ```
 //!
 //! As in PostgreSQL the limit counts rows that could be locked, and no row is locked that is not needed: a worker that took more than
-//! its share, if for a moment, would show others an empty queue. Rows that OFFSET passes over are locked and counted.
+//! its share, if for a moment, would show others an empty queue. Rows that OFFSET passes over are locked and counted. A row that
+//! changed since the snapshot was locked at some moment in between, and is left out; with REPEATABLE READ it fails the statement.
 
 use super::rows::{Work, next};
 use super::steps::RowKeys;
 use crate::execute::query::{self, Request, Running};
 use crate::ingest::Held;
+use crate::txn::open::Isolation;
 use datafusion::arrow::array::{BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::scalar::ScalarValue;
@@ -120,7 +122,11 @@ impl Chosen<'_> {
                 return Err(Error::protocol("a shard did not tell of each table which rows it left out"));
             }
             for (numbers, left_out) in tables.iter().zip(reply.left_out) {
-                let left_out: BTreeSet<usize> = left_out.keys.iter().map(|key| *key as usize).collect();
+                if !left_out.changed.is_empty() && work.transaction.isolation() == Isolation::RepeatableRead {
+                    return Err(Error::changed("could not serialize access due to concurrent update"));
+                }
+                let left_out = left_out.keys.iter().chain(&left_out.changed);
+                let left_out: BTreeSet<usize> = left_out.map(|key| *key as usize).collect();
                 let free = numbers.iter().enumerate().map(|(at, number)| (*number, !left_out.contains(&at)));
                 self.free.extend(free);
             }

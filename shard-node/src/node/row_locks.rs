@@ -59,7 +59,7 @@ impl ShardNode {
         let request_of_it = self.begin_open(&shard, asker.txn, own)?;
         begin_statement(&shard, asker)?;
         let mut reply = v1::LockReply::default();
-        let mut left_out: Vec<HashSet<usize>> = vec![HashSet::new(); rows.len()];
+        let mut left_out = vec![v1::lock_reply::LeftOut::default(); rows.len()];
         let wanted = || rows.iter().map(Rows::wanted).collect();
         let term = match wait {
             Wait::Wait => self.wait_for_locks(&shard, asker, wanted(), &patience).await?,
@@ -76,7 +76,7 @@ impl ShardNode {
                 for (rows, left_out) in rows.iter().zip(&mut left_out) {
                     let free = participant.locks_mut().acquire_free(asker, rows.wanted());
                     let free = free.map_err(|refused| too_many(refused, &shard))?;
-                    left_out.extend((0..).zip(free).filter(|(_, free)| !free).map(|(position, _)| position));
+                    left_out.keys = (0..).zip(free).filter(|(_, free)| !free).map(|(position, _)| position).collect();
                 }
                 term
             }
@@ -94,8 +94,8 @@ impl ShardNode {
         .await?;
         self.still_open(&shard, asker.txn, term)?;
         shard.participant.lock().account(asker.txn)?;
-        for ((rows, left_out), changed) in rows.iter().zip(&mut left_out).zip(changed) {
-            let changed: Vec<usize> = changed.into_iter().filter(|position| !left_out.contains(position)).collect();
+        for ((rows, left_out), mut changed) in rows.iter().zip(&mut left_out).zip(changed) {
+            changed.retain(|position| left_out.keys.binary_search(position).is_err());
             if changed.is_empty() {
                 continue;
             }
@@ -103,15 +103,15 @@ impl ShardNode {
                 return Err(Error::changed("could not serialize access due to concurrent update")
                     .with_detail(format!("a row of table \"{}\" changed since it was read", rows.table.name)));
             }
-            let keys: HashSet<Key> = changed.iter().map(|position| Some(rows.keys[*position].clone())).collect();
+            let keys: HashSet<Key> = changed.iter().map(|position| Some(rows.keys[*position as usize].clone())).collect();
             let goes = |sequence, table, key: &Key| {
                 sequence == asker.sequence && table == rows.table.id && keys.contains(key)
             };
             shard.participant.lock().give_back(asker.txn, goes);
-            left_out.extend(changed);
+            left_out.changed = changed;
         }
         if wait == Wait::Skip {
-            reply.left_out = left_out.into_iter().map(positions).collect();
+            reply.left_out = left_out;
         }
         drop(request_of_it);
         Ok(reply)
@@ -182,7 +182,7 @@ fn mode(mode: v1::RowLockMode) -> Mode {
 }
 
 /// Positions of rows that are not as they were read, and not the transaction's own. Blocking.
-fn changed(shard: &Shard, own: &OwnRows, rows: &Rows, read_at: Timestamp) -> Result<Vec<usize>> {
+fn changed(shard: &Shard, own: &OwnRows, rows: &Rows, read_at: Timestamp) -> Result<Vec<u32>> {
     if rows.keys.is_empty() {
         return Ok(vec![]);
     }
@@ -195,13 +195,7 @@ fn changed(shard: &Shard, own: &OwnRows, rows: &Rows, read_at: Timestamp) -> Res
             "COMMIT between the two",
         ));
     }
-    let mut changed = shard.store.changed_since(&rows.table, &rows.columns, read_at)?;
-    changed.retain(|position| !own.is_own(rows.table.id, &rows.keys[*position]));
-    Ok(changed)
-}
-
-fn positions(left_out: HashSet<usize>) -> v1::lock_reply::LeftOut {
-    let mut keys: Vec<u32> = left_out.into_iter().map(|position| position as u32).collect();
-    keys.sort_unstable();
-    v1::lock_reply::LeftOut { keys }
+    let changed = shard.store.changed_since(&rows.table, &rows.columns, read_at)?.into_iter();
+    let others = changed.filter(|position| !own.is_own(rows.table.id, &rows.keys[*position]));
+    Ok(others.map(|position| position as u32).collect())
 }

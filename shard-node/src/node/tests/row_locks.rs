@@ -188,11 +188,14 @@ async fn what_changed_is_told_and_stays_locked_or_is_left_out() {
     let error = a.lock_at(before, Update, Wait::Wait, &[2, 3]).await.unwrap_err();
     assert_eq!((error.code.as_str(), error.retry), ("40001", tessera_proto::Retry::Restart));
     let left_out = b.lock_at(before, Update, Wait::Skip, &[1, 2, 3, 4]).await.unwrap().left_out;
-    // 2 is locked by a, which got it although 3 was gone.
+    // 2 is locked by a, which got it although 3 was gone, and 3 too.
     assert_eq!(left_out[0].keys, [1, 2]);
     a.end().await;
+    let left_out = b.lock_at(before, Update, Wait::Skip, &[2, 3]).await.unwrap().left_out;
+    assert_eq!((&left_out[0].keys[..], &left_out[0].changed[..]), (&[][..], &[1][..]));
     // b did not keep the lock of the row that it was not given.
-    assert_eq!(a.lock(Update, Wait::Try, &[2]).await.unwrap().blocked, 0);
+    assert_eq!(a.lock(Update, Wait::Try, &[3]).await.unwrap().blocked, 0);
+    a.end().await;
     let mut c = Txn::new(&cluster);
     let write = cluster.write(&[3]);
     let (shard, service) = cluster.reference(0).await;
