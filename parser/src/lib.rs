@@ -5,7 +5,8 @@
 //!                                                    │
 //!     SELECT VALUES TABLE WITH (        query.rs     │  SET SHOW RESET DISCARD           admin.rs
 //!     EXPLAIN CREATE DROP               define.rs    │  VERIFY TABLE, ALTER SHARD        admin.rs
-//!     INSERT UPDATE DELETE              write.rs     │
+//!     INSERT UPDATE DELETE TRUNCATE     write.rs, conflict.rs
+//!     MERGE                             merge.rs
 //!     CREATE [REFERENCE] TABLE          create_table.rs, types.rs
 //!     COPY                              copy.rs      │  BEGIN COMMIT ROLLBACK SAVEPOINT  transaction.rs
 //!                                                    │  everything else                  unsupported.rs
@@ -30,12 +31,14 @@
 //! Bounds: [`TEXT_BYTES_MAX`], [`TOKENS_MAX`], [`CHAIN_DEPTH_MAX`] and sqlparser's limit on recursion.
 
 mod admin;
+mod conflict;
 mod copy;
 mod create_table;
 mod cursor;
 mod define;
 mod dialect;
 mod error;
+mod merge;
 mod query;
 mod split;
 mod statement;
@@ -94,6 +97,8 @@ fn parse_statement(mut cursor: Cursor<'_>) -> Result<Statement, Stop> {
         "INSERT" => write::parse_insert(cursor),
         "UPDATE" => write::parse_update(cursor),
         "DELETE" => write::parse_delete(cursor),
+        "MERGE" => merge::parse_merge(cursor),
+        "TRUNCATE" => write::parse_truncate(cursor),
         "COPY" => copy::parse_copy(cursor),
         "SET" => admin::parse_set(cursor),
         "SHOW" => admin::parse_show(cursor),

@@ -106,6 +106,13 @@ pub enum Statement {
     Update(Update),
     /// DELETE.
     Delete(Delete),
+    /// MERGE.
+    Merge(Merge),
+    /// TRUNCATE.
+    Truncate {
+        /// At least one; one that is named twice is no error.
+        tables: Vec<ObjectName>,
+    },
     /// COPY ... TO
     CopyTo(CopyTo),
     /// COPY ... FROM.
@@ -346,19 +353,55 @@ impl fmt::Display for ObjectName {
     }
 }
 
-/// INSERT INTO table [AS alias] [(columns)] source [RETURNING ...].
+/// INSERT INTO table [AS alias] [(columns)] source [ON CONFLICT ...] [RETURNING ...].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Insert {
     /// The table.
     pub table: ObjectName,
-    /// Another name for the table in `returning`, folded; then its own is none there.
+    /// Another name for the table in `conflict` and `returning`, folded; then its own is none there.
     pub alias: Option<String>,
     /// Empty where the text names none: the table's columns from the left.
     pub columns: Vec<String>,
     /// VALUES or a query. In VALUES the word DEFAULT is an identifier; [`crate::is_default`] recognises it.
     pub source: Box<Query>,
+    /// What to do with rows whose keys exist; `None` fails.
+    pub conflict: Option<OnConflict>,
     /// What to answer with; `None` is the number of rows alone.
     pub returning: Option<Returning>,
+}
+
+/// ON CONFLICT [target] action.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OnConflict {
+    /// Which unique keys count.
+    pub target: ConflictTarget,
+    /// What becomes of a row whose key exists.
+    pub action: ConflictAction,
+}
+
+/// The unique keys that ON CONFLICT speaks of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConflictTarget {
+    /// All of the table; only of DO NOTHING.
+    Any,
+    /// The one over these columns, folded, in any order.
+    Columns(Vec<String>),
+    /// ON CONSTRAINT: the one of this name, folded.
+    Constraint(String),
+}
+
+/// What ON CONFLICT does with a row whose key exists.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ConflictAction {
+    /// DO NOTHING: it is left out.
+    Nothing,
+    /// DO UPDATE SET assignments [WHERE selection]: the row that exists is changed; the one left out is called `excluded`.
+    Update {
+        /// At least one, and none of a column twice.
+        assignments: Vec<Assignment>,
+        /// Which rows; `None` is all.
+        selection: Option<Expr>,
+    },
 }
 
 /// UPDATE table [[AS] alias] SET assignments [FROM from] [WHERE selection] [RETURNING ...].
@@ -400,6 +443,53 @@ pub struct Delete {
     pub selection: Option<Expr>,
     /// What to answer with; `None` is the number of rows alone.
     pub returning: Option<Returning>,
+}
+
+/// MERGE INTO table [[AS] alias] USING source ON on clauses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Merge {
+    /// The table.
+    pub table: ObjectName,
+    /// Another name for the table in all expressions, folded; then its own is none there.
+    pub alias: Option<String>,
+    /// What is merged into it.
+    pub source: TableWithJoins,
+    /// Which rows belong together.
+    pub on: Expr,
+    /// At least one. The first that fits counts.
+    pub clauses: Vec<MergeClause>,
+}
+
+/// WHEN [NOT] MATCHED [AND condition] THEN action.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MergeClause {
+    /// Of pairs of rows; else of rows of the source that are in none.
+    pub matched: bool,
+    /// `None` fits all.
+    pub condition: Option<Expr>,
+    /// UPDATE and DELETE of pairs only, INSERT of the others only.
+    pub action: MergeAction,
+}
+
+/// What a clause of MERGE does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MergeAction {
+    /// DO NOTHING.
+    Nothing,
+    /// UPDATE SET.
+    Update {
+        /// At least one, and none of a column twice.
+        assignments: Vec<Assignment>,
+    },
+    /// DELETE.
+    Delete,
+    /// INSERT.
+    Insert {
+        /// Empty where the text names none: the table's columns from the left.
+        columns: Vec<String>,
+        /// The word DEFAULT is an identifier; [`crate::is_default`] recognises it. `None` is DEFAULT VALUES.
+        values: Option<Vec<Expr>>,
+    },
 }
 
 /// RETURNING: expressions over the rows written or removed.

@@ -1,8 +1,8 @@
 //! Statements we know by their first words and do not do, each with what to do instead.
 //!
 //! ```text
-//!   TRUNCATE t           ->   Unsupported { what: "TRUNCATE", hint: "..." }   ->   0A000 at the router
-//!   TRUNCTE t            ->   42601 syntax error at or near "TRUNCTE", did you mean "TRUNCATE"?
+//!   VACUUM t             ->   Unsupported { what: "VACUUM", hint: "..." }   ->   0A000 at the router
+//!   VACUM t              ->   42601 syntax error at or near "VACUM", did you mean "VACUUM"?
 //! ```
 //!
 //! Their insides are not read: what cannot run need not be right. Clauses refused inside statements we do know are
@@ -13,11 +13,6 @@ use crate::error::{Stop, did_you_mean, unsupported};
 
 /// First words and advice, longer ones before their own beginnings.
 const STATEMENTS: &[(&[&str], &str)] = &[
-    (
-        &["MERGE"],
-        "use UPDATE ... FROM, then INSERT INTO ... SELECT ... WHERE NOT EXISTS (...)",
-    ),
-    (&["TRUNCATE"], "use DELETE, or drop the table and create it again"),
     (
         &["PREPARE", "TRANSACTION"],
         "a transaction over many shards is prepared and committed by COMMIT",
@@ -136,8 +131,8 @@ const OBJECTS: &[(&[&str], &str)] = &[
 
 /// First words of the statements we do.
 const KNOWN: &[&str] = &[
-    "SELECT", "WITH", "VALUES", "TABLE", "EXPLAIN", "CREATE", "DROP", "INSERT", "UPDATE", "DELETE", "COPY", "SET",
-    "SHOW", "RESET", "DISCARD", "VERIFY", "ANALYZE", "ALTER",
+    "SELECT", "WITH", "VALUES", "TABLE", "EXPLAIN", "CREATE", "DROP", "INSERT", "UPDATE", "DELETE", "TRUNCATE",
+    "MERGE", "COPY", "SET", "SHOW", "RESET", "DISCARD", "VERIFY", "ANALYZE", "ALTER",
 ];
 
 /// Objects CREATE and DROP do.

@@ -1,4 +1,4 @@
-//! INSERT, UPDATE and DELETE: a target and clauses of our own around sqlparser's queries and expressions.
+//! INSERT, UPDATE, DELETE and TRUNCATE: a target and clauses of our own around sqlparser's queries and expressions.
 //!
 //! ```text
 //!   UPDATE s.t AS x SET a = x.a + 1, (b, c) = ROW(2, 3) FROM u WHERE x.k = u.k RETURNING x.*, a AS new
@@ -10,13 +10,15 @@
 //!
 //! ONLY before a table and `*` behind it are read and have no effect: no table inherits from another.
 //!
-//! Not here: whether the columns exist, and what may not stand in which clause (an aggregate in RETURNING). Not done:
+//! Not here: ON CONFLICT (conflict.rs), MERGE (merge.rs), whether the columns exist, and what may not stand in which clause (an aggregate in
+//! RETURNING). Not done:
 //! `(a, b) = (SELECT ...)`, since a subquery in an expression has one column, and WITH before UPDATE and DELETE.
 
 use sqlparser::ast::{Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectNamePart};
 use sqlparser::tokenizer::Token;
 
-use crate::cursor::{Cursor, is_word, starts_with};
+use crate::conflict::{read_conflict, sees_conflict};
+use crate::cursor::{Cursor, is_word};
 use crate::define::sees_query;
 use crate::error::{ParseError, Stop, did_you_mean, unsupported};
 use crate::query::{parse_expression, parse_projection, parse_query_of, parse_tables};
@@ -26,8 +28,8 @@ use crate::statement::{Assignment, Delete, Insert, ObjectName, Returning, Statem
 /// PostgreSQL's MaxTupleAttributeNumber, which bounds its lists of assignments too. No table has that many columns.
 const ASSIGNMENTS_MAX: usize = 1664;
 
-/// What may follow the assignments of UPDATE.
-const AFTER_ASSIGNMENTS: &[&str] = &["FROM", "WHERE", "RETURNING"];
+/// What may follow assignments: of UPDATE the first three, of ON CONFLICT two of them, of MERGE the last.
+const AFTER_ASSIGNMENTS: &[&str] = &["FROM", "WHERE", "RETURNING", "WHEN"];
 
 /// What may follow the target of DELETE.
 const AFTER_DELETED: &[&str] = &["USING", "WHERE", "RETURNING"];
@@ -56,13 +58,19 @@ pub(crate) fn parse_insert(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
             .with_hint("expected VALUES (...) or a query")
             .into());
     }
-    let source = parse_query_of(cursor, clause_length(cursor.rest(), &["RETURNING"]))?;
+    let length = length_until(cursor.rest(), |toks| {
+        is_word(&toks[0], "RETURNING") || sees_conflict(toks)
+    });
+    let source = parse_query_of(cursor, length)?;
+    let conflict = read_conflict(cursor)?;
     let returning = read_returning(cursor)?;
+    cursor.finish()?;
     Ok(Statement::Insert(Insert {
         table,
         alias,
         columns,
         source,
+        conflict,
         returning,
     }))
 }
@@ -76,15 +84,6 @@ fn refuse_insert_clauses(cursor: &Cursor<'_>) -> Result<(), Stop> {
     }
     if cursor.sees(&["DEFAULT", "VALUES"]) {
         return unsupported("INSERT ... DEFAULT VALUES", "name a column and write VALUES (DEFAULT)");
-    }
-    if cursor
-        .find_outside_parentheses(|toks| starts_with(toks, &["ON", "CONFLICT"]))
-        .is_some()
-    {
-        return unsupported(
-            "INSERT ... ON CONFLICT",
-            "use INSERT INTO ... SELECT ... WHERE NOT EXISTS (...)",
-        );
     }
     Ok(())
 }
@@ -138,8 +137,26 @@ pub(crate) fn parse_delete(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
     }))
 }
 
-/// `[ONLY] table [*] [[AS] alias]`.
-fn read_target(cursor: &mut Cursor<'_>) -> Result<(ObjectName, Option<String>), Stop> {
+/// Reads what follows `TRUNCATE`. There are no sequences that RESTART IDENTITY would set back, and no foreign keys that CASCADE
+/// would follow.
+pub(crate) fn parse_truncate(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> {
+    cursor.take(&["TABLE"]);
+    let mut tables = vec![read_table(cursor)?];
+    while cursor.take_symbol(&Token::Comma) {
+        tables.push(read_table(cursor)?);
+    }
+    if cursor.take(&["RESTART"]) || cursor.take(&["CONTINUE"]) {
+        cursor.expect(&["IDENTITY"])?;
+    }
+    if !cursor.take(&["CASCADE"]) {
+        cursor.take(&["RESTRICT"]);
+    }
+    cursor.finish()?;
+    Ok(Statement::Truncate { tables })
+}
+
+/// `[ONLY] table [*]`.
+fn read_table(cursor: &mut Cursor<'_>) -> Result<ObjectName, Stop> {
     let only = cursor.take(&["ONLY"]);
     let in_parentheses = only && cursor.take_symbol(&Token::LParen);
     let table = cursor.object_name()?;
@@ -148,6 +165,12 @@ fn read_target(cursor: &mut Cursor<'_>) -> Result<(ObjectName, Option<String>), 
     } else if !only {
         cursor.take_symbol(&Token::Mul);
     }
+    Ok(table)
+}
+
+/// `[ONLY] table [*] [[AS] alias]`.
+pub(crate) fn read_target(cursor: &mut Cursor<'_>) -> Result<(ObjectName, Option<String>), Stop> {
+    let table = read_table(cursor)?;
     // SET is not reserved, so `UPDATE t SET ...` could name an alias; PostgreSQL decides against it without AS.
     let ends = cursor.sees(&["SET"]) || AFTER_DELETED.iter().any(|word| cursor.sees(&[word]));
     let named = cursor.take(&["AS"]) || (!ends && matches!(cursor.peek(), Some(Token::Word(_))));
@@ -165,7 +188,7 @@ fn clause_missing(cursor: &Cursor<'_>, alias: Option<&str>, words: &[&str]) -> S
 }
 
 /// `a = value, (b, c) = row`: what stands behind SET.
-fn read_assignments(cursor: &mut Cursor<'_>) -> Result<Vec<Assignment>, Stop> {
+pub(crate) fn read_assignments(cursor: &mut Cursor<'_>) -> Result<Vec<Assignment>, Stop> {
     let mut assignments = Vec::new();
     loop {
         if cursor.sees_symbol(&Token::LParen) {
@@ -294,7 +317,7 @@ fn plain_argument(argument: FunctionArg) -> Option<Expr> {
 }
 
 /// `[WHERE condition]`.
-fn read_selection(cursor: &mut Cursor<'_>) -> Result<Option<Expr>, Stop> {
+pub(crate) fn read_selection(cursor: &mut Cursor<'_>) -> Result<Option<Expr>, Stop> {
     if !cursor.take(&["WHERE"]) {
         return Ok(None);
     }
@@ -317,25 +340,28 @@ fn read_returning(cursor: &mut Cursor<'_>) -> Result<Option<Returning>, Stop> {
 
 /// Tokens of one assignment's value.
 fn value_length(toks: &[Tok]) -> usize {
-    length_until(toks, |tok| {
-        tok.token.token == Token::Comma || AFTER_ASSIGNMENTS.iter().any(|word| is_word(tok, word))
+    length_until(toks, |toks| {
+        toks[0].token.token == Token::Comma || AFTER_ASSIGNMENTS.iter().any(|word| is_word(&toks[0], word))
     })
 }
 
 /// Tokens before the first of these words.
 fn clause_length(toks: &[Tok], words: &[&str]) -> usize {
-    length_until(toks, |tok| words.iter().any(|word| is_word(tok, word)))
+    length_until(toks, |toks| words.iter().any(|word| is_word(&toks[0], word)))
 }
 
-/// Tokens before the first one that `ends` a clause: outside parentheses and brackets, and no name (`x.from`,
+/// Tokens before the first one with which what `ends` a clause begins: outside parentheses, brackets and CASE, and no name (`x.from`,
 /// `1 AS returning`) nor part of an operator (`IS DISTINCT FROM`).
-fn length_until(toks: &[Tok], ends: impl Fn(&Tok) -> bool) -> usize {
+pub(crate) fn length_until(toks: &[Tok], ends: impl Fn(&[Tok]) -> bool) -> usize {
     let mut depth = 0_usize;
     for (at, tok) in toks.iter().enumerate() {
+        let is_name = continues(&toks[..at], tok);
         match &tok.token.token {
+            _ if depth == 0 && !is_name && ends(&toks[at..]) => return at,
             Token::LParen | Token::LBracket => depth += 1,
             Token::RParen | Token::RBracket => depth = depth.saturating_sub(1),
-            _ if depth == 0 && ends(tok) && !continues(&toks[..at], tok) => return at,
+            _ if !is_name && is_word(tok, "CASE") => depth += 1,
+            _ if !is_name && is_word(tok, "END") => depth = depth.saturating_sub(1),
             _ => {}
         }
     }

@@ -240,6 +240,8 @@ async fn run(context: &StatementContext, parsed: &ParsedStatement, params: Vec<S
         Statement::Insert(insert) => ingest::insert::run(context, insert, params).await,
         Statement::Update(update) => ingest::change::run(context, &update.into(), params).await,
         Statement::Delete(delete) => ingest::change::run(context, &delete.into(), params).await,
+        Statement::Merge(merge) => ingest::merge::run(context, merge, params).await,
+        Statement::Truncate { tables } => ingest::truncate::run(context, tables).await,
         Statement::CreateTableAs(create) => ddl::create_as::run(context, create, params).await,
         Statement::CopyFrom(copy) => match &copy.source {
             CopySource::Stdin => ingest::copy_in::start(context, copy).await,

@@ -3,6 +3,7 @@
 mod admission;
 mod changes;
 mod pending;
+mod upserts;
 
 use crate::engine::{Engine, RouterOptions};
 use crate::outcome::Outcome;

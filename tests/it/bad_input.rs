@@ -32,10 +32,7 @@ async fn errors_have_the_right_sqlstate() {
         ("UPDATE orders SET prize = 1", "42703"),
         ("UPDATE orders SET price = 123456", "22003"),
         ("DELETE FROM nowhere", "42P01"),
-        (
-            "MERGE INTO orders USING orders o ON true WHEN MATCHED THEN DELETE",
-            "0A000",
-        ),
+        ("LOCK TABLE orders", "0A000"),
         ("SELECT * FROM orders FOR UPDATE", "0A000"),
         ("CREATE TABLE s (id serial)", "0A000"),
         ("DROP TABLE nowhere", "42P01"),

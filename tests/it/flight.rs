@@ -280,6 +280,20 @@ async fn prepared_statements() {
     refused(insert.execute_update().await, Code::AlreadyExists, "23505");
     insert.set_parameters(one(vec![1])).expect("set");
     refused(insert.execute_update().await, Code::InvalidArgument, "08P01");
+    // Of ON CONFLICT each row of parameters sees those before it.
+    let upsert = "INSERT INTO t (k, v) VALUES ($1, $2) ON CONFLICT (k) DO UPDATE SET v = t.v || '!'";
+    let mut upsert = client.prepare(upsert.into(), None).await.expect("prepared");
+    let twice = RecordBatch::try_from_iter([
+        ("0", Arc::new(Int64Array::from(vec![2_999, 6_000, 6_000])) as ArrayRef),
+        ("1", Arc::new(StringArray::from(vec!["a", "b", "c"])) as ArrayRef),
+    ]);
+    upsert.set_parameters(twice.expect("a batch")).expect("set");
+    assert_eq!(upsert.execute_update().await.expect("runs"), 3);
+    assert_eq!(
+        query(&mut client, "SELECT v FROM t WHERE k IN (2999, 6000) ORDER BY k").await,
+        [[Some("new2999!".to_owned())], [Some("b!".to_owned())]]
+    );
+    execute(&mut client, "DELETE FROM t WHERE k = 6000").await;
     assert_eq!(
         query(&mut client, "SELECT count(*), max(k), max(v) FROM t").await,
         [[Some("2100".to_owned()), Some("2999".to_owned()), Some("v99".to_owned())]]

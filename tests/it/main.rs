@@ -16,6 +16,8 @@
 //!   processes.rs router and shard nodes as processes of their own; one is killed
 //!   restart.rs   what was acknowledged is there after a clean stop
 //!   transactions.rs  several statements at once by several clients: waits, deadlocks, totals
+//!   truncate.rs  TRUNCATE beside readers and writers, on copies that were away, after a restart
+//!   upserts.rs   ON CONFLICT by several clients at once: sums, and each key once
 //!   workload.rs  writers and the book they keep: acknowledged, refused, unknown
 //!   copy_to.rs   COPY TO: lines as PostgreSQL writes them, files that come back
 //!   copies.rs    copies are equal after load, restart, silence, a wiped disk, SWITCH LEADER and PROMOTE
@@ -50,4 +52,6 @@ mod sql_matrix;
 mod tpcds;
 mod tpch;
 mod transactions;
+mod truncate;
+mod upserts;
 mod workload;

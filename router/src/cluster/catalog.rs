@@ -27,6 +27,11 @@ const READS_AT_ONCE: usize = 16;
 /// Name of the table that a statement changes in the queries made for it, which give it the user's name as an alias: only there is
 /// its hidden row id to be seen, and the same table named elsewhere in the statement is as always.
 pub(crate) const TARGET: &str = "__tessera_target";
+/// Name of the rows that ON CONFLICT did not add, likewise; their alias is `excluded`.
+pub(crate) const EXCLUDED: &str = "__tessera_excluded";
+
+/// What [`TARGET`] and [`EXCLUDED`] stand for in a query.
+pub(crate) type Targets = Vec<(&'static str, Arc<dyn TableProvider>)>;
 
 /// The snapshot.
 #[derive(Debug)]
@@ -35,8 +40,7 @@ pub struct StatementCatalog {
     statistics: Arc<ClusterStatistics>,
     search_path: Vec<String>,
     system: SystemSource,
-    /// What [`TARGET`] stands for.
-    target: Option<Arc<dyn TableProvider>>,
+    targets: Targets,
     /// Log index that covers the snapshot, by reference group.
     indexes: RwLock<HashMap<GroupId, LogIndex>>,
 }
@@ -57,14 +61,14 @@ impl StatementCatalog {
             statistics,
             search_path: context.settings.search_path(),
             system,
-            target: None,
+            targets: vec![],
             indexes: RwLock::default(),
         }
     }
 
-    /// The same for a query in which [`TARGET`] stands for `rows`.
-    pub(crate) fn with_target(self, rows: Option<Arc<dyn TableProvider>>) -> Self {
-        Self { target: rows, ..self }
+    /// The same for a query in which [`TARGET`] and [`EXCLUDED`] stand for these rows.
+    pub(crate) fn with_targets(self, targets: Targets) -> Self {
+        Self { targets, ..self }
     }
 
     /// The cluster as of this snapshot.
@@ -145,7 +149,7 @@ impl Catalog for StatementCatalog {
         if let Some(schema) = schema {
             return self.in_schema(schema, name);
         }
-        if let Some(rows) = self.target.as_ref().filter(|_| name == TARGET) {
+        if let Some((_, rows)) = self.targets.iter().find(|(target, _)| *target == name) {
             return Some(Relation::Target(rows.clone()));
         }
         // As in PostgreSQL, pg_catalog comes first unless the path names it.

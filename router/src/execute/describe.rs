@@ -2,18 +2,21 @@
 
 use super::prepare::{self, Bound};
 use super::{declared::declared, show, verify};
-use crate::cluster::catalog::StatementCatalog;
+use crate::cluster::catalog::{StatementCatalog, TARGET};
 use crate::explain;
 use crate::ingest::change_query::{Change, Search};
+use crate::ingest::merge_query::MergeSearch;
 use crate::ingest::returning::Asked;
+use crate::ingest::upsert_query::{self, Update};
 use crate::ingest::{ChangedRows, insert};
 use crate::outcome::Described;
 use crate::session::StatementContext;
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
 use sqlparser::ast::Query;
 use std::sync::Arc;
-use tessera_parser::Statement;
+use tessera_parser::{Merge, Statement};
 use tessera_planner::names::result_schema;
 use tessera_proto::sql_type::SqlType;
 use tessera_proto::{Result, Timestamp};
@@ -40,11 +43,18 @@ pub(crate) async fn describe(
             let catalog = StatementCatalog::new(context);
             let described = insert::describe(&catalog, insert)?;
             let types = merged(&hints, &described.types);
-            let (_, types) = bind_in(context, &catalog, &described.source, &types).await?;
+            let (_, mut types) = bind_in(context, &catalog, &described.source, &types).await?;
+            if let Some(update) = upsert_query::describe(&described.table, insert)? {
+                let none = RecordBatch::new_empty(described.table.arrow_schema());
+                let targets = Update::targets(&described.table, &none, &none)?;
+                let known = merged(&types, &update.types);
+                (_, types) = bind_in(context, &catalog.with_targets(targets), &update.query, &known).await?;
+            }
             returned(context, insert::asked(insert, &described.table), types).await
         }
         Statement::Update(update) => change(context, &update.into(), &hints).await,
         Statement::Delete(delete) => change(context, &delete.into(), &hints).await,
+        Statement::Merge(merge) => self::merge(context, merge, &hints).await,
         Statement::Show { name } if show::is_query(name) => {
             let query = show::query(name)?;
             let (plan, _) = bind(context, &query, &[]).await?;
@@ -77,7 +87,7 @@ pub(crate) async fn query(context: &StatementContext, query: &Query, types: &[Op
 async fn change(context: &StatementContext, change: &Change<'_>, hints: &[Option<DataType>]) -> Result<Described> {
     let catalog = StatementCatalog::new(context);
     let search = Search::new(&catalog, change)?;
-    let catalog = catalog.with_target(Some(search.target.clone()));
+    let catalog = catalog.with_targets(vec![(TARGET, search.target.clone())]);
     let types = merged(hints, &search.types);
     let (_, types) = bind_in(context, &catalog, &search.query, &types).await?;
     let asked = change.returning.map(|returning| Asked {
@@ -87,6 +97,19 @@ async fn change(context: &StatementContext, change: &Change<'_>, hints: &[Option
         from: change.from,
     });
     returned(context, asked, types).await
+}
+
+/// Describes a MERGE, which returns nothing.
+async fn merge(context: &StatementContext, merge: &Merge, hints: &[Option<DataType>]) -> Result<Described> {
+    let catalog = StatementCatalog::new(context);
+    let search = MergeSearch::new(&catalog, merge)?;
+    let catalog = catalog.with_targets(vec![(TARGET, search.target.clone())]);
+    let mut types = hints.to_vec();
+    for half in search.pairs.iter().chain(&search.rest) {
+        let known = merged(&types, &half.types);
+        (_, types) = bind_in(context, &catalog, &half.query, &known).await?;
+    }
+    returned(context, None, types).await
 }
 
 /// Describes what a statement returns of the rows it changes; `types` are those of its parameters elsewhere.
@@ -104,7 +127,7 @@ async fn returned(
     };
     let query = asked.query()?;
     let no_rows = ChangedRows::new(asked.table.clone(), vec![])?;
-    let catalog = StatementCatalog::new(context).with_target(Some(Arc::new(no_rows)));
+    let catalog = StatementCatalog::new(context).with_targets(vec![(TARGET, Arc::new(no_rows))]);
     let bound = bind_in(context, &catalog, &query, &types).await;
     let (plan, types) = bound.map_err(|error| asked.explain(error))?;
     Ok(Described {

@@ -258,25 +258,38 @@ fn exact(value: &ScalarValue, sql_type: SqlType) -> Option<ScalarValue> {
     (!cast.is_null() && cast.cast_to(&from).ok()? == *value).then_some(cast)
 }
 
-impl PointRead {
-    /// The row, or none. Batches have the columns of `schema`, which may differ from the table's in name only.
+/// Rows of one shard that are asked for by their keys.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    /// Whose rows.
+    pub table: &'a TableDef,
+    /// Where they are.
+    pub shard: ShardId,
+    /// Row keys, columns in key order.
+    pub keys: RecordBatch,
+    /// Columns of the table, in result order.
+    pub projection: &'a [u32],
+}
+
+impl Wanted<'_> {
+    /// Those that are there at `snapshot`, at most one per key, in the order of the keys; what the transaction changed itself too.
+    /// Batches have the columns of `schema`, which may differ from the table's in name only.
     ///
     /// # Errors
     /// The shard's; retryable ones before anything happened, for it is a read.
-    pub(crate) async fn run(
-        &self,
+    pub(crate) async fn read(
+        self,
         context: &StatementContext,
         catalog: &StatementCatalog,
         snapshot: Timestamp,
         schema: &SchemaRef,
     ) -> Result<Vec<RecordBatch>> {
-        let shard = self.shard(catalog)?;
+        let shard = self.shard;
         let entry = catalog
             .view()
             .shards
             .get(&shard)
             .ok_or_else(|| Error::stale_map(format!("shard {shard} is unknown")))?;
-        let keys = self.keys()?;
         let own = context.transaction.as_ref().and_then(|transaction| transaction.own());
         let own = own.filter(|own| own.shards.contains(&shard));
         let request = v1::PointReadRequest {
@@ -289,8 +302,8 @@ impl PointRead {
             snapshot: snapshot.0,
             meta_revision: catalog.view().revision,
             deadline_ms: context.deadline_ms(),
-            keys: ipc::encode(&keys.schema(), &[keys])?,
-            projection: self.projection.clone(),
+            keys: ipc::encode(&self.keys.schema(), &[self.keys])?,
+            projection: self.projection.to_vec(),
         };
         let reply = context
             .engine
@@ -304,6 +317,28 @@ impl PointRead {
             return Err(Error::protocol(format!("a point read did not return {width} columns")));
         }
         rows.into_iter().map(|b| Ok(ipc::relabel(schema, b)?)).collect()
+    }
+}
+
+impl PointRead {
+    /// The row, or none. Batches have the columns of `schema`, which may differ from the table's in name only.
+    ///
+    /// # Errors
+    /// The shard's; retryable ones before anything happened, for it is a read.
+    pub(crate) async fn run(
+        &self,
+        context: &StatementContext,
+        catalog: &StatementCatalog,
+        snapshot: Timestamp,
+        schema: &SchemaRef,
+    ) -> Result<Vec<RecordBatch>> {
+        let wanted = Wanted {
+            table: &self.table,
+            shard: self.shard(catalog)?,
+            keys: self.keys()?,
+            projection: &self.projection,
+        };
+        wanted.read(context, catalog, snapshot, schema).await
     }
 
     fn keys(&self) -> Result<RecordBatch> {

@@ -13,11 +13,10 @@ use super::declared::declared;
 use super::point::{self, PointRead, Template};
 use super::prepare::{self, Bound};
 use super::stream;
-use crate::cluster::catalog::StatementCatalog;
+use crate::cluster::catalog::{StatementCatalog, Targets};
 use crate::outcome::{Outcome, RowsTag};
 use crate::session::StatementContext;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
-use datafusion::catalog::TableProvider;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::scalar::ScalarValue;
@@ -72,8 +71,8 @@ pub(crate) struct Request<'a> {
     pub shortcut: Shortcut,
     /// What to read at; `None` draws a new timestamp.
     pub snapshot: Option<Timestamp>,
-    /// What [`crate::cluster::catalog::TARGET`] stands for, in queries that a statement makes which changes rows.
-    pub target: Option<Arc<dyn TableProvider>>,
+    /// What names of ours stand for, in queries that a statement makes which changes rows.
+    pub targets: Targets,
 }
 
 /// See [`Request::shortcut`].
@@ -97,7 +96,7 @@ impl<'a> Request<'a> {
             check: &|_| Ok(()),
             shortcut: Shortcut::Point,
             snapshot: None,
-            target: None,
+            targets: vec![],
         }
     }
 }
@@ -168,7 +167,7 @@ fn out_of_memory(opened: &Result<Running>) -> bool {
 async fn open_as_set(context: &StatementContext, request: &Request<'_>, entry: Entry) -> Result<Running> {
     let mut retries = Retries::default();
     loop {
-        let catalog = StatementCatalog::new(context).with_target(request.target.clone());
+        let catalog = StatementCatalog::new(context).with_targets(request.targets.clone());
         let revision = catalog.view().revision;
         match context.bounded(attempt(context, &catalog, request, entry)).await {
             Err(error) => {

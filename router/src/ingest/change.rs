@@ -18,10 +18,11 @@ use super::change_writer::ChangeWriter;
 use super::insert;
 use super::returning::{self, Asked, Returned};
 use super::rows::RowShaper;
-use crate::cluster::catalog::StatementCatalog;
+use crate::cluster::catalog::{StatementCatalog, TARGET};
 use crate::execute::query::{self, Request, Shortcut};
 use crate::outcome::{Outcome, RowsTag};
 use crate::session::StatementContext;
+use crate::txn::driver::Basis;
 use crate::txn::open::Isolation;
 use datafusion::arrow::array::{BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
@@ -41,18 +42,29 @@ const ATTEMPTS_MAX: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// What remembering a row costs beside its key.
-const SEEN_BYTES: usize = 48;
+pub(super) const SEEN_BYTES: usize = 48;
 
 /// Runs it.
 ///
 /// # Errors
 /// Those of any query and of INSERT; 40001 when the rows change faster than they can be read; 54000 when they are too many.
 pub(crate) async fn run(context: &StatementContext, change: &Change<'_>, params: Vec<ScalarValue>) -> Result<Outcome> {
+    until_unchanged(context, || once(context, change, &params)).await
+}
+
+/// Runs a statement until nothing of what it saw changed before it was committed. With REPEATABLE READ it runs once.
+///
+/// # Errors
+/// The statement's; 40001 when the rows change faster than they can be read.
+pub(super) async fn until_unchanged<T, F>(context: &StatementContext, once: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
     let mut attempt = 1;
     let transaction = context.transaction.as_ref();
     let (mark, again) = transaction.map_or((0, true), |t| (t.mark(), t.isolation() == Isolation::ReadCommitted));
     loop {
-        match once(context, change, &params).await {
+        match once().await {
             Err(error) if error.retry == Retry::Restart && again && attempt < ATTEMPTS_MAX => {
                 if let Some(transaction) = transaction {
                     // Locks stay, so those rows are as they were found now.
@@ -77,7 +89,8 @@ async fn once(context: &StatementContext, change: &Change<'_>, params: &[ScalarV
     let catalog = StatementCatalog::new(context);
     let search = Search::new(&catalog, change)?;
     let read_at = context.bounded(context.snapshot()).await?;
-    let writer = ChangeWriter::new(context, catalog.view(), search.table.clone(), read_at)?;
+    let basis = Basis { read_at, upsert: false };
+    let writer = ChangeWriter::new(catalog.view(), search.table.clone(), basis)?;
     let mut changes = Changes::new(context, change, &search, writer);
     find(context, &search, params, read_at, &mut changes).await?;
     let returned = match change.returning {
@@ -94,7 +107,7 @@ async fn once(context: &StatementContext, change: &Change<'_>, params: &[ScalarV
         None => None,
     };
     let count = changes.count;
-    changes.writer.commit().await?;
+    changes.writer.commit(context).await?;
     Ok(outcome(change.kind, count, returned))
 }
 
@@ -119,7 +132,7 @@ async fn find(
         check: &check,
         shortcut: Shortcut::Never,
         snapshot: Some(read_at),
-        target: Some(search.target.clone()),
+        targets: vec![(TARGET, search.target.clone())],
         ..Request::new(&search.query, params.to_vec())
     };
     let mut found = query::open(context, request).await?;
@@ -133,7 +146,7 @@ async fn find(
 }
 
 /// A query is not repeated once its client may have seen rows. Here nobody saw any.
-fn again(error: Error) -> Error {
+pub(super) fn again(error: Error) -> Error {
     match error.is_retryable() {
         true => error.with_retry(Retry::Restart),
         false => error,

@@ -124,7 +124,7 @@ impl Search {
     /// 42P01, 42703 for the target and its columns; 42712 when another table is called as it; 0A000 for views.
     pub(crate) fn new(catalog: &StatementCatalog, change: &Change<'_>) -> Result<Self> {
         let table = insert::find_table(catalog, change.table)?;
-        check_names(change)?;
+        check_names(change.name(), change.from)?;
         let names: Vec<String> = change.assignments.iter().map(|a| a.column.clone()).collect();
         let new = match change.kind {
             Kind::Update => insert::targets(&table, &names)?,
@@ -194,10 +194,12 @@ impl Search {
     }
 }
 
+/// Whether a name is the target's alone.
+///
 /// # Errors
 /// 42712 when a table of FROM or USING is called as the target.
-fn check_names(change: &Change<'_>) -> Result<()> {
-    let relations = change.from.iter().flat_map(|from| {
+pub(super) fn check_names(target: &str, from: &[TableWithJoins]) -> Result<()> {
+    let relations = from.iter().flat_map(|from| {
         let joined = from.joins.iter().map(|join| &join.relation);
         std::iter::once(&from.relation).chain(joined)
     });
@@ -213,7 +215,7 @@ fn check_names(change: &Change<'_>) -> Result<()> {
             None => ident.value.to_lowercase(),
         })
     };
-    match relations.filter_map(called).find(|name| name == change.name()) {
+    match relations.filter_map(called).find(|name| name == target) {
         Some(name) => Err(
             Error::new("42712", format!("table name \"{name}\" specified more than once"))
                 .with_hint("give the other one an alias"),
@@ -233,26 +235,38 @@ fn old_columns(table: &TableDef, change: &Change<'_>, new: &[usize]) -> Vec<usiz
 }
 
 fn items(table: &TableDef, change: &Change<'_>, old: &[usize], new: &[usize]) -> Result<Vec<SelectItem>> {
-    let named = |kind: &str, column: usize, expr: Expr| SelectItem::ExprWithAlias {
-        expr,
-        alias: quoted(&format!("__tessera_{kind}_{column}")),
-    };
     let read = |column: &usize| {
         let path = vec![quoted(change.name()), quoted(&table.columns[*column].name)];
         named("old", *column, Expr::CompoundIdentifier(path))
     };
-    let mut items: Vec<SelectItem> = old.iter().map(read).collect();
-    for (assignment, column) in change.assignments.iter().zip(new) {
+    let old = old.iter().map(|column| Ok(read(column)));
+    old.chain(new_values(table, change.assignments, new)).collect()
+}
+
+fn named(kind: &str, column: usize, expr: Expr) -> SelectItem {
+    SelectItem::ExprWithAlias {
+        expr,
+        alias: quoted(&format!("__tessera_{kind}_{column}")),
+    }
+}
+
+/// The values that are assigned to columns, every DEFAULT replaced.
+pub(super) fn new_values(
+    table: &TableDef,
+    assignments: &[Assignment],
+    new: &[usize],
+) -> impl Iterator<Item = Result<SelectItem>> {
+    assignments.iter().zip(new).map(move |(assignment, column)| {
         let value = match is_default(&assignment.value) {
             true => insert::default_of(table, *column)?,
             false => assignment.value.clone(),
         };
-        items.push(named("new", *column, value));
-    }
-    Ok(items)
+        Ok(named("new", *column, value))
+    })
 }
 
-fn parameter_types(table: &TableDef, assignments: &[Assignment], new: &[usize]) -> Vec<Option<DataType>> {
+/// Types that parameters get from the columns they are assigned to.
+pub(super) fn parameter_types(table: &TableDef, assignments: &[Assignment], new: &[usize]) -> Vec<Option<DataType>> {
     let mut types = vec![];
     for (assignment, column) in assignments.iter().zip(new) {
         insert::note_placeholder(&mut types, &assignment.value, &table.columns[*column]);
@@ -261,7 +275,7 @@ fn parameter_types(table: &TableDef, assignments: &[Assignment], new: &[usize]) 
 }
 
 /// The table with all of its columns.
-fn whole(catalog: &StatementCatalog, table: &Arc<TableDef>) -> Arc<dyn TableProvider> {
+pub(super) fn whole(catalog: &StatementCatalog, table: &Arc<TableDef>) -> Arc<dyn TableProvider> {
     let known = catalog.statistics(table.id).map(|mut known| {
         // Nobody counts row ids.
         let columns = table.columns.len();
@@ -280,8 +294,15 @@ fn whole(catalog: &StatementCatalog, table: &Arc<TableDef>) -> Arc<dyn TableProv
 /// # Errors
 /// None is expected.
 pub(super) fn target_query(name: &str, fill: impl FnOnce(&mut Select)) -> Result<Query> {
-    let text = format!("SELECT 1 FROM {TARGET} AS {}", quoted(name));
-    let parsed = tessera_parser::parse(&text).map_err(crate::error::from_parse)?;
+    filled(&format!("SELECT 1 FROM {TARGET} AS {}", quoted(name)), fill)
+}
+
+/// A SELECT, filled in by the caller.
+///
+/// # Errors
+/// None is expected.
+pub(super) fn filled(text: &str, fill: impl FnOnce(&mut Select)) -> Result<Query> {
+    let parsed = tessera_parser::parse(text).map_err(crate::error::from_parse)?;
     if let Some(Statement::Query(mut query)) = parsed.into_iter().next().map(|s| s.statement)
         && let SetExpr::Select(select) = query.body.as_mut()
     {
@@ -291,7 +312,8 @@ pub(super) fn target_query(name: &str, fill: impl FnOnce(&mut Select)) -> Result
     Err(Error::internal(format!("not a SELECT: {text}")))
 }
 
-fn quoted(name: &str) -> Ident {
+/// A name as it stands.
+pub(super) fn quoted(name: &str) -> Ident {
     Ident::with_quote('"', name)
 }
 

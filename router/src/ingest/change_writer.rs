@@ -11,10 +11,9 @@
 
 use super::split;
 use super::writer::{COMMIT_MAX, ipc_size};
-use crate::engine::Engine;
 use crate::session::StatementContext;
-use crate::txn::driver::{self, ShardWrites, Transaction};
-use crate::txn::open::{Limits, OpenTransaction};
+use crate::txn::driver::{self, Basis, ShardWrites, Transaction};
+use crate::txn::open::Limits;
 use bytes::Bytes;
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
@@ -24,7 +23,7 @@ use std::sync::Arc;
 use tessera_meta::view::ClusterView;
 use tessera_proto::ipc::INLINE_BYTES_MAX;
 use tessera_proto::table::{ColocationGroup, TableDef};
-use tessera_proto::{Error, Result, ShardId, Timestamp, TxnId, ipc, v1};
+use tessera_proto::{Error, Result, ShardId, TxnId, ipc, v1};
 use tokio::time::Instant;
 
 /// Rows and keys that one statement holds until it commits. What one shard gets of it fits a log entry, which is checked again.
@@ -73,32 +72,23 @@ struct Part {
 /// See the module's text. Dropping it drops everything.
 #[derive(Debug)]
 pub(super) struct ChangeWriter {
-    engine: Arc<Engine>,
     table: Arc<TableDef>,
     group: Arc<ColocationGroup>,
     meta_revision: u64,
-    read_at: Timestamp,
+    basis: Basis,
     /// What is held, by the caller too.
     pub(super) held: Held,
     key_schema: SchemaRef,
     schema: SchemaRef,
     parts: BTreeMap<u32, Part>,
-    transaction: Option<Arc<OpenTransaction>>,
-    limits: Limits,
-    deadline: Instant,
 }
 
 impl ChangeWriter {
-    /// A writer for rows of `table` that were read at `read_at`.
+    /// A writer of a statement that saw `table` as `basis` says.
     ///
     /// # Errors
     /// 42P01 when the table is gone.
-    pub(super) fn new(
-        context: &StatementContext,
-        view: &ClusterView,
-        table: Arc<TableDef>,
-        read_at: Timestamp,
-    ) -> Result<Self> {
+    pub(super) fn new(view: &ClusterView, table: Arc<TableDef>, basis: Basis) -> Result<Self> {
         let dropped = || Error::new("42P01", format!("table \"{}\" was dropped", table.name));
         let group = view.groups.get(&table.group).ok_or_else(dropped)?.clone();
         let schema = table.arrow_schema();
@@ -106,17 +96,13 @@ impl ChangeWriter {
             .project(&table.row_key())
             .map_err(|e| Error::internal(format!("row key of table \"{}\": {e}", table.name)))?;
         Ok(Self {
-            engine: context.engine.clone(),
             group,
             meta_revision: view.revision,
-            read_at,
+            basis,
             held: Held::default(),
             key_schema: Arc::new(key_schema),
             schema,
             parts: BTreeMap::new(),
-            transaction: context.transaction.clone(),
-            limits: Limits::of(context),
-            deadline: context.deadline,
             table,
         })
     }
@@ -151,33 +137,14 @@ impl ChangeWriter {
     /// and visible to that transaction.
     ///
     /// # Errors
-    /// `Retry::Restart` when a removed row changed since it was read, 23505 and whatever else a shard refuses with: then nothing
+    /// `Retry::Restart` when what the statement saw changed since, 23505 and whatever else a shard refuses with: then nothing
     /// happened. 40003: nobody knows.
-    pub(super) async fn commit(self) -> Result<()> {
+    pub(super) async fn commit(self, context: &StatementContext) -> Result<()> {
         let parts = self.parts.iter();
-        let mut shards = parts
+        let shards = parts
             .map(|(index, part)| self.writes(*index, part))
             .collect::<Result<Vec<_>>>()?;
-        if shards.is_empty() {
-            return Ok(());
-        }
-        let deadline = self.deadline.min(Instant::now() + COMMIT_MAX);
-        if let Some(transaction) = &self.transaction {
-            return transaction
-                .write(shards, self.meta_revision, self.read_at, &self.limits)
-                .await;
-        }
-        // Home is the last of the ascending shards.
-        shards.rotate_right(1);
-        let transaction = Transaction {
-            id: TxnId::generate(),
-            meta_revision: self.meta_revision,
-            read_at: self.read_at,
-            open: false,
-            shards,
-            deadline,
-        };
-        driver::commit(&self.engine, transaction).await.map(drop)
+        commit(context, self.meta_revision, self.basis, shards).await
     }
 
     fn writes(&self, index: u32, part: &Part) -> Result<ShardWrites> {
@@ -193,6 +160,7 @@ impl ChangeWriter {
                 .filter(|rows| !rows.is_empty())
                 .map(v1::table_write::Payload::Rows),
             removed,
+            truncated: false,
         };
         Ok(ShardWrites {
             shard: ShardId {
@@ -202,6 +170,36 @@ impl ChangeWriter {
             writes: vec![write],
         })
     }
+}
+
+/// Commits what a statement does in some shards, ascending; see [`ChangeWriter::commit`].
+///
+/// # Errors
+/// Those of [`ChangeWriter::commit`].
+pub(super) async fn commit(
+    context: &StatementContext,
+    meta_revision: u64,
+    basis: Basis,
+    mut shards: Vec<ShardWrites>,
+) -> Result<()> {
+    if shards.is_empty() {
+        return Ok(());
+    }
+    if let Some(transaction) = &context.transaction {
+        let limits = Limits::of(context);
+        return transaction.write(shards, meta_revision, basis, &limits).await;
+    }
+    // Home is the last of the ascending shards.
+    shards.rotate_right(1);
+    let transaction = Transaction {
+        id: TxnId::generate(),
+        meta_revision,
+        basis,
+        open: false,
+        shards,
+        deadline: context.deadline.min(Instant::now() + COMMIT_MAX),
+    };
+    driver::commit(&context.engine, transaction).await.map(drop)
 }
 
 /// As one batch, because many small ones cost more than their rows; empty where there are none.

@@ -4,11 +4,12 @@
 //! ```text
 //!   INSERT INTO t (a, b) VALUES ($1, DEFAULT)     DEFAULT ──▶ the column's expression; $1 gets a's type
 //!   INSERT INTO t SELECT ...                      reads one snapshot, never its own rows
+//!   INSERT ... ON CONFLICT ...                    upsert.rs
 //! ```
 
-use super::returning::{self, Asked};
+use super::returning::{self, Asked, Returned};
 use super::writer::TableWriter;
-use super::{cast, values};
+use super::{cast, upsert, upsert_query, values};
 use crate::cluster::catalog::StatementCatalog;
 use crate::error::{no_column, no_relation};
 use crate::execute::{prepare, query};
@@ -30,12 +31,18 @@ use tessera_parser::{Insert, ObjectName, Statement, is_default};
 use tessera_planner::{Catalog, Relation};
 use tessera_proto::sql_type::SqlType;
 use tessera_proto::table::{ColumnDef, TableDef};
-use tessera_proto::{Error, Result};
+use tessera_proto::{Error, Result, Timestamp};
 
 /// Runs it.
 pub(crate) async fn run(context: &StatementContext, insert: &Insert, params: Vec<ScalarValue>) -> Result<Outcome> {
     let catalog = StatementCatalog::new(context);
     let table = find_table(&catalog, &insert.table)?;
+    if let Some(conflict) = &insert.conflict
+        && upsert_query::has_key(&table, &conflict.target)?
+    {
+        let (count, returned) = upsert::run(context, insert, &params).await?;
+        return Ok(outcome(count, returned));
+    }
     let targets = targets(&table, &insert.columns)?;
     let (source, targets) = source(&table, insert, targets)?;
     let mut writer = TableWriter::new(context, table.clone(), &targets).await?;
@@ -51,10 +58,14 @@ pub(crate) async fn run(context: &StatementContext, insert: &Insert, params: Vec
         None => None,
     };
     let (count, _) = writer.finish().await?;
-    Ok(match returned {
+    Ok(outcome(count, returned))
+}
+
+fn outcome(count: u64, returned: Option<Returned>) -> Outcome {
+    match returned {
         Some(returned) => returned.outcome(RowsTag::Insert(count)),
         None => Outcome::done(format!("INSERT 0 {count}")),
-    })
+    }
 }
 
 /// What RETURNING asks for.
@@ -81,6 +92,11 @@ pub(crate) async fn run_many(
 ) -> Result<u64> {
     let catalog = StatementCatalog::new(context);
     let table = find_table(&catalog, &insert.table)?;
+    if let Some(conflict) = &insert.conflict
+        && upsert_query::has_key(&table, &conflict.target)?
+    {
+        return upsert::run_many(context, insert, rows).await;
+    }
     let targets = targets(&table, &insert.columns)?;
     let (source, targets) = source(&table, insert, targets)?;
     let mut writer = TableWriter::new(context, table.clone(), &targets).await?;
@@ -122,6 +138,25 @@ async fn from_query(
     params: Vec<ScalarValue>,
     writer: &mut TableWriter,
 ) -> Result<()> {
+    let mut rows = open_source(context, table, targets, source, params, None).await?;
+    while let Some(batch) = context.bounded(async { Ok(rows.stream.try_next().await?) }).await? {
+        context.bounded(writer.write(&batch)).await?;
+    }
+    Ok(())
+}
+
+/// Starts the query that rows come from. It reads `snapshot`, or a new one.
+///
+/// # Errors
+/// The planner's and the query's; 42601 and 42804 when its columns are not the table's.
+pub(super) async fn open_source(
+    context: &StatementContext,
+    table: &TableDef,
+    targets: &[usize],
+    source: &Query,
+    params: Vec<ScalarValue>,
+    snapshot: Option<Timestamp>,
+) -> Result<query::Running> {
     let source = typed(table, targets, source)?;
     let source = source.as_ref();
     let types = declared_types(&params, &placeholders(table, source, targets));
@@ -130,13 +165,10 @@ async fn from_query(
         types,
         check: &check,
         shortcut: query::Shortcut::Never,
+        snapshot,
         ..query::Request::new(source, params)
     };
-    let mut rows = query::open(context, request).await?;
-    while let Some(batch) = context.bounded(async { Ok(rows.stream.try_next().await?) }).await? {
-        context.bounded(writer.write(&batch)).await?;
-    }
-    Ok(())
+    query::open(context, request).await
 }
 
 /// The client's types for the parameters, or those of the columns they go to where the client sent an untyped NULL.
@@ -263,7 +295,10 @@ fn typed<'a>(table: &TableDef, targets: &[usize], source: &'a Query) -> Result<C
 }
 
 /// Without names, fewer values than columns are fine: the rest gets defaults.
-fn check_width(width: usize, unnamed: bool, targets: &mut Vec<usize>) -> Result<()> {
+///
+/// # Errors
+/// 42601 for more values than columns, and for fewer than were named.
+pub(super) fn check_width(width: usize, unnamed: bool, targets: &mut Vec<usize>) -> Result<()> {
     if width > targets.len() {
         return Err(Error::new("42601", "INSERT has more expressions than target columns"));
     }

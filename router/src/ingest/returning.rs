@@ -14,12 +14,13 @@
 
 use super::change_query::{check_rowwise, target_query};
 use super::change_writer::Held;
+use crate::cluster::catalog::TARGET;
 use crate::execute::query::{self, Request, Shortcut};
 use crate::execute::stream;
 use crate::outcome::{Outcome, RowsTag};
 use crate::session::StatementContext;
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Result as DfResult;
 use datafusion::datasource::MemTable;
@@ -33,6 +34,9 @@ use tessera_parser::Returning;
 use tessera_proto::sql_type::SqlType;
 use tessera_proto::table::TableDef;
 use tessera_proto::{Error, Result, Timestamp};
+
+/// The column of [`ChangedRows::numbered`]. Statements do not name it.
+pub(super) const NUMBER: &str = "__tessera_number";
 
 /// Rows of a table that a statement holds: visible columns in declared types.
 #[derive(Debug)]
@@ -49,6 +53,22 @@ impl ChangedRows {
     /// None is expected.
     pub(crate) fn new(def: Arc<TableDef>, rows: Vec<RecordBatch>) -> Result<Self> {
         let rows = MemTable::try_new(def.visible_schema(), vec![rows])?;
+        Ok(Self { def, rows })
+    }
+
+    /// The same with the rows' numbers, from 0, in a column [`NUMBER`] behind the others.
+    ///
+    /// # Errors
+    /// None is expected.
+    pub(super) fn numbered(def: Arc<TableDef>, rows: &RecordBatch) -> Result<Self> {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows.num_rows() as i64));
+        let mut fields: Vec<FieldRef> = def.visible_schema().fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new(NUMBER, DataType::Int64, false)));
+        let columns = rows.columns().iter().cloned().chain([numbers]).collect();
+        let schema = Arc::new(Schema::new(fields));
+        let rows = RecordBatch::try_new(schema.clone(), columns)
+            .map_err(|e| Error::internal(format!("rows of table \"{}\": {e}", def.name)))?;
+        let rows = MemTable::try_new(schema, vec![vec![rows]])?;
         Ok(Self { def, rows })
     }
 }
@@ -167,7 +187,7 @@ pub(super) async fn evaluate(
         check: &|plan: &LogicalPlan| check_rowwise(plan, "RETURNING"),
         shortcut: Shortcut::Never,
         snapshot,
-        target: Some(Arc::new(ChangedRows::new(asked.table.clone(), rows)?)),
+        targets: vec![(TARGET, Arc::new(ChangedRows::new(asked.table.clone(), rows)?))],
         ..Request::new(&query, params.to_vec())
     };
     let opened = query::open(context, request).await;

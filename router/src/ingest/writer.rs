@@ -16,7 +16,7 @@ use super::split::split;
 use super::staging::{StageTarget, Staging};
 use crate::engine::Engine;
 use crate::session::StatementContext;
-use crate::txn::driver::{self, ShardWrites, Transaction};
+use crate::txn::driver::{self, Basis, ShardWrites, Transaction};
 use crate::txn::open::{Limits, OpenTransaction};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::concat_batches;
@@ -244,13 +244,15 @@ impl TableWriter {
         let deadline = self.deadline.min(Instant::now() + COMMIT_MAX);
         if let Some(transaction) = &self.transaction {
             let revision = self.target.meta_revision;
-            transaction.write(writes, revision, Timestamp(0), &self.limits).await?;
+            transaction
+                .write(writes, revision, Basis::default(), &self.limits)
+                .await?;
             return Ok((rows, Timestamp(0)));
         }
         let transaction = Transaction {
             id: self.target.txn,
             meta_revision: self.target.meta_revision,
-            read_at: Timestamp(0),
+            basis: Basis::default(),
             open: false,
             shards: writes,
             deadline,
@@ -295,6 +297,7 @@ async fn end(table: &TableDef, target: &StageTarget, id: ShardId, shard: Shard) 
         schema_version: table.version,
         payload: Some(payload),
         removed: bytes::Bytes::new(),
+        truncated: false,
     };
     Ok(Some(ShardWrites {
         shard: id,

@@ -479,6 +479,8 @@ fn writes(statement: &Statement) -> Option<&'static str> {
         Statement::Insert(_) => Some("INSERT"),
         Statement::Update(_) => Some("UPDATE"),
         Statement::Delete(_) => Some("DELETE"),
+        Statement::Merge(_) => Some("MERGE"),
+        Statement::Truncate { .. } => Some("TRUNCATE TABLE"),
         Statement::CopyFrom(_) => Some("COPY FROM"),
         Statement::CreateSchema { .. } => Some("CREATE SCHEMA"),
         Statement::CreateTable(_) => Some("CREATE TABLE"),

@@ -4,6 +4,7 @@
 //! A commit shows on all of its shards at once, and no read begins while one is under way: what real nodes achieve by waiting.
 
 use super::MemoryMeta;
+use crate::txn::driver::Basis;
 use datafusion::arrow::array::{BooleanArray, RecordBatch};
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -190,13 +191,14 @@ impl State {
             Some(v1::table_write::Payload::Staged(s)) => {
                 Ok(s.segments.iter().map(|s| self.staged[&s.file].clone()).collect())
             }
-            None if write.removed.is_empty() => Err(Error::protocol("a write of nothing")),
+            None if write.removed.is_empty() && !write.truncated => Err(Error::protocol("a write of nothing")),
             None => Ok(vec![]),
         }
     }
 
     /// Whether a transaction may do this in a shard: what it removes is as it was read, what it adds is not there.
-    fn check(&mut self, shard: ShardId, writes: &[v1::TableWrite], tables: &Tables, read_at: Timestamp) -> Result<()> {
+    fn check(&mut self, shard: ShardId, writes: &[v1::TableWrite], tables: &Tables, basis: Basis) -> Result<()> {
+        let read_at = basis.read_at;
         for write in writes {
             let table = &tables[&write.table];
             let removed = removed_keys(write)?;
@@ -214,11 +216,14 @@ impl State {
                     return Err(Error::changed(format!("row of table \"{}\" changed", table.name)));
                 }
             }
-            let mut seen: HashSet<_> = living.into_keys().collect();
             for rows in self.batches(write)? {
-                let keys = Chunk::new(read_at, rows).keys(&table.row_key())?;
-                if keys.into_iter().any(|key| !seen.insert(key)) {
-                    return Err(Error::duplicate_key(&table.name, "key already exists"));
+                for key in Chunk::new(read_at, rows).keys(&table.row_key())? {
+                    // A key that comes twice was there from the first on.
+                    match living.insert(key, Timestamp(0)) {
+                        Some(at) if basis.upsert && at > read_at => return Err(Error::changed("key came")),
+                        Some(_) => return Err(Error::duplicate_key(&table.name, "key already exists")),
+                        None => {}
+                    }
                 }
             }
         }
@@ -246,7 +251,7 @@ impl State {
             let chunks = self.rows.entry((shard, TableId(write.table))).or_default();
             for chunk in chunks.iter_mut() {
                 for (row, key) in chunk.keys(&row_key)?.into_iter().enumerate() {
-                    if chunk.ends[row].is_none() && removed.contains(&key) {
+                    if chunk.ends[row].is_none() && (write.truncated || removed.contains(&key)) {
                         chunk.ends[row] = Some(at);
                     }
                 }
@@ -398,7 +403,11 @@ impl ShardService for FakeNode {
         }
         let at = self.cluster.draw().await;
         let mut state = self.cluster.state.lock();
-        state.check(home, &request.writes, &tables, Timestamp(request.read_at))?;
+        let basis = Basis {
+            read_at: Timestamp(request.read_at),
+            upsert: request.upsert,
+        };
+        state.check(home, &request.writes, &tables, basis)?;
         state.apply(home, &request.writes, &tables, at)?;
         for (shard, writes) in prepared {
             state.apply(shard, &writes, &tables, at)?;
@@ -419,7 +428,11 @@ impl ShardService for FakeNode {
         }
         let tables = self.cluster.tables(&request.writes).await?;
         let mut state = self.cluster.state.lock();
-        state.check(shard, &request.writes, &tables, Timestamp(request.read_at))?;
+        let basis = Basis {
+            read_at: Timestamp(request.read_at),
+            upsert: request.upsert,
+        };
+        state.check(shard, &request.writes, &tables, basis)?;
         state.prepared.insert((request.txn.to_vec(), shard), request.writes);
         Ok(v1::PrepareReply {})
     }

@@ -49,6 +49,15 @@ pub struct ShardWrites {
     pub writes: Vec<v1::TableWrite>,
 }
 
+/// What a statement saw before it wrote: shards refuse with `Retry::Restart` what changed since.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Basis {
+    /// The snapshot at which the removed rows were read; 0 when none are removed.
+    pub read_at: Timestamp,
+    /// It looked for keys that exist, as ON CONFLICT does: one that came since is a change like any other.
+    pub upsert: bool,
+}
+
 /// A transaction ready to commit.
 #[derive(Debug, Clone)]
 pub struct Transaction {
@@ -56,8 +65,8 @@ pub struct Transaction {
     pub id: TxnId,
     /// Revision of the meta store that the writes were made for.
     pub meta_revision: u64,
-    /// The snapshot at which the removed rows were read; 0 when none are removed.
-    pub read_at: Timestamp,
+    /// What the statement saw; nothing where it only adds rows, or where the shards have its rows already.
+    pub basis: Basis,
     /// It was written statement by statement: the shards have its rows already, and no more come.
     pub open: bool,
     /// At least one; the first is home, the others ascend. With home above them all, transactions lock in one order.
@@ -232,7 +241,8 @@ fn prepare_request(
         writes: vec![],
         router: 0,
         still: false,
-        read_at: transaction.read_at.0,
+        read_at: transaction.basis.read_at.0,
+        upsert: transaction.basis.upsert,
         open: transaction.open,
     }
 }
@@ -274,7 +284,8 @@ async fn commit_home(engine: &Engine, transaction: &Transaction) -> Result<Times
                 deadline_ms,
                 participants,
                 writes: writes.clone(),
-                read_at: transaction.read_at.0,
+                read_at: transaction.basis.read_at.0,
+                upsert: transaction.basis.upsert,
                 open: transaction.open,
             };
             Box::pin(async move { Ok(Timestamp(service.commit(request).await?.timestamp)) })

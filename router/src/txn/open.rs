@@ -13,7 +13,7 @@
 
 use crate::engine::Engine;
 use crate::session::StatementContext;
-use crate::txn::driver::{self, ShardWrites, Transaction, at_leader};
+use crate::txn::driver::{self, Basis, ShardWrites, Transaction, at_leader};
 use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -153,13 +153,13 @@ impl OpenTransaction {
     /// Adds a statement's rows, shards at once.
     ///
     /// # Errors
-    /// `Retry::Restart` when a row that goes changed since it was read at `read_at`; 23505 and whatever else a shard refuses with;
+    /// `Retry::Restart` when what the statement saw changed since; 23505 and whatever else a shard refuses with;
     /// 40001 when a shard lost what was written before. Some shards may have done their part: undo it, or give up.
     pub(crate) async fn write(
         &self,
         writes: Vec<ShardWrites>,
         meta_revision: u64,
-        read_at: Timestamp,
+        basis: Basis,
         limits: &Limits,
     ) -> Result<()> {
         let mut running = FuturesUnordered::new();
@@ -172,7 +172,8 @@ impl OpenTransaction {
                 meta_revision,
                 deadline_ms: 0,
                 writes: part.writes,
-                read_at: read_at.0,
+                read_at: basis.read_at.0,
+                upsert: basis.upsert,
                 lock_timeout_ms: limits.lock_timeout_ms,
             };
             running.push(self.write_one(part.shard, own, request, limits.deadline));
@@ -312,7 +313,7 @@ impl OpenTransaction {
         let transaction = Transaction {
             id: self.id,
             meta_revision,
-            read_at: Timestamp(0),
+            basis: Basis::default(),
             open: true,
             shards: shards.map(|shard| ShardWrites { shard, writes: vec![] }).collect(),
             deadline,

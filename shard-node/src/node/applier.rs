@@ -314,8 +314,11 @@ fn apply_one(node: &ShardNode, shard: &Shard, view: &ClusterView, work: Work) ->
         participant.refused_durably(*txn);
     }
     drop(participant);
-    node.staged.forget(shard.id, &consequences.owned);
-    shard.store.discard(&consequences.discard);
+    let mut unused = node.staged.settle(shard.id, &consequences.owned, &logged.segments());
+    unused.extend(consequences.discard);
+    if !unused.is_empty() {
+        shard.store.discard(&unused);
+    }
     shard.applied.send_replace(index);
     shard.wake_all();
     Ok(())

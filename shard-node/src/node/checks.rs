@@ -184,7 +184,7 @@ pub fn decode_request(view: &ClusterView, shard: ShardId, writes: &[v1::TableWri
                     return Err(Error::protocol(message));
                 }
                 // The key of a row that goes need not say where it lives; elsewhere it is not found.
-                Write::Removed { .. } | Write::Staged { .. } => {}
+                Write::Truncated { .. } | Write::Removed { .. } | Write::Staged { .. } => {}
                 Write::Rows { table, batch } => check_home(view, shard, table, batch)?,
             }
             out.push(decoded);

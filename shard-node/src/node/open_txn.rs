@@ -11,15 +11,15 @@
 
 use super::committer::aborted;
 use super::shard::Shard;
-use super::writes::{Locked, Wishes, lock};
+use super::writes::{Basis, Locked, Wishes, changed, lock, refusal};
 use super::{ShardNode, checks};
 use crate::storage::version::TableVersion;
-use crate::storage::{OwnRows, ShardStore, Write};
+use crate::storage::{Going, OwnRows, ShardStore, Write};
 use crate::txn::entry;
 use crate::txn::locks::Span;
 use crate::txn::participant::OpenTxn;
 use datafusion::execution::memory_pool::MemoryConsumer;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tessera_proto::{Error, Result, ShardId, TableId, Timestamp, TxnId, v1};
@@ -126,9 +126,12 @@ impl ShardNode {
         let wishes = Wishes {
             writes: request.writes,
             meta_revision: request.meta_revision,
-            read_at: Timestamp(request.read_at),
+            basis: Basis {
+                read_at: Timestamp(request.read_at),
+                upsert: request.upsert,
+            },
         };
-        let read_at = wishes.read_at;
+        let basis = wishes.basis;
         let (_, writes, wanted) = self.decode_and_want(&shard, txn, wishes, until).await?;
         let request_of_it = self.begin_open(&shard, txn, own)?;
         let patience = Duration::from_millis(request.lock_timeout_ms);
@@ -154,7 +157,7 @@ impl ShardNode {
         }
         let here = shard.clone();
         let checked = tokio::task::spawn_blocking(move || {
-            check(&here, &rows, &writes, read_at)?;
+            check(&here, &rows, &writes, basis)?;
             Ok::<_, Error>(writes)
         });
         let writes = checked
@@ -302,39 +305,35 @@ impl ShardNode {
 }
 
 /// Rows that go are as they were read, or the transaction's own; rows that come have keys that no other row has. Blocking.
-fn check(shard: &Shard, own: &OwnRows, writes: &[Write], read_at: Timestamp) -> Result<()> {
+fn check(shard: &Shard, own: &OwnRows, writes: &[Write], basis: Basis) -> Result<()> {
     let store = &shard.store;
-    let mut removed: HashMap<TableId, HashSet<Box<[u8]>>> = HashMap::new();
+    let mut going: HashMap<TableId, Going> = HashMap::new();
     for write in writes {
-        if let Write::Removed { table, .. } = write {
-            let changed = match own.committed(write)? {
-                Some(committed) => !store.unchanged_since(&committed, read_at)?,
-                None => false,
-            };
-            if changed {
-                return Err(Error::changed(format!(
-                    "could not serialize access to table \"{}\" due to concurrent update",
-                    table.name
-                )));
-            }
-            removed.entry(table.id).or_default().extend(store.keys(write)?);
+        let table = write.table();
+        let is_changed = match own.committed(write)? {
+            Some(committed) => !store.unchanged_since(&committed, basis.read_at)?,
+            None => false,
+        };
+        if is_changed {
+            return Err(changed(table));
         }
+        going.entry(table.id).or_default().add(write)?;
     }
     for write in writes {
         let table = write.table();
-        let mut free = removed.get(&table.id).cloned().unwrap_or_default();
+        let mut free = going.get(&table.id).cloned().unwrap_or_default();
         let keys = match write {
             Write::Rows { .. } => store.keys(write)?,
-            Write::Removed { .. } | Write::Staged { .. } => vec![],
+            Write::Truncated { .. } | Write::Removed { .. } | Write::Staged { .. } => vec![],
         };
         if let Some(row) = own.conflict(table.id, &keys, &free) {
             let detail = store.key_detail(write, row)?;
             return Err(Error::duplicate_key(&table.name, detail));
         }
-        free.extend(own.going(table.id).cloned());
+        own.add_going(table.id, &mut free);
         let write = with_own_staged(own, write);
-        if let Some(detail) = store.unique_conflict(&write, &free)? {
-            return Err(Error::duplicate_key(&table.name, detail));
+        if let Some(conflict) = store.unique_conflict(&write, &free)? {
+            return Err(refusal(table, conflict, basis));
         }
     }
     Ok(())

@@ -55,10 +55,11 @@ impl Staged {
             .is_some_and(|(_, names)| names.contains(file))
     }
 
-    /// The log has them now.
-    pub fn forget(&self, shard: ShardId, txns: &[TxnId]) {
-        let mut files = self.files.lock();
-        txns.iter().for_each(|t| drop(files.remove(&(shard, *t))));
+    /// The log has what it needs of them: returns the others, which a savepoint or TRUNCATE took back.
+    pub fn settle(&self, shard: ShardId, txns: &[TxnId], logged: &[v1::SegmentRef]) -> Vec<String> {
+        let mut files: BTreeSet<String> = txns.iter().flat_map(|txn| self.take(shard, *txn)).collect();
+        logged.iter().for_each(|segment| drop(files.remove(&segment.file)));
+        files.into_iter().collect()
     }
 
     fn take(&self, shard: ShardId, txn: TxnId) -> Vec<String> {

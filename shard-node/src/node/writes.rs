@@ -13,7 +13,7 @@
 use super::committer::aborted;
 use super::shard::{CommitJob, Shard};
 use super::{ShardNode, checks};
-use crate::storage::{ShardStore, Write};
+use crate::storage::{Conflict, Going, ShardStore, Write};
 use crate::txn::entry::{self, Committed, Logged, Prepare};
 use crate::txn::locks::{Acquired, Span, Wanted};
 use crate::txn::participant::Undecided;
@@ -21,7 +21,7 @@ use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::SchemaRef;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tessera_meta::view::ClusterView;
@@ -51,6 +51,9 @@ pub fn decode_applied(view: &ClusterView, writes: &[v1::TableWrite]) -> Result<V
 /// What a write changes: rows that go, then rows that come.
 pub(crate) fn decode(write: &v1::TableWrite, table: Arc<TableDef>) -> Result<Vec<Write>> {
     let mut out = vec![];
+    if write.truncated {
+        out.push(Write::Truncated { table: table.clone() });
+    }
     let key = table
         .arrow_schema()
         .project(&table.row_key())
@@ -92,7 +95,7 @@ fn rows(bytes: &Bytes, table: &TableDef, schema: &SchemaRef) -> Result<Option<Re
 pub fn wanted(store: &ShardStore, writes: &[Write]) -> Result<Vec<Wanted>> {
     let wanted = |write: &Write| match write {
         Write::Removed { table, .. } | Write::Rows { table, .. } => Ok(Wanted::Keys(table.id, store.keys(write)?)),
-        Write::Staged { table, .. } => Ok(Wanted::Whole(table.id)),
+        Write::Truncated { table } | Write::Staged { table, .. } => Ok(Wanted::Whole(table.id)),
     };
     writes.iter().map(wanted).collect()
 }
@@ -102,8 +105,17 @@ pub(super) struct Wishes {
     pub(super) writes: Vec<v1::TableWrite>,
     /// The catalog that knows the tables is at least this new.
     pub(super) meta_revision: u64,
+    /// What it saw.
+    pub(super) basis: Basis,
+}
+
+/// What a statement saw before it wrote.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Basis {
     /// When the rows that go were read.
     pub(super) read_at: Timestamp,
+    /// The statement does something with keys that exist: one that came since is a change like any other.
+    pub(super) upsert: bool,
 }
 
 /// A transaction's locked and checked writes; dropping it gives the locks back unless they were handed on.
@@ -148,7 +160,10 @@ impl ShardNode {
         let wishes = Wishes {
             writes: request.writes,
             meta_revision: request.meta_revision,
-            read_at: Timestamp(request.read_at),
+            basis: Basis {
+                read_at: Timestamp(request.read_at),
+                upsert: request.upsert,
+            },
         };
         let (locked, writes) = match request.open {
             true => self.take_open(&shard, txn).await?,
@@ -203,7 +218,10 @@ impl ShardNode {
         let wishes = Wishes {
             writes: request.writes,
             meta_revision: request.meta_revision,
-            read_at: Timestamp(request.read_at),
+            basis: Basis {
+                read_at: Timestamp(request.read_at),
+                upsert: request.upsert,
+            },
         };
         let (mut locked, writes) = match request.open {
             true => self.take_open(&shard, txn).await?,
@@ -274,7 +292,7 @@ impl ShardNode {
         wishes: Wishes,
         until: Instant,
     ) -> Result<(Locked, Vec<v1::TableWrite>)> {
-        let read_at = wishes.read_at;
+        let basis = wishes.basis;
         let (payloads, writes, wanted) = self.decode_and_want(shard, txn, wishes, until).await?;
         if !shard.participant.lock().begin(txn) {
             return Err(Error::new(
@@ -290,7 +308,7 @@ impl ShardNode {
         };
         locked.term = lock(shard, txn, span, wanted, until).await?;
         let here = shard.clone();
-        let checked = tokio::task::spawn_blocking(move || check(&here, &writes, read_at));
+        let checked = tokio::task::spawn_blocking(move || check(&here, &writes, basis));
         checked
             .await
             .map_err(|e| Error::internal(format!("checking keys: {e}")))??;
@@ -452,26 +470,39 @@ fn circular(txn: TxnId, holder: TxnId) -> Error {
 }
 
 /// Rows that go are as they were read, and rows that come have keys that no other row has. Blocking.
-fn check(shard: &Shard, writes: &[Write], read_at: Timestamp) -> Result<()> {
+fn check(shard: &Shard, writes: &[Write], basis: Basis) -> Result<()> {
     let store = &shard.store;
-    let mut removed: HashMap<TableId, HashSet<Box<[u8]>>> = HashMap::new();
-    for write in writes {
-        if let Write::Removed { table, .. } = write {
-            if !store.unchanged_since(write, read_at)? {
-                return Err(Error::changed(format!(
-                    "could not serialize access to table \"{}\" due to concurrent update",
-                    table.name
-                )));
-            }
-            removed.entry(table.id).or_default().extend(store.keys(write)?);
-        }
-    }
-    let none = HashSet::new();
+    let mut going: HashMap<TableId, Going> = HashMap::new();
     for write in writes {
         let table = write.table();
-        if let Some(detail) = store.unique_conflict(write, removed.get(&table.id).unwrap_or(&none))? {
-            return Err(Error::duplicate_key(&table.name, detail));
+        if !store.unchanged_since(write, basis.read_at)? {
+            return Err(changed(table));
+        }
+        going.entry(table.id).or_default().add(write)?;
+    }
+    let none = Going::default();
+    for write in writes {
+        let table = write.table();
+        if let Some(conflict) = store.unique_conflict(write, going.get(&table.id).unwrap_or(&none))? {
+            return Err(refusal(table, conflict, basis));
         }
     }
     Ok(())
+}
+
+/// 40001: a row that goes is not as it was read.
+pub(super) fn changed(table: &TableDef) -> Error {
+    Error::changed(format!(
+        "could not serialize access to table \"{}\" due to concurrent update",
+        table.name
+    ))
+}
+
+/// The error for a key that exists. A statement with ON CONFLICT saw those of its snapshot, so one that it gives a second time is a
+/// duplicate all the same.
+pub(super) fn refusal(table: &TableDef, conflict: Conflict, basis: Basis) -> Error {
+    match basis.upsert && conflict.since.is_some_and(|since| since > basis.read_at) {
+        true => changed(table),
+        false => Error::duplicate_key(&table.name, conflict.detail),
+    }
 }

@@ -106,7 +106,7 @@ impl ShardTable {
     fn files(&self, scan: &Scan<'_>, partitions: usize) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let (mut segments, mut deletes) = (vec![], vec![]);
         for version in &self.versions {
-            for segment in version.segments.iter().filter(|s| s.meta.min_cts <= self.snapshot) {
+            for segment in version.segments_at(self.snapshot) {
                 deletes.push(version.deletes_of(segment).cloned());
                 segments.push(segment.clone());
             }

@@ -2,7 +2,7 @@
 
 use crate::storage::shard_store::{ShardStore, Write};
 use crate::storage::test_tables::{added, keys, removed, rows, store, table};
-use crate::storage::{Access, deletes_file};
+use crate::storage::{Access, Going, deletes_file};
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::{Decimal128Type, Int64Type};
 use rand::rngs::StdRng;
@@ -11,7 +11,6 @@ use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use tessera_proto::table::TableDef;
-use tessera_proto::token::canonical_keys;
 use tessera_proto::{LogIndex, TableId, Timestamp};
 
 /// Id and price of every row.
@@ -33,8 +32,13 @@ fn read(store: &ShardStore, def: &TableDef, ts: u64, ids: &[i64]) -> State {
     ids.into_iter().zip(prices).collect()
 }
 
-/// One commit: some rows go, some change, some come.
+/// One commit: some rows go, some change, some come; now and then all go first.
 fn commit(random: &mut StdRng, state: &mut State, def: &Arc<TableDef>, ts: u64) -> Vec<Write> {
+    let mut writes = vec![];
+    if random.random_bool(0.1) {
+        writes.push(Write::Truncated { table: def.clone() });
+        state.clear();
+    }
     let mut living: Vec<i64> = state.keys().copied().collect();
     living.shuffle(random);
     let gone: Vec<i64> = living.drain(..random.random_range(0..=3.min(living.len()))).collect();
@@ -48,7 +52,6 @@ fn commit(random: &mut StdRng, state: &mut State, def: &Arc<TableDef>, ts: u64) 
     for id in &come {
         state.insert(*id, ts.into());
     }
-    let mut writes = vec![];
     let going = [gone, changed].concat();
     if !going.is_empty() {
         writes.push(removed(def, &going));
@@ -124,11 +127,14 @@ fn only_rows_that_are_there_and_unchanged_may_go() {
         ("XX001", LogIndex(3))
     );
     // A key is free once its row went, or goes in the same write.
-    let none = HashSet::new();
-    let conflict = |id: i64, gone: &HashSet<Box<[u8]>>| store.unique_conflict(&added(&def, &[id], 1), gone).unwrap();
-    let two: HashSet<Box<[u8]>> = canonical_keys(keys(&[2]).columns()).unwrap().into_iter().collect();
+    let none = Going::default();
+    let conflict = |id: i64, gone: &Going| store.unique_conflict(&added(&def, &[id], 1), gone).unwrap();
+    let mut two = Going::default();
+    two.add(&removed(&def, &[2])).unwrap();
     assert!(conflict(3, &none).is_none() && conflict(2, &two).is_none());
-    assert_eq!(conflict(2, &none).unwrap(), "Key (id)=(2) already exists.");
+    let found = |id| conflict(id, &none).map(|found| (found.detail, found.since));
+    let expected = |id: i64, since| Some((format!("Key (id)=({id}) already exists."), Some(Timestamp(since))));
+    assert_eq!((found(1), found(2)), (expected(1, 10), expected(2, 20)));
     let mut load = store.stage(&def);
     load.write(&rows(&def, &[3, 9])).unwrap();
     let load = Write::Staged {
@@ -197,4 +203,124 @@ fn removed_rows_travel_with_a_snapshot_and_go_with_their_table() {
     );
     drop(behind);
     assert!(store(dirs[1].path()).tables().is_empty());
+}
+
+#[test]
+fn a_truncated_table_is_empty_from_then_on_and_whole_before() {
+    let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
+    let mut copy = store(dir.path());
+    let ids: Vec<i64> = (0..3_000).collect();
+    let truncate = || Write::Truncated { table: def.clone() };
+    let mut load = copy.stage(&def);
+    load.write(&rows(&def, &ids[..1_000])).unwrap();
+    let staged = Write::Staged {
+        table: def.clone(),
+        segments: load.finish().unwrap(),
+    };
+    // Rows in a loaded file, in a sealed one, and in memory; one of each is gone by itself.
+    let log: Vec<Vec<Write>> = vec![
+        vec![staged],
+        vec![added(&def, &ids[1_000..2_000], 1)],
+        vec![added(&def, &ids[2_000..], 1), removed(&def, &[0, 1_000])],
+        vec![removed(&def, &[2_000])],
+        vec![truncate(), added(&def, &[7, 5_000], 2)],
+        vec![truncate()],
+        vec![added(&def, &[8], 3)],
+    ];
+    let counts = [0, 1_000, 2_000, 2_998, 2_997, 2, 0, 1];
+    let apply = |copy: &ShardStore, index: usize| {
+        let at = index as u64;
+        copy.apply(LogIndex(at), Timestamp(at * 10), &log[index - 1]).unwrap();
+    };
+    for index in 1..=log.len() {
+        apply(&copy, index);
+        if index == 2 || index == 6 {
+            copy.seal(&tables(&def)).unwrap();
+        }
+        if index == 5 {
+            // Replayed from the log.
+            copy = store(dir.path());
+            (3..=5).for_each(|again| apply(&copy, again));
+        }
+        let check = |copy: &ShardStore| {
+            for (at, count) in counts.iter().enumerate().take(index + 1) {
+                for ts in [at * 10, at * 10 + 9] {
+                    let digest = copy.digest(&def, Timestamp(ts as u64)).unwrap();
+                    assert_eq!(digest.1, *count, "at {ts} after {index}");
+                }
+            }
+            assert_eq!(copy.statistics(&def).rows, counts[index], "after {index}");
+        };
+        check(&copy);
+        let read_at = Timestamp(index as u64 * 10);
+        let unchanged = |id: i64| copy.unchanged_since(&removed(&def, &[id]), read_at).unwrap();
+        let free = |id: i64| {
+            copy.unique_conflict(&added(&def, &[id], 0), &Going::default())
+                .unwrap()
+                .is_none()
+        };
+        for id in [1, 7, 8, 1_500, 2_500, 5_000] {
+            let there = read(&copy, &def, read_at.0, &[id]).len() == 1;
+            assert_eq!((unchanged(id), free(id)), (there, !there), "{id} after {index}");
+        }
+    }
+    // Everything is in files.
+    copy.seal(&tables(&def)).unwrap();
+    let old = copy.digest(&def, Timestamp(49)).unwrap();
+    copy = store(dir.path());
+    assert_eq!(
+        (copy.digest(&def, Timestamp(49)).unwrap(), copy.statistics(&def).rows),
+        (old, 1)
+    );
+    copy.check().unwrap();
+    // A load meets the rows that are there, and none where all go.
+    let mut load = copy.stage(&def);
+    load.write(&rows(&def, &[7, 8])).unwrap();
+    let load = Write::Staged {
+        table: def.clone(),
+        segments: load.finish().unwrap(),
+    };
+    let mut going = Going::default();
+    assert!(copy.unique_conflict(&load, &going).unwrap().is_some());
+    going.add(&truncate()).unwrap();
+    assert!(copy.unique_conflict(&load, &going).unwrap().is_none());
+    assert!(copy.unique_conflict(&added(&def, &[8], 0), &going).unwrap().is_none());
+    assert!(
+        copy.unique_conflict(&added(&def, &[9, 9], 0), &going)
+            .unwrap()
+            .is_some()
+    );
+}
+
+#[test]
+fn rows_truncated_while_they_are_sealed_stay_gone() {
+    let (dir, def) = (tempfile::tempdir().unwrap(), table(20_000));
+    let copy = store(dir.path());
+    let apply = |index: u64, writes: &[Write]| copy.apply(LogIndex(index), Timestamp(index), writes).unwrap();
+    apply(1, &[added(&def, &[1, 2, 3], 0)]);
+    // Definitions are asked for between freezing and publishing.
+    let asked = std::cell::Cell::new(false);
+    let while_sealing = |id: TableId| {
+        if !asked.replace(true) {
+            apply(2, &[Write::Truncated { table: def.clone() }, added(&def, &[2, 9], 1)]);
+            apply(3, &[removed(&def, &[9])]);
+        }
+        (id == def.id).then(|| def.clone())
+    };
+    assert_eq!(copy.seal(&while_sealing).unwrap(), Some(LogIndex(1)));
+    for again in [false, true] {
+        let counts = [1, 2, 3].map(|ts| copy.digest(&def, Timestamp(ts)).unwrap().1);
+        assert_eq!(
+            (counts, copy.statistics(&def).rows),
+            ([3, 2, 1], 1),
+            "sealed again: {again}"
+        );
+        copy.seal(&tables(&def)).unwrap();
+    }
+    drop(copy);
+    let copy = store(dir.path());
+    assert_eq!(
+        [1, 2, 3].map(|ts| copy.digest(&def, Timestamp(ts)).unwrap().1),
+        [3, 2, 1]
+    );
 }

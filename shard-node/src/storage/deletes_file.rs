@@ -1,7 +1,9 @@
 //! The delete vectors of a shard's files on disk, one file per manifest.
 //!
 //! ```text
-//!   DELETES-12.bin   "TESSDV01" | per segment: name length u16, name, rows u64, entries | crc32c of all before it u32
+//!   DELETES-12.bin   "TESSDV02" | per segment: name length u16, name, cut u64, rows u64, least timestamp u64, entries
+//!                               | crc32c of all before it u32
+//!                    cut: the timestamp at which all rows that were left went (TRUNCATE), or 0
 //!                    entry: gap to the row before, timestamp since the segment's least one; both LEB128
 //! ```
 //!
@@ -9,19 +11,54 @@
 //! it has; the file is durable before the manifest is. Rewritten as a whole by every seal that finds removed rows: as long as
 //! compaction takes removed rows out of files, that is little beside the rows.
 
-use crate::storage::deletes::Deleted;
+use crate::storage::deletes::{Cut, DeleteVector, Deleted};
 use crate::storage::durable;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tessera_proto::{Error, Result, Timestamp};
 
-const MAGIC: &[u8; 8] = b"TESSDV01";
+const MAGIC: &[u8; 8] = b"TESSDV02";
 /// A varint of 64 bits.
 const VARINT_MAX: usize = 10;
 
-/// Removed rows by segment file, ascending by row.
-pub(crate) type Deletes = BTreeMap<String, Vec<Deleted>>;
+/// Removed rows by segment file.
+pub(crate) type Deletes = BTreeMap<String, Removed>;
+
+/// Removed rows of one segment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Removed {
+    /// Those that went by themselves, ascending.
+    pub rows: Vec<Deleted>,
+    /// When all that were left went.
+    pub cut: Option<Timestamp>,
+}
+
+impl Removed {
+    /// What a vector of a segment says.
+    pub fn of(vector: &DeleteVector) -> Self {
+        Self {
+            rows: vector.sorted(),
+            cut: vector.cuts().first().map(|cut| cut.ts),
+        }
+    }
+
+    /// The vector of a segment with so many rows; `None` when it does not have them.
+    pub fn vector(&self, rows: u64) -> Option<DeleteVector> {
+        let ascending = self.rows.windows(2).all(|w| w[0].row < w[1].row);
+        let there = self.rows.last().is_none_or(|last| last.row < rows);
+        let mut vector = DeleteVector::new(self.rows.clone());
+        if let Some(ts) = self.cut {
+            vector.cut(Cut { before: rows, ts });
+        }
+        (ascending && there).then_some(vector)
+    }
+
+    /// Nothing is gone.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.cut.is_none()
+    }
+}
 
 /// What a manifest knows of its file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,13 +135,14 @@ pub(crate) fn remove_others(dir: &Path, sequence: u64) {
 
 /// The file's bytes; empty when nothing was removed.
 pub(crate) fn encode(deletes: &Deletes) -> Vec<u8> {
-    if deletes.values().all(Vec::is_empty) {
+    if deletes.values().all(Removed::is_empty) {
         return vec![];
     }
     let mut out = MAGIC.to_vec();
-    for (file, rows) in deletes.iter().filter(|(_, rows)| !rows.is_empty()) {
+    for (file, Removed { rows, cut }) in deletes.iter().filter(|(_, removed)| !removed.is_empty()) {
         out.extend((file.len() as u16).to_le_bytes());
         out.extend(file.as_bytes());
+        out.extend(cut.map_or(0, |ts| ts.0).to_le_bytes());
         out.extend((rows.len() as u64).to_le_bytes());
         let base = rows.iter().map(|d| d.ts.0).min().unwrap_or(0);
         out.extend(base.to_le_bytes());
@@ -135,16 +173,17 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Deletes> {
     let mut rest = body.strip_prefix(MAGIC).ok_or_else(damaged)?;
     let mut deletes = Deletes::new();
     while !rest.is_empty() {
-        let (file, rows) = segment(&mut rest).ok_or_else(damaged)?;
-        deletes.insert(file, rows);
+        let (file, removed) = segment(&mut rest).ok_or_else(damaged)?;
+        deletes.insert(file, removed);
     }
     Ok(deletes)
 }
 
-fn segment(rest: &mut &[u8]) -> Option<(String, Vec<Deleted>)> {
+fn segment(rest: &mut &[u8]) -> Option<(String, Removed)> {
     let length = u16::from_le_bytes(fixed(rest)?);
     let (name, after) = rest.split_at_checked(length.into())?;
     *rest = after;
+    let cut = Some(u64::from_le_bytes(fixed(rest)?)).filter(|ts| *ts > 0);
     let count = u64::from_le_bytes(fixed(rest)?);
     let base = u64::from_le_bytes(fixed(rest)?);
     // An entry has at least two bytes: nothing is allocated for what cannot be there.
@@ -158,7 +197,8 @@ fn segment(rest: &mut &[u8]) -> Option<(String, Vec<Deleted>)> {
         let ts = Timestamp(base.checked_add(take(rest)?)?);
         rows.push(Deleted { row, ts });
     }
-    Some((String::from_utf8(name.to_vec()).ok()?, rows))
+    let cut = cut.map(Timestamp);
+    Some((String::from_utf8(name.to_vec()).ok()?, Removed { rows, cut }))
 }
 
 fn fixed<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
@@ -199,9 +239,14 @@ mod tests {
                 ts: Timestamp((1 << 50) | (i * 977 % 1_000)),
             })
         };
+        let removed = |n: u64, cut: Option<u64>| Removed {
+            rows: rows(n).collect(),
+            cut: cut.map(Timestamp),
+        };
         Deletes::from([
-            ("t5-a.parquet".into(), rows(300).collect()),
-            ("t5-b.parquet".into(), rows(1).collect()),
+            ("t5-a.parquet".into(), removed(300, None)),
+            ("t5-b.parquet".into(), removed(1, Some(1 << 51))),
+            ("t5-c.parquet".into(), removed(0, Some(7))),
         ])
     }
 
@@ -218,6 +263,20 @@ mod tests {
             assert!(decode(&flipped).is_err(), "bit {bit}");
         }
         (1..bytes.len()).for_each(|end| assert!(decode(&bytes[..end]).is_err()));
+    }
+
+    #[test]
+    fn rows_that_a_segment_does_not_have_are_damage() {
+        let sample = sample();
+        for (file, rows) in [("t5-a.parquet", 299 * 299), ("t5-b.parquet", 0)] {
+            assert!(sample[file].vector(rows + 1).is_some() && sample[file].vector(rows).is_none());
+        }
+        let cut = sample["t5-b.parquet"].vector(10).unwrap();
+        assert_eq!(Removed::of(&cut), sample["t5-b.parquet"]);
+        assert_eq!(
+            (cut.count(&(0..10)), cut.since(0), cut.since(9)),
+            (10, Some(Timestamp(1 << 50)), Some(Timestamp(1 << 51)))
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::storage::statistics::ColumnSummary;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
 use datafusion::arrow::compute::{and, concat_batches, filter_record_batch};
 use datafusion::arrow::datatypes::DataType;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use tessera_proto::{Error, Result, Timestamp};
 
@@ -62,6 +63,11 @@ impl Chunk {
         self.batch.num_rows()
     }
 
+    /// Positions of the rows in the table's delta.
+    pub fn positions(&self) -> Range<u64> {
+        self.first..self.first + self.rows() as u64
+    }
+
     /// Memory of the rows, without their keys.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -98,10 +104,10 @@ impl Chunk {
     pub(crate) fn visible(&self, removed: &DeleteVector, ts: Timestamp) -> Result<Option<RecordBatch>> {
         let internal = |e: datafusion::arrow::error::ArrowError| Error::internal(e.to_string());
         let (min, max) = self.cts_range();
-        if min > ts {
+        if min > ts || removed.is_cut(&self.positions(), ts) {
             return Ok(None);
         }
-        let mut mask = removed.alive(self.first..self.first + self.rows() as u64, ts);
+        let mut mask = removed.alive(self.positions(), ts);
         if let CommitTimes::Each { times, .. } = &self.cts
             && max > ts
         {

@@ -79,7 +79,7 @@ pub(crate) fn living(
     let mut missing: Vec<(u64, usize)> = missing.map(|(at, _)| (hash_key(&located[at].0), at)).collect();
     missing.sort_unstable();
     let range = KeyRange::of(columns);
-    for segment in version.segments.iter().rev() {
+    for segment in version.segments_at(Timestamp::MAX).rev() {
         if missing.is_empty() {
             break;
         }

@@ -59,6 +59,7 @@ pub use columns::ColumnCache;
 pub(crate) use deletes::DeleteVector;
 pub use identity::Identity;
 pub use own_rows::OwnRows;
-pub use shard_store::{ShardStore, Write};
+pub use shard_store::{Going, ShardStore, Write};
 pub use snapshot::SnapshotManifest;
 pub use staging::StageWriter;
+pub use unique::Conflict;

@@ -4,9 +4,10 @@
 //!   step 1  insert k=7              net   comes {7: row''}   goes {5}
 //!   step 2  k=5 removed              ▲
 //!   step 3  k=7 replaced ────────────┘    a savepoint forgets the last steps: the net is made again from those before
+//!   step 4  truncated               net   all goes, nothing comes
 //!
 //!   view:   committed version  − goes  + comes (commit timestamp 0)     every snapshot of this transaction sees it
-//!   log:    removed = goes, rows = comes                                 once, when it is prepared or committed
+//!   log:    truncated, removed = goes, rows = comes                      once, when it is prepared or committed
 //! ```
 //!
 //! In memory, at the shard's leader only, bounded by what a log entry can carry; a transaction whose leader dies is aborted.
@@ -16,10 +17,10 @@ use crate::storage::delta;
 use crate::storage::keys::{for_each_key, key_columns};
 use crate::storage::staging::conform;
 use crate::storage::version::{Segment, TableVersion};
-use crate::storage::{Access, ShardStore, Write, point_read};
+use crate::storage::{Access, Going, ShardStore, Write, locate, point_read};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::{concat_batches, interleave_record_batch};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tessera_proto::ipc::INLINE_BYTES_MAX;
 use tessera_proto::table::TableDef;
@@ -50,7 +51,9 @@ struct Step {
 #[derive(Debug, Clone)]
 struct OwnTable {
     def: Arc<TableDef>,
-    /// Committed rows that go, by key.
+    /// All committed rows go.
+    truncated: bool,
+    /// Committed rows that go, by key; none where all do.
     goes: HashMap<Box<[u8]>, At>,
     /// Their keys.
     keys: Vec<RecordBatch>,
@@ -105,6 +108,7 @@ impl OwnRows {
         };
         let in_memory = !own.goes.is_empty() || !own.comes.is_empty();
         let mixed = match write {
+            Write::Truncated { .. } => false,
             Write::Staged { .. } => in_memory,
             Write::Removed { .. } | Write::Rows { .. } => !own.staged.is_empty(),
         };
@@ -124,6 +128,7 @@ impl OwnRows {
         let def = write.table();
         let own = self.tables.entry(def.id).or_insert_with(|| OwnTable {
             def: def.clone(),
+            truncated: false,
             goes: HashMap::new(),
             keys: vec![],
             comes: HashMap::new(),
@@ -131,11 +136,19 @@ impl OwnRows {
             staged: vec![],
         });
         match write {
+            Write::Truncated { .. } => {
+                own.truncated = true;
+                own.goes.clear();
+                own.keys.clear();
+                own.comes.clear();
+                own.rows.clear();
+                own.staged.clear();
+            }
             Write::Removed { keys, .. } => {
                 let batch = own.keys.len();
                 for (row, key) in canonical_keys(keys.columns())?.into_iter().enumerate() {
                     // A row of our own just goes; under it there may be a committed one, which is in `goes` already.
-                    if own.comes.remove(&key).is_none() {
+                    if own.comes.remove(&key).is_none() && !own.truncated {
                         own.goes.insert(key, (batch, row));
                     }
                 }
@@ -197,16 +210,19 @@ impl OwnRows {
         }))
     }
 
-    /// Keys of committed rows that go: they are free for new rows.
-    pub fn going(&self, table: TableId) -> impl Iterator<Item = &Box<[u8]>> {
-        self.tables.get(&table).into_iter().flat_map(|own| own.goes.keys())
+    /// Adds the committed rows that go: their keys are free for new rows.
+    pub fn add_going(&self, table: TableId, going: &mut Going) {
+        if let Some(own) = self.tables.get(&table) {
+            going.all |= own.truncated;
+            going.keys.extend(own.goes.keys().cloned());
+        }
     }
 
-    /// The key among `keys` that a row of our own has, except for those in `removed`.
-    pub fn conflict(&self, table: TableId, keys: &[Box<[u8]>], removed: &HashSet<Box<[u8]>>) -> Option<usize> {
-        let own = self.tables.get(&table)?;
+    /// The key among `keys` that a row of our own has, except for those that are `going`.
+    pub fn conflict(&self, table: TableId, keys: &[Box<[u8]>], going: &Going) -> Option<usize> {
+        let own = self.tables.get(&table).filter(|_| !going.all)?;
         keys.iter()
-            .position(|key| own.comes.contains_key(key) && !removed.contains(key))
+            .position(|key| own.comes.contains_key(key) && !going.keys.contains(key))
     }
 
     /// Files that come to a table.
@@ -223,7 +239,7 @@ impl OwnRows {
         for own in self.tables.values() {
             let removed = encode(&own.keys, own.goes.values())?;
             let rows = encode(&own.rows, own.comes.values())?;
-            if rows.is_empty() && removed.is_empty() && own.staged.is_empty() {
+            if rows.is_empty() && removed.is_empty() && own.staged.is_empty() && !own.truncated {
                 continue;
             }
             let payload = match own.staged.is_empty() {
@@ -237,6 +253,7 @@ impl OwnRows {
                 schema_version: own.def.version,
                 payload,
                 removed,
+                truncated: own.truncated,
             });
         }
         Ok(out)
@@ -250,9 +267,10 @@ impl OwnRows {
         let Some(own) = self.tables.get(&table) else {
             return Ok(None);
         };
-        let mut version = match own.goes.is_empty() {
-            true => TableVersion::clone(&store.table_version(table)),
-            false => {
+        let mut version = match (own.truncated, own.goes.is_empty()) {
+            (true, _) => TableVersion::default(),
+            (false, true) => TableVersion::clone(&store.table_version(table)),
+            (false, false) => {
                 let keys = gather(&own.keys, &sorted(own.goes.values()))?;
                 // A row that is gone by now was changed by somebody else: the commit will find that out.
                 let (version, living) = store.locate(&own.def, keys.columns())?;
@@ -276,7 +294,8 @@ impl OwnRows {
         Ok(Some(Arc::new(version)))
     }
 
-    /// Rows by key, as [`ShardStore::point_read`] gives them, with our own in the place of committed ones.
+    /// Rows by key, as [`ShardStore::point_read`] gives them, with our own in the place of committed ones; those in files
+    /// come first.
     ///
     /// # Errors
     /// Those of [`ShardStore::point_read`].
@@ -290,6 +309,17 @@ impl OwnRows {
         access: Access,
     ) -> Result<Option<RecordBatch>> {
         let mut found = vec![];
+        if let Some(own) = self.tables.get(&def.id).filter(|own| !own.staged.is_empty()) {
+            let mut staged = TableVersion::default();
+            for segment in &own.staged {
+                staged.segments.push(store.open_staged(def.id, segment, Timestamp(0))?);
+            }
+            let keys = locate::in_delta(keys.columns(), None)?;
+            match point_read::read(def, &staged, ts, &keys, projection, access)? {
+                Some(rows) => found.push(rows),
+                None => return Ok(None),
+            }
+        }
         for (row, key) in canonical_keys(keys.columns())?.iter().enumerate() {
             match self.row(def.id, key) {
                 Some(own) => found.extend(own.map(|own| point_read::shape(def, projection, &own)).transpose()?),
@@ -307,7 +337,7 @@ impl OwnRows {
     /// The row with this key among our own: `Some(None)` when it is gone, `None` when we did not touch it.
     fn row(&self, table: TableId, key: &[u8]) -> Option<Option<RecordBatch>> {
         let own = self.tables.get(&table)?;
-        match (own.comes.get(key), own.goes.contains_key(key)) {
+        match (own.comes.get(key), own.truncated || own.goes.contains_key(key)) {
             (Some((batch, row)), _) => Some(Some(own.rows[*batch].slice(*row, 1))),
             (None, true) => Some(None),
             (None, false) => None,

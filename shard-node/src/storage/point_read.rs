@@ -58,7 +58,7 @@ pub(crate) fn read(
         }
     }
     search.missing.sort_unstable();
-    for segment in version.segments.iter().filter(|s| s.meta.min_cts <= ts) {
+    for segment in version.segments_at(ts) {
         if search.missing.is_empty() {
             break;
         }

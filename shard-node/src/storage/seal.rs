@@ -10,8 +10,8 @@
 //! A crash before 3 loses nothing: the log replays, the files are swept. Segments that became visible after 1 are not in
 //! this manifest, because their log entry is above its checkpoint and will be replayed.
 
-use crate::storage::deletes::{DeleteVector, Deleted};
-use crate::storage::deletes_file::{self, Deletes, DeletesMeta};
+use crate::storage::deletes::DeleteVector;
+use crate::storage::deletes_file::{self, Deletes, DeletesMeta, Removed};
 use crate::storage::delta::Chunk;
 use crate::storage::durable;
 use crate::storage::keys::order_columns;
@@ -46,13 +46,8 @@ struct Sealed {
 
 impl Sealed {
     /// Those of the removed rows that are in this segment, where they are now.
-    fn moved(&self, removed: &DeleteVector) -> Vec<Deleted> {
-        let positions = self.first..self.first + self.rows.len() as u64;
-        let moved = removed.within(&positions).map(|deleted| Deleted {
-            row: self.rows[(deleted.row - self.first) as usize].into(),
-            ..deleted
-        });
-        moved.collect()
+    fn moved(&self, removed: &DeleteVector) -> DeleteVector {
+        removed.moved(self.first, &self.rows)
     }
 }
 
@@ -196,7 +191,10 @@ impl Inner {
             let removed = table.removed.clone();
             for moved in written.get(id).into_iter().flatten() {
                 table.segments.push(moved.segment.clone());
-                table.delete_in(&moved.segment, moved.moved(&removed));
+                let gone = moved.moved(&removed);
+                if gone.count(&moved.segment.all_rows()) > 0 {
+                    table.deletes.insert(moved.segment.number, Arc::new(gone));
+                }
             }
             table.removed = removed.without_below(sealed.next_position);
         }
@@ -234,13 +232,12 @@ fn removed_rows(frozen: &Version, written: &Written) -> Deletes {
     for (id, table) in &frozen.tables {
         for segment in &table.segments {
             if let Some(rows) = table.deletes_of(segment) {
-                deletes.insert(segment.meta.file.clone(), rows.sorted());
+                deletes.insert(segment.meta.file.clone(), Removed::of(rows));
             }
         }
         for sealed in written.get(id).into_iter().flatten() {
-            let mut rows = sealed.moved(&table.removed);
-            rows.sort_unstable();
-            deletes.insert(sealed.segment.meta.file.clone(), rows);
+            let removed = Removed::of(&sealed.moved(&table.removed));
+            deletes.insert(sealed.segment.meta.file.clone(), removed);
         }
     }
     deletes

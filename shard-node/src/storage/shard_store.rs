@@ -20,7 +20,7 @@ use crate::storage::segment_files::check_file_name;
 use crate::storage::snapshot::open_version;
 use crate::storage::staging::{StageWriter, conform};
 use crate::storage::statistics::TableSummary;
-use crate::storage::unique::{self, InlineKeys};
+use crate::storage::unique::{self, Conflict, InlineKeys};
 use crate::storage::version::{Segment, SegmentMeta, TableVersion, Version};
 use crate::storage::{Access, Identity, SnapshotManifest, deletes_file, digest, durable, point_read};
 use arc_swap::ArcSwap;
@@ -37,6 +37,11 @@ use tessera_proto::{Error, LogIndex, Result, ShardId, TableId, Timestamp, v1};
 /// What one transaction changes in one table in one shard.
 #[derive(Debug, Clone)]
 pub enum Write {
+    /// All rows go; before any others and before any that come.
+    Truncated {
+        /// The table.
+        table: Arc<TableDef>,
+    },
     /// Rows that go, by their keys; before any that come.
     Removed {
         /// The table.
@@ -218,6 +223,7 @@ impl ShardStore {
         for write in writes {
             let table = Arc::make_mut(next.tables.entry(write.table().id).or_default());
             match write {
+                Write::Truncated { .. } => table.truncate(ts),
                 Write::Removed { .. } => {}
                 Write::Rows { table: def, batch } => {
                     let batch = conform(def, batch)?;
@@ -270,30 +276,37 @@ impl ShardStore {
         }
     }
 
-    /// Detail of the first key that a row has already, in this shard as of now or twice in the write itself. Rows with the
-    /// canonical keys `removed` go in the same transaction and do not count. Blocking: reads sidecars.
+    /// A key that a row has already, in this shard as of now or twice in the write itself. Rows that are `going` in the same
+    /// transaction do not count. Blocking: reads sidecars.
     ///
     /// # Errors
     /// 23502 for NULL in a NOT NULL column; XX001 or 58030 when segments cannot be read.
-    pub fn unique_conflict(&self, write: &Write, removed: &HashSet<Box<[u8]>>) -> Result<Option<String>> {
+    pub fn unique_conflict(&self, write: &Write, going: &Going) -> Result<Option<Conflict>> {
         let table = write.table();
         // Keys in memory first, then the version: what a seal moves in between is then in both. The lock on the keys is
         // not kept while files are read, because applies wait for it.
         match write {
-            Write::Removed { .. } => Ok(None),
+            Write::Truncated { .. } | Write::Removed { .. } => Ok(None),
             Write::Rows { table: def, batch } => {
                 let rows = InlineKeys::new(def, &conform(def, batch)?)?;
                 if let Some(detail) = rows.conflict_inside() {
-                    return Ok(Some(detail));
+                    return Ok(Some(Conflict::inside(detail)));
+                }
+                if going.all {
+                    return Ok(None);
                 }
                 let located = locate::in_delta(rows.columns(), self.inner.keys.read().get(&table.id))?;
-                rows.conflict_with(&self.table_version(table.id), &located, removed)
+                rows.conflict_with(&self.table_version(table.id), &located, &going.keys)
             }
             Write::Staged { table: def, segments } => {
                 let staged = segments
                     .iter()
                     .map(|s| self.open_staged(def.id, s, Timestamp(0)))
                     .collect::<Result<Vec<_>>>()?;
+                if going.all {
+                    let detail = unique::staged_conflict(def, &staged, &[], &TableVersion::default())?;
+                    return Ok(detail.map(Conflict::inside));
+                }
                 // Who writes staged rows has the whole table locked: only a seal may come between these two versions.
                 let before = self.table_version(table.id);
                 let alive = |position| before.chunk_row(position).is_some() && before.removed.since(position).is_none();
@@ -303,7 +316,8 @@ impl ShardStore {
                     .read()
                     .get(&table.id)
                     .map_or_else(Vec::new, |keys| keys.sorted(alive));
-                unique::staged_conflict(def, &staged, &in_memory, &self.table_version(table.id))
+                let detail = unique::staged_conflict(def, &staged, &in_memory, &self.table_version(table.id))?;
+                Ok(detail.map(Conflict::inside))
             }
         }
     }
@@ -318,7 +332,7 @@ impl ShardStore {
                 let columns = key_columns(table, &conform(table, batch)?)?;
                 Ok(keys::duplicate_detail(table, &columns, row))
             }
-            Write::Removed { .. } | Write::Staged { .. } => Ok(String::new()),
+            Write::Truncated { .. } | Write::Removed { .. } | Write::Staged { .. } => Ok(String::new()),
         }
     }
 
@@ -333,7 +347,7 @@ impl ShardStore {
             .unwrap_or_default()
     }
 
-    /// Canonical row keys of an inline write, for the lock table; empty for staged writes.
+    /// Canonical row keys of an inline write, for the lock table; empty for those that lock the whole table.
     ///
     /// # Errors
     /// A column type that cannot be a key.
@@ -341,7 +355,7 @@ impl ShardStore {
         match write {
             Write::Removed { keys, .. } => canonical_keys(keys.columns()),
             Write::Rows { table, batch } => canonical_keys(&key_columns(table, batch)?),
-            Write::Staged { .. } => Ok(vec![]),
+            Write::Truncated { .. } | Write::Staged { .. } => Ok(vec![]),
         }
     }
 
@@ -460,11 +474,38 @@ impl ShardStore {
     }
 }
 
+/// Rows of a table that go in a transaction: their keys are free for others.
+#[derive(Debug, Clone, Default)]
+pub struct Going {
+    /// All of them.
+    pub all: bool,
+    /// Those with these canonical keys.
+    pub keys: HashSet<Box<[u8]>>,
+}
+
+impl Going {
+    /// Adds what a write removes.
+    ///
+    /// # Errors
+    /// A column type that cannot be a key.
+    pub fn add(&mut self, write: &Write) -> Result<()> {
+        match write {
+            Write::Truncated { .. } => self.all = true,
+            Write::Removed { keys, .. } => self.keys.extend(canonical_keys(keys.columns())?),
+            Write::Rows { .. } | Write::Staged { .. } => {}
+        }
+        Ok(())
+    }
+}
+
 impl Write {
     /// The table written to.
     pub fn table(&self) -> &Arc<TableDef> {
         match self {
-            Self::Removed { table, .. } | Self::Rows { table, .. } | Self::Staged { table, .. } => table,
+            Self::Truncated { table }
+            | Self::Removed { table, .. }
+            | Self::Rows { table, .. }
+            | Self::Staged { table, .. } => table,
         }
     }
 }

@@ -6,7 +6,6 @@
 //!   bytes of `manifest`:  length u64 LE | MANIFEST | DELETES
 //! ```
 
-use crate::storage::deletes::DeleteVector;
 use crate::storage::deletes_file::{self, Deletes};
 use crate::storage::durable;
 use crate::storage::manifest::Manifest;
@@ -136,16 +135,15 @@ pub(super) fn open_version(
     for meta in &manifest.segments {
         let table = tables.entry(meta.table).or_default();
         let segment = Segment::open(segments, meta.clone(), cache)?;
-        if let Some(rows) = deletes.get(&meta.file).filter(|rows| !rows.is_empty()) {
-            if rows.windows(2).any(|w| w[0].row >= w[1].row) || rows.iter().any(|d| d.row >= meta.rows) {
-                let file = &meta.file;
-                return Err(Error::corrupt(format!(
-                    "segment \"{file}\" does not have the rows removed from it"
-                )));
-            }
-            table
-                .deletes
-                .insert(segment.number, Arc::new(DeleteVector::new(rows.clone())));
+        if let Some(removed) = deletes.get(&meta.file).filter(|removed| !removed.is_empty()) {
+            let missing = || {
+                Error::corrupt(format!(
+                    "segment \"{}\" does not have the rows removed from it",
+                    meta.file
+                ))
+            };
+            let vector = removed.vector(meta.rows).ok_or_else(missing)?;
+            table.deletes.insert(segment.number, Arc::new(vector));
         }
         table.segments.push(segment);
     }

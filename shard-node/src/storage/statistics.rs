@@ -20,7 +20,7 @@ use prost::Message;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tessera_proto::table::TableDef;
-use tessera_proto::v1;
+use tessera_proto::{Timestamp, v1};
 
 /// What the footer of a segment says about its rows.
 #[derive(Debug, Default)]
@@ -88,8 +88,8 @@ impl TableSummary {
     /// Adds a shard's rows. Blocking at the first call for a segment.
     pub fn add(&mut self, def: &TableDef, version: &TableVersion) {
         self.rows += version.rows();
-        for segment in &version.segments {
-            self.bytes += segment.meta.bytes;
+        self.bytes += version.segments.iter().map(|s| s.meta.bytes).sum::<u64>();
+        for segment in version.segments_at(Timestamp::MAX) {
             let known = segment.statistics();
             for (column, summary) in def.columns.iter().zip(&mut self.columns) {
                 match known.columns.get(&column.name) {
@@ -100,7 +100,9 @@ impl TableSummary {
         }
         for chunk in &version.chunks {
             self.bytes += chunk.bytes() as u64;
-            self.add_chunk(def, chunk);
+            if !version.removed.is_cut(&chunk.positions(), Timestamp::MAX) {
+                self.add_chunk(def, chunk);
+            }
         }
     }
 

@@ -1,10 +1,10 @@
 //! The store as a whole against a simple model, and its edges.
 
-use crate::storage::Access;
 use crate::storage::shard_store::{ShardStore, Write};
 use crate::storage::staging::StageWriter;
 use crate::storage::test_tables::{SHARD, identity, rows, store, table};
 use crate::storage::wal::{EntryKind, LogRecord, Record, Wal};
+use crate::storage::{Access, Going};
 use bytes::Bytes;
 use datafusion::arrow::array::{AsArray, Int64Array, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema};
@@ -128,7 +128,7 @@ fn simulate(seed: u64, steps: usize) {
                 assert!(
                     stores
                         .iter()
-                        .all(|s| s.unique_conflict(&again, &HashSet::new()).unwrap().is_some()),
+                        .all(|s| s.unique_conflict(&again, &Going::default()).unwrap().is_some()),
                     "seed {seed}"
                 );
                 committed.insert(index, entry);
@@ -153,7 +153,7 @@ fn simulate(seed: u64, steps: usize) {
                     committed
                         .range(from.0 + 1..)
                         .for_each(|(index, entry)| apply(&stores[copy], &def, *index, entry));
-                    stores[copy].sweep(&HashSet::new());
+                    stores[copy].sweep(&Going::default());
                 }
                 assert_eq!(wal.last(SHARD).1.0, committed.len() as u64, "seed {seed}");
             }
@@ -174,7 +174,7 @@ fn simulate(seed: u64, steps: usize) {
     assert!(
         stores
             .iter()
-            .all(|s| s.unique_conflict(&new, &HashSet::new()).unwrap().is_none())
+            .all(|s| s.unique_conflict(&new, &Going::default()).unwrap().is_none())
     );
     assert!(
         stores
@@ -310,7 +310,10 @@ fn duplicates_are_found_wherever_they_are() {
             &[staged(&def, loaded.clone()), inline(&def, &[5_000, 5_001])],
         )
         .unwrap();
-    let conflict = |write: &Write| store.unique_conflict(write, &HashSet::new()).unwrap();
+    let conflict = |write: &Write| {
+        let found = store.unique_conflict(write, &Going::default()).unwrap();
+        found.map(|found| found.detail)
+    };
     assert_eq!(
         conflict(&inline(&def, &[9_000, 9_000])).unwrap(),
         "Key (id)=(9000) already exists."
@@ -367,7 +370,7 @@ fn null_in_not_null_column_is_refused() {
     assert_eq!(store.stage(&def).write(&batch).unwrap_err().code, "23502");
     assert_eq!(
         store
-            .unique_conflict(&Write::Rows { table: def, batch }, &HashSet::new())
+            .unique_conflict(&Write::Rows { table: def, batch }, &Going::default())
             .unwrap_err()
             .code,
         "23502"
@@ -449,7 +452,7 @@ fn snapshots_replace_everything() {
     );
     assert!(
         behind
-            .unique_conflict(&inline(&def, &[2]), &HashSet::new())
+            .unique_conflict(&inline(&def, &[2]), &Going::default())
             .unwrap()
             .is_some(),
         "the sidecar was rebuilt"

@@ -23,6 +23,22 @@ use tessera_proto::table::TableDef;
 use tessera_proto::token::canonical_keys;
 use tessera_proto::{Error, Result, Timestamp};
 
+/// A key that is there already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// The detail of the error.
+    pub detail: String,
+    /// Since when the other row is there; `None` when it is not known, or comes in the same write.
+    pub since: Option<Timestamp>,
+}
+
+impl Conflict {
+    /// Of rows that come together, or of files.
+    pub(crate) fn inside(detail: String) -> Self {
+        Self { detail, since: None }
+    }
+}
+
 /// Inline rows with their keys.
 pub(crate) struct InlineKeys<'a> {
     def: &'a TableDef,
@@ -54,7 +70,7 @@ impl<'a> InlineKeys<'a> {
         Some(keys::duplicate_detail(self.def, &self.columns, row))
     }
 
-    /// Detail of the first row whose key another row has now, unless that row is one of `removed`.
+    /// The first row whose key another row has now, unless that row is one of `removed`.
     ///
     /// # Errors
     /// XX001 or 58030 when segments cannot be read.
@@ -63,10 +79,17 @@ impl<'a> InlineKeys<'a> {
         version: &TableVersion,
         located: &Located,
         removed: &HashSet<Box<[u8]>>,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<Conflict>> {
         let living = locate::living(self.def, version, &self.columns, located)?;
-        let row = (0..self.keys.len()).find(|row| living[*row].is_some() && !removed.contains(&self.keys[*row]));
-        Ok(row.map(|row| keys::duplicate_detail(self.def, &self.columns, row)))
+        let mut there = living
+            .iter()
+            .enumerate()
+            .filter_map(|(row, found)| Some((row, found.as_ref()?.cts)));
+        let first = there.find(|(row, _)| !removed.contains(&self.keys[*row]));
+        Ok(first.map(|(row, since)| Conflict {
+            detail: keys::duplicate_detail(self.def, &self.columns, row),
+            since: Some(since),
+        }))
     }
 }
 
@@ -93,7 +116,7 @@ pub(crate) fn staged_conflict(
         let mut ranges = staged.iter().map(|s| KeyRange(s.statistics().key_range));
         ranges.any(|range| e.statistics().overlaps(range))
     };
-    let relevant = version.segments.iter().filter(meets);
+    let relevant = version.segments_at(Timestamp::MAX).filter(meets);
     let all: Vec<&Arc<Segment>> = staged.iter().chain(relevant).collect();
     Merge {
         def,

@@ -10,7 +10,7 @@ use crate::storage::cache::MetadataCache;
 use crate::storage::checked_file::CheckedFile;
 use crate::storage::column_reader::ZoneMap;
 use crate::storage::columns::{ChunkKey, ColumnCache, segment_number};
-use crate::storage::deletes::{DeleteVector, Deleted};
+use crate::storage::deletes::{Cut, DeleteVector, Deleted};
 use crate::storage::delta::Chunk;
 use crate::storage::locate::{Living, Place};
 use crate::storage::sidecar::Sidecar;
@@ -84,6 +84,25 @@ impl TableVersion {
         (row < chunk.rows()).then_some((chunk.as_ref(), row))
     }
 
+    /// Segments that have rows at `ts`, as far as their commits and TRUNCATE tell.
+    pub(crate) fn segments_at(&self, ts: Timestamp) -> impl DoubleEndedIterator<Item = &Arc<Segment>> {
+        self.segments.iter().filter(move |segment| {
+            let is_cut = |deletes: &Arc<DeleteVector>| deletes.is_cut(&segment.all_rows(), ts);
+            segment.meta.min_cts <= ts && !self.deletes_of(segment).is_some_and(is_cut)
+        })
+    }
+
+    /// Removes all rows at `ts`.
+    pub(crate) fn truncate(&mut self, ts: Timestamp) {
+        for segment in &self.segments {
+            let before = segment.meta.rows;
+            Arc::make_mut(self.deletes.entry(segment.number).or_default()).cut(Cut { before, ts });
+        }
+        let before = self.next_position;
+        self.removed.cut(Cut { before, ts });
+        self.unsealed_removals += 1;
+    }
+
     /// Adds rows of a segment that are gone.
     pub(crate) fn delete_in(&mut self, segment: &Segment, rows: Vec<Deleted>) {
         if !rows.is_empty() {
@@ -112,10 +131,15 @@ impl TableVersion {
 
     /// Rows, without those that are gone.
     pub(crate) fn rows(&self) -> u64 {
-        let files: u64 = self.segments.iter().map(|s| s.meta.rows).sum();
-        let memory: u64 = self.chunks.iter().map(|c| c.rows() as u64).sum();
-        let gone = self.removed.len() + self.deletes.values().map(|d| d.len()).sum::<usize>();
-        (files + memory).saturating_sub(gone as u64)
+        let in_file = |segment: &Arc<Segment>| {
+            let gone = self.deletes_of(segment).map_or(0, |d| d.count(&segment.all_rows()));
+            segment.meta.rows - gone
+        };
+        let in_memory = |chunk: &Arc<Chunk>| {
+            let positions = chunk.positions();
+            positions.end - positions.start - self.removed.count(&positions)
+        };
+        self.segments.iter().map(in_file).sum::<u64>() + self.chunks.iter().map(in_memory).sum::<u64>()
     }
 }
 
@@ -212,6 +236,11 @@ impl Segment {
             doomed: AtomicBool::new(false),
         };
         Ok(Arc::new(segment))
+    }
+
+    /// The numbers of its rows.
+    pub(crate) fn all_rows(&self) -> std::ops::Range<u64> {
+        0..self.meta.rows
     }
 
     /// The file, to be read under its checksums. Blocking.

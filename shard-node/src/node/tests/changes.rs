@@ -1,6 +1,7 @@
 //! Rows that are replaced and removed, over shards and copies.
 
 use super::cluster::{Cluster, PATIENCE};
+use std::sync::atomic::Ordering;
 use tessera_proto::service::TimestampOracle;
 use tessera_proto::{Result, Retry, Timestamp, TxnId, v1};
 use tokio::time::Instant;
@@ -87,4 +88,50 @@ async fn of_racing_removals_one_wins() {
         assert!(["40001", "40P01"].contains(&error.code.as_str()), "{error:?}");
     }
     cluster.assert_copies_equal().await;
+}
+
+/// All rows of a shard go, and rows with the keys given come.
+fn refill(cluster: &Cluster, keys: &[i64]) -> v1::TableWrite {
+    v1::TableWrite {
+        truncated: true,
+        ..cluster.write(keys)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn truncated_shards_are_equal_on_every_copy() {
+    let mut cluster = Cluster::new(3, 4).await;
+    cluster.insert(0..1_000).await.unwrap();
+    let before = cluster.oracle.draw().await.unwrap();
+    until_done(&cluster, |keys| refill(&cluster, keys)).await.unwrap();
+    assert_eq!(cluster.rows().await, 100);
+    cluster.assert_copies_equal().await;
+    for clean in [false, true] {
+        cluster.restart_all(clean).await;
+        assert_eq!(cluster.rows().await, 100);
+        cluster.assert_copies_equal().await;
+        let old = futures::future::join_all((0..4).map(|shard| cluster.digest_at(shard, before))).await;
+        assert_eq!(old.into_iter().map(|(_, rows, _)| rows).sum::<u64>(), 1_000);
+    }
+    // Rows that were truncated are free, and cannot be changed.
+    cluster.insert(500..600).await.unwrap();
+    let late = cluster.transact(TxnId::generate(), 600..700, before, |keys| cluster.removal(keys));
+    assert_eq!(late.await.unwrap_err().retry, Retry::Restart);
+    cluster.assert_copies_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_came_since_begins_an_upsert_again() {
+    let cluster = Cluster::new(2, 4).await;
+    let read_at = cluster.oracle.draw().await.unwrap();
+    cluster.insert(0..100).await.unwrap();
+    let insert = |at| cluster.transact(TxnId::generate(), 50..150, at, |keys| cluster.write(keys));
+    assert_eq!(insert(read_at).await.unwrap_err().code, "23505");
+    cluster.upserts.store(true, Ordering::Relaxed);
+    let late = insert(read_at).await.unwrap_err();
+    assert_eq!((late.code.as_str(), late.retry), ("40001", Retry::Restart));
+    // The statement saw the keys and gives them a second time.
+    let now = cluster.oracle.draw().await.unwrap();
+    assert_eq!(insert(now).await.unwrap_err().code, "23505");
+    assert_eq!(cluster.rows().await, 100);
 }

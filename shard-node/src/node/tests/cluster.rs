@@ -7,7 +7,7 @@ use crate::replication::transport::InProcessNetwork;
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tessera_meta::directory::ClusterDirectory;
@@ -55,6 +55,8 @@ pub struct Cluster {
     servers: BTreeMap<u32, (CancellationToken, JoinHandle<Result<()>>)>,
     grpc: bool,
     pub table: Arc<TableDef>,
+    /// What [`Self::transact`] does says ON CONFLICT.
+    pub upserts: AtomicBool,
 }
 
 impl Cluster {
@@ -91,6 +93,7 @@ impl Cluster {
             servers: BTreeMap::new(),
             grpc,
             table,
+            upserts: AtomicBool::new(false),
         };
         for node in 1..=nodes {
             this.start(node).await;
@@ -300,6 +303,7 @@ impl Cluster {
             schema_version: 1,
             payload: None,
             removed: ipc::encode(&batch.schema(), &[batch]).unwrap(),
+            truncated: false,
         }
     }
 
@@ -352,6 +356,7 @@ impl Cluster {
                 router: 1,
                 still: false,
                 read_at,
+                upsert: self.upserts.load(Ordering::Relaxed),
             };
             prepared.push(shard);
             if let Err(error) = service.prepare(request).await {
@@ -371,6 +376,7 @@ impl Cluster {
                     participants: prepared.clone(),
                     writes: vec![write(&parts[0].1)],
                     read_at,
+                    upsert: self.upserts.load(Ordering::Relaxed),
                 };
                 home_service.commit(request).await.map(|r| Timestamp(r.timestamp))
             }

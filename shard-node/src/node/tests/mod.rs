@@ -257,6 +257,7 @@ async fn staged_rows_are_on_every_copy_when_committed_and_nowhere_when_not() {
         participants: vec![],
         writes: vec![write],
         read_at: 0,
+        upsert: false,
     };
     let first = service.commit(commit.clone()).await.unwrap();
     assert_eq!(

@@ -24,6 +24,7 @@ async fn write(cluster: &Cluster, txn: TxnId, sequence: u64, key: i64) -> Result
         writes: vec![cluster.write(&[key])],
         read_at: 0,
         lock_timeout_ms: 0,
+        upsert: false,
     };
     service.write(request).await
 }

@@ -67,6 +67,12 @@ async fn the_overlay_is_what_the_commit_will_be() {
             }
             let number = states.len() as u64 - 1;
             let (mut state, mut writes) = (before.clone(), vec![]);
+            if random.random_bool(0.1) {
+                writes.push(Write::Truncated { table: def.clone() });
+                own.add(number, writes, 1).unwrap();
+                states.push(State::new());
+                continue;
+            }
             let gone: Vec<i64> = before.keys().copied().filter(|_| random.random_bool(0.2)).collect();
             let back: Vec<i64> = gone.iter().copied().filter(|_| random.random_bool(0.7)).collect();
             let mut come = back.clone();
@@ -117,11 +123,15 @@ fn keys_of_own_rows_conflict_and_those_of_rows_that_go_are_free() {
     let mut own = OwnRows::default();
     let key = |id: i64| canonical_keys(&[Arc::new(Int64Array::from(vec![id])) as ArrayRef]).unwrap();
     own.add(1, vec![removed(&def, &[3]), added(&def, &[4], 2)], 10).unwrap();
-    let none = HashSet::new();
+    let none = Going::default();
+    let mut four = Going::default();
+    four.add(&removed(&def, &[4])).unwrap();
     assert_eq!(own.conflict(def.id, &key(4), &none), Some(0));
-    assert_eq!(own.conflict(def.id, &key(4), &key(4).into_iter().collect()), None);
+    assert_eq!(own.conflict(def.id, &key(4), &four), None);
     assert_eq!(own.conflict(def.id, &key(3), &none), None);
-    assert_eq!(own.going(def.id).cloned().collect::<Vec<_>>(), key(3));
+    let mut going = Going::default();
+    own.add_going(def.id, &mut going);
+    assert!(!going.all && going.keys.iter().cloned().collect::<Vec<_>>() == key(3));
     assert!(own.committed(&removed(&def, &[4])).unwrap().is_none());
     assert!(
         matches!(own.committed(&removed(&def, &[4, 5])).unwrap(), Some(Write::Removed { keys, .. }) if keys.num_rows() == 1)
@@ -136,4 +146,38 @@ fn keys_of_own_rows_conflict_and_those_of_rows_that_go_are_free() {
     assert_eq!(own.add(2, vec![], INLINE_BYTES_MAX).unwrap_err().code, "54000");
     own.forget_from(0).unwrap();
     assert!(own.steps.is_empty() && own.to_wire().unwrap().is_empty());
+}
+
+#[test]
+fn rows_in_files_are_read_by_key_until_they_are_truncated() {
+    let (dir, def) = (tempfile::tempdir().unwrap(), table(7));
+    let store = store(dir.path());
+    store
+        .apply(LogIndex(1), Timestamp(5), &[added(&def, &[1, 2], 1)])
+        .unwrap();
+    let mut load = store.stage(&def);
+    load.write(&crate::storage::test_tables::rows(&def, &[10, 11])).unwrap();
+    let staged = Write::Staged {
+        table: def.clone(),
+        segments: load.finish().unwrap(),
+    };
+    let mut own = OwnRows::default();
+    let read = |own: &OwnRows| {
+        let keys = crate::storage::test_tables::keys(&[1, 2, 10, 11, 12]);
+        let found = own.point_read(&store, &def, Timestamp(9), &keys, &[0], Access::Disk);
+        let found = found.unwrap().unwrap();
+        let mut ids = found.column(0).as_primitive::<Int64Type>().values().to_vec();
+        ids.sort_unstable();
+        ids
+    };
+    own.add(1, vec![staged.clone()], 1).unwrap();
+    assert_eq!(read(&own), [1, 2, 10, 11]);
+    own.add(2, vec![Write::Truncated { table: def.clone() }], 1).unwrap();
+    assert!(read(&own).is_empty() && own.staged(def.id).is_empty());
+    // Row by row is possible again, and a load after that is not.
+    own.add(3, vec![added(&def, &[2, 12], 1)], 1).unwrap();
+    assert_eq!(read(&own), [2, 12]);
+    assert_eq!(own.add(4, vec![staged], 1).unwrap_err().code, "0A000");
+    own.forget_from(2).unwrap();
+    assert_eq!(read(&own), [1, 2, 10, 11]);
 }
