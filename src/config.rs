@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tessera_shard_node::node::watermark::RETENTION_DEFAULT;
 
 /// Where PostgreSQL clients connect.
 pub const PG_ADDRESS_DEFAULT: &str = "127.0.0.1:5433";
@@ -16,6 +18,11 @@ pub const HTTP_ADDRESS_DEFAULT: &str = "127.0.0.1:8080";
 pub const NODES_DEFAULT: u32 = 3;
 /// Most shard nodes in one process: each has its own WAL and threads.
 pub const NODES_MAX: u32 = 32;
+
+/// Seconds for which removed rows are kept.
+pub const RETENTION_S_DEFAULT: u64 = RETENTION_DEFAULT.as_secs();
+/// Most of them: thirty days. Until then every change of a row is stored.
+pub const RETENTION_S_MAX: u64 = 30 * 24 * 3_600;
 
 /// A setting that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +72,17 @@ pub struct ShardNodeConfig {
     pub router: String,
     /// Memory for queries and decoded columns, MiB; default half of the machine's.
     pub memory_mib: Option<usize>,
+    /// Seconds for which removed rows are kept, so that snapshots of that time can be read; at most [`RETENTION_S_MAX`].
+    #[serde(default = "retention_s")]
+    pub retention_s: u64,
     /// See [`RouterConfig::insecure`].
     #[serde(default)]
     pub insecure: bool,
 }
 
+fn retention_s() -> u64 {
+    RETENTION_S_DEFAULT
+}
 fn pg_address() -> SocketAddr {
     loopback(5433)
 }
@@ -111,6 +124,19 @@ pub fn check_listen(address: SocketAddr, insecure: bool) -> Result<(), ConfigErr
     }
     tracing::warn!(%address, "listening beyond this machine without TLS or passwords: everyone who can connect may read and write everything");
     Ok(())
+}
+
+/// How long removed rows are kept.
+///
+/// # Errors
+/// It is too long.
+pub fn retention(seconds: u64) -> Result<Duration, ConfigError> {
+    match seconds {
+        0..=RETENTION_S_MAX => Ok(Duration::from_secs(seconds)),
+        _ => Err(ConfigError(format!(
+            "retention_s is {seconds}; at most {RETENTION_S_MAX} (30 days) is possible"
+        ))),
+    }
 }
 
 /// How a process with shard nodes divides its memory, bytes: first what running queries may use, then decoded columns.

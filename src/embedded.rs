@@ -11,6 +11,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tessera_meta::directory::ClusterDirectory;
 use tessera_meta::local::LocalMeta;
 use tessera_meta::view::ViewKeeper;
@@ -20,7 +21,8 @@ use tessera_proto::{Error, NodeId, Result};
 use tessera_router::engine::{Engine, RouterOptions};
 use tessera_router::flight::{self, FlightLimits};
 use tessera_router::pg;
-use tessera_shard_node::node::{NodeOptions, ShardNode};
+use tessera_shard_node::node::watermark::RETENTION_DEFAULT;
+use tessera_shard_node::node::{NodeOptions, NodeTuning, ShardNode};
 use tessera_shard_node::storage::ColumnCache;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -45,6 +47,8 @@ pub struct EmbeddedOptions {
     pub query_memory: Arc<dyn MemoryPool>,
     /// Memory for decoded columns, bytes.
     pub column_bytes: usize,
+    /// How long removed rows are kept.
+    pub retention: Duration,
     /// See [`config::check_listen`].
     pub insecure: bool,
 }
@@ -62,6 +66,7 @@ impl EmbeddedOptions {
             files_root: None,
             query_memory: query_pool(queries),
             column_bytes: columns,
+            retention: RETENTION_DEFAULT,
             insecure: false,
         }
     }
@@ -104,7 +109,7 @@ impl Embedded {
         .await?;
         let mut nodes = Vec::new();
         for id in node_ids(&options) {
-            let node = ShardNode::start(NodeOptions {
+            let node_options = NodeOptions {
                 id,
                 dir: options.dir.join(format!("node-{id}")),
                 address: String::new(),
@@ -114,8 +119,12 @@ impl Embedded {
                 memory: memory.clone(),
                 query_threads: cores().div_ceil(options.nodes.max(1) as usize),
                 columns: columns.clone(),
-            })
-            .await?;
+            };
+            let tuning = NodeTuning {
+                retention: Some(options.retention),
+                ..NodeTuning::default()
+            };
+            let node = ShardNode::start_with(node_options, tuning).await?;
             let service: Arc<dyn ShardService> = node.clone();
             directory.register(id, Arc::downgrade(&service));
             nodes.push(node);

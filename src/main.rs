@@ -82,6 +82,9 @@ struct StartArgs {
     /// Memory for queries and decoded columns, MiB (default: half of the machine's)
     #[arg(long)]
     memory_mib: Option<usize>,
+    /// Seconds for which removed rows are kept, so that snapshots of that time can be read
+    #[arg(long, default_value_t = config::RETENTION_S_DEFAULT)]
+    retention_s: u64,
     /// Listen beyond this machine without TLS or passwords
     #[arg(long)]
     insecure: bool,
@@ -351,6 +354,7 @@ async fn start(args: StartArgs) -> Result<ExitCode, Error> {
         files_root: args.files_root,
         query_memory: query_pool(queries),
         column_bytes: columns,
+        retention: config::retention(args.retention_s).map_err(|e| Error::new("22023", e.0))?,
         insecure: args.insecure,
     };
     let mut cluster = Embedded::start(options).await?;

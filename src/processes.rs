@@ -23,7 +23,7 @@ use tessera_router::engine::{Engine, RouterOptions};
 use tessera_router::flight::{self, FlightLimits};
 use tessera_router::pg;
 use tessera_router::txn::oracle::OracleServer;
-use tessera_shard_node::node::{NodeOptions, ShardNode};
+use tessera_shard_node::node::{NodeOptions, NodeTuning, ShardNode};
 use tessera_shard_node::storage::ColumnCache;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -110,7 +110,12 @@ pub async fn run_shard_node(config: ShardNodeConfig, stop: CancellationToken) ->
     let directory = Arc::new(ClusterDirectory::new(keeper.clone(), tokio::runtime::Handle::current()));
     let id = NodeId(config.id);
     let (queries, columns) = config::memory_shares(config::memory_bytes(config.memory_mib));
-    let node = ShardNode::start(NodeOptions {
+    let retention = config::retention(config.retention_s).map_err(invalid)?;
+    let tuning = NodeTuning {
+        retention: Some(retention),
+        ..NodeTuning::default()
+    };
+    let options = NodeOptions {
         id,
         dir: config.data.clone(),
         address: config.advertise.clone().unwrap_or_else(|| config.listen.to_string()),
@@ -120,8 +125,8 @@ pub async fn run_shard_node(config: ShardNodeConfig, stop: CancellationToken) ->
         memory: query_pool(queries),
         query_threads: cores(),
         columns: ColumnCache::new(columns),
-    })
-    .await?;
+    };
+    let node = ShardNode::start_with(options, tuning).await?;
     let service: Arc<dyn ShardService> = node.clone();
     directory.register(id, Arc::downgrade(&service));
     println!("tessera shard node {id}: listening on {}", config.listen);

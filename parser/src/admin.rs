@@ -271,6 +271,12 @@ pub(crate) fn parse_analyze(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> 
         return unsupported("ANALYZE with options in parentheses", "leave them out");
     }
     cursor.take(&["VERBOSE"]);
+    let tables = analyze_tables(cursor)?;
+    Ok(Statement::Analyze { tables })
+}
+
+/// The tables of ANALYZE and VACUUM, to the end.
+pub(crate) fn analyze_tables(cursor: &mut Cursor<'_>) -> Result<Vec<AnalyzeTable>, Stop> {
     let mut tables = vec![];
     while !cursor.is_done() {
         let name = cursor.object_name()?;
@@ -287,7 +293,7 @@ pub(crate) fn parse_analyze(cursor: &mut Cursor<'_>) -> Result<Statement, Stop> 
         }
     }
     cursor.finish()?;
-    Ok(Statement::Analyze { tables })
+    Ok(tables)
 }
 
 /// Reads what follows `ALTER SHARD`.

@@ -241,7 +241,7 @@ fn read_explain_options(
     }
 }
 
-fn read_switch(cursor: &mut Cursor<'_>, name: &str) -> Result<bool, Stop> {
+pub(crate) fn read_switch(cursor: &mut Cursor<'_>, name: &str) -> Result<bool, Stop> {
     if cursor.sees_symbol(&Token::Comma) || cursor.sees_symbol(&Token::RParen) {
         return Ok(true);
     }

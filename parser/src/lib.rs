@@ -5,10 +5,10 @@
 //!                                                    │
 //!     SELECT VALUES TABLE WITH (        query.rs     │  SET SHOW RESET DISCARD           admin.rs
 //!     EXPLAIN CREATE DROP               define.rs    │  VERIFY TABLE, ALTER SHARD        admin.rs
-//!     INSERT UPDATE DELETE              write.rs     │
+//!     INSERT UPDATE DELETE              write.rs     │  ANALYZE VACUUM                   admin.rs, vacuum.rs
 //!     CREATE [REFERENCE] TABLE          create_table.rs, types.rs
 //!     COPY                              copy.rs      │  BEGIN COMMIT ROLLBACK SAVEPOINT  transaction.rs
-//!                                                    │  everything else                  unsupported.rs
+//!     AS OF SYSTEM TIME anywhere        as_of.rs     │  everything else                  unsupported.rs
 //! ```
 //!
 //! The dialect is PostgreSQL's, plus
@@ -20,6 +20,7 @@
 //! VERIFY TABLE t;
 //! SHOW SHARDS; SHOW NODES;
 //! COPY t FROM 'file' WITH (FORMAT parquet);
+//! SELECT ... FROM t AS OF SYSTEM TIME '-10s' WHERE ...;
 //! ```
 //!
 //! None of these words is reserved: `shard`, `shards` and `reference` stay good names for columns.
@@ -30,6 +31,7 @@
 //! Bounds: [`TEXT_BYTES_MAX`], [`TOKENS_MAX`], [`CHAIN_DEPTH_MAX`] and sqlparser's limit on recursion.
 
 mod admin;
+mod as_of;
 mod copy;
 mod create_table;
 mod cursor;
@@ -44,6 +46,7 @@ mod tests;
 mod transaction;
 mod types;
 mod unsupported;
+mod vacuum;
 mod write;
 
 pub use error::ParseError;
@@ -69,14 +72,27 @@ pub fn parse(sql: &str) -> Result<Vec<ParsedStatement>, ParseError> {
         .iter()
         .map(|piece| {
             let text = text_of(sql, piece.toks).to_owned();
-            let statement = match parse_statement(Cursor::new(sql, piece)) {
-                Ok(statement) => statement,
-                Err(Stop::Unsupported(unsupported)) => Statement::Unsupported(unsupported),
+            let (statement, as_of) = match parse_piece(sql, piece) {
+                Ok(parsed) => parsed,
+                Err(Stop::Unsupported(unsupported)) => (Statement::Unsupported(unsupported), None),
                 Err(Stop::Error(error)) => return Err(error),
             };
-            Ok(ParsedStatement { text, statement })
+            Ok(ParsedStatement { text, statement, as_of })
         })
         .collect()
+}
+
+fn parse_piece(sql: &str, piece: &split::Piece<'_>) -> Result<(Statement, Option<AsOf>), Stop> {
+    let Some(as_of::Taken { as_of, toks }) = as_of::take(sql, piece)? else {
+        return Ok((parse_statement(Cursor::new(sql, piece))?, None));
+    };
+    let piece = split::Piece {
+        toks: &toks,
+        end: piece.end,
+    };
+    let statement = parse_statement(Cursor::new(sql, &piece))?;
+    as_of::check(&statement)?;
+    Ok((statement, Some(as_of)))
 }
 
 fn parse_statement(mut cursor: Cursor<'_>) -> Result<Statement, Stop> {
@@ -101,6 +117,7 @@ fn parse_statement(mut cursor: Cursor<'_>) -> Result<Statement, Stop> {
         "DISCARD" => admin::parse_discard(cursor),
         "VERIFY" => admin::parse_verify(cursor),
         "ANALYZE" | "ANALYSE" => admin::parse_analyze(cursor),
+        "VACUUM" => vacuum::parse_vacuum(cursor),
         "BEGIN" => transaction::parse_begin(cursor),
         "START" => transaction::parse_start(cursor),
         "COMMIT" | "END" => transaction::parse_commit(cursor),

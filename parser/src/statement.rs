@@ -31,6 +31,17 @@ pub struct ParsedStatement {
     pub text: String,
     /// What it says.
     pub statement: Statement,
+    /// AS OF SYSTEM TIME; only of what reads: a query, EXPLAIN, COPY (query) TO.
+    pub as_of: Option<AsOf>,
+}
+
+/// AS OF SYSTEM TIME 'text'.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AsOf {
+    /// A timestamp, or how long ago.
+    pub text: String,
+    /// Where the clause stands: characters of the whole text, from 1.
+    pub position: usize,
 }
 
 /// One statement.
@@ -168,6 +179,8 @@ pub enum Statement {
         /// The tables named; none is all of them.
         tables: Vec<AnalyzeTable>,
     },
+    /// VACUUM.
+    Vacuum(Vacuum),
     /// ALTER SHARD n OF t.
     AlterShard {
         /// Number of the shard within its table.
@@ -537,7 +550,18 @@ pub struct Unsupported {
     pub hint: String,
 }
 
-/// A table of ANALYZE.
+/// VACUUM: take dead rows out of files now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vacuum {
+    /// The tables named; none is all of them. Columns only with `analyze`.
+    pub tables: Vec<AnalyzeTable>,
+    /// Tell what was done on each copy.
+    pub verbose: bool,
+    /// ANALYZE them, too.
+    pub analyze: bool,
+}
+
+/// A table of ANALYZE or VACUUM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnalyzeTable {
     /// The table.

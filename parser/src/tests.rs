@@ -90,6 +90,11 @@ fn print(statement: &Statement) -> String {
             let tables = tables.iter().map(|t| format!("{} {:?}", t.name, t.columns));
             format!("analyze {}", tables.collect::<Vec<_>>().join(", "))
         }
+        Statement::Vacuum(vacuum) => {
+            let tables = vacuum.tables.iter().map(|t| format!("{} {:?}", t.name, t.columns));
+            let tables = tables.collect::<Vec<_>>().join(", ");
+            format!("vacuum verbose={} analyze={} {tables}", vacuum.verbose, vacuum.analyze)
+        }
         Statement::AlterShard { shard, table, action } => format!("shard {shard} of {table}: {action:?}"),
         Statement::Unsupported(unsupported) => {
             assert!(!unsupported.hint.is_empty(), "every refusal has a hint");
@@ -208,7 +213,10 @@ fn check(sql: &str, expected: &str) {
     let printed = match parse(sql) {
         Ok(statements) => statements
             .iter()
-            .map(|s| print(&s.statement))
+            .map(|s| match &s.as_of {
+                None => print(&s.statement),
+                Some(as_of) => format!("{} as of {} @{}", print(&s.statement), as_of.text, as_of.position),
+            })
             .collect::<Vec<_>>()
             .join(" ;; "),
         Err(error) => format!("{} {} @{}", error.sqlstate, error, error.position.unwrap_or(0)),
@@ -861,6 +869,40 @@ fn transactions() {
 }
 
 #[test]
+fn queries_of_the_past() {
+    check(
+        "SELECT a FROM t x, u AS OF SYSTEM TIME '-10s' WHERE a = 1 ORDER BY a",
+        "query SELECT a FROM t AS x, u WHERE a = 1 ORDER BY a as of -10s @22",
+    );
+    check("TABLE t AS OF SYSTEM TIME '2026-11-30'", "query TABLE t as of 2026-11-30 @9");
+    check(
+        "EXPLAIN ANALYZE SELECT 1 FROM t as of system time '-1h'",
+        "explain analyze=true verbose=false Text SELECT 1 FROM t as of -1h @33",
+    );
+    check(
+        "COPY (SELECT a FROM t AS OF SYSTEM TIME '-1s' LIMIT 1) TO STDOUT",
+        "copy (SELECT a FROM t LIMIT 1) to Stdout Text header=false None as of -1s @23",
+    );
+    // Names stay names.
+    check("SELECT a AS of, system, time FROM t", "query SELECT a AS of, system, time FROM t");
+    check(
+        "SELECT a FROM t AS OF SYSTEM TIME '-1s' u",
+        "42601 syntax error at or near \"u\" @41",
+    );
+    check("SELECT a FRM t AS OF SYSTEM TIME '-1s'", "42601 syntax error at or near \"t\" @14");
+}
+
+#[test]
+fn vacuum_takes_words_or_a_list() {
+    check("VACUUM", "vacuum verbose=false analyze=false ");
+    check("vacuum full verbose analyze s.t (a), u", "vacuum verbose=true analyze=true s.t [\"a\"], u []");
+    check("VACUUM (ANALYZE, VERBOSE off, FULL) t", "vacuum verbose=false analyze=true t []");
+    check("VACUUM t (a)", "0A000 ANALYZE option must be specified when a column list is provided @8");
+    check("VACUUM (FOO) t", "42601 unrecognized VACUUM option \"foo\" @9");
+    check("VACUUM t,", "42601 syntax error at end of input @10");
+}
+
+#[test]
 fn what_is_not_there_yet_is_named() {
     for sql in [
         "MERGE INTO t USING u ON true WHEN MATCHED THEN DELETE",
@@ -874,7 +916,15 @@ fn what_is_not_there_yet_is_named() {
         "EXECUTE p",
         "LISTEN c",
         "LOCK t",
-        "VACUUM",
+        "VACUUM (PARALLEL 2) t",
+        "SELECT * FROM (SELECT a FROM t AS OF SYSTEM TIME '-1s') x",
+        "SELECT a FROM t AS OF SYSTEM TIME now()",
+        "SELECT a FROM t AS OF SYSTEM TIME '-1s' UNION SELECT a FROM t AS OF SYSTEM TIME '-2s'",
+        "CREATE VIEW v AS SELECT a FROM t AS OF SYSTEM TIME '-1s'",
+        "INSERT INTO t SELECT a FROM t AS OF SYSTEM TIME '-1s'",
+        "DELETE FROM t AS OF SYSTEM TIME '-1s'",
+        "COPY t TO STDOUT AS OF SYSTEM TIME '-1s'",
+        "COPY (SELECT * FROM (SELECT 1 FROM t AS OF SYSTEM TIME '-1s') x) TO STDOUT",
         "CREATE SEQUENCE s",
         "CREATE FUNCTION f() RETURNS int",
         "DO $$ x $$",

@@ -332,6 +332,9 @@ impl ShardService for FakeNode {
     async fn point_read(&self, _: v1::PointReadRequest) -> Result<v1::PointReadReply> {
         Err(unsupported())
     }
+    async fn vacuum(&self, _: v1::VacuumRequest) -> Result<v1::VacuumReply> {
+        Err(unsupported())
+    }
     async fn profile(&self, _: v1::ProfileRequest) -> Result<v1::ProfileReply> {
         Err(unsupported())
     }

@@ -212,6 +212,11 @@ impl ShardService for GrpcShard {
             .await
     }
 
+    async fn vacuum(&self, request: v1::VacuumRequest) -> Result<v1::VacuumReply> {
+        self.unary(request.deadline_ms, self.client.clone().vacuum(request))
+            .await
+    }
+
     async fn profile(&self, request: v1::ProfileRequest) -> Result<v1::ProfileReply> {
         self.unary(request.deadline_ms, self.client.clone().profile(request))
             .await

@@ -4,6 +4,7 @@
 //! both unchanged.
 
 use crate::exchange::Carried;
+use crate::ids::Timestamp;
 use datafusion::error::DataFusionError;
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +98,16 @@ impl Error {
     /// TS001: the request's epoch or owner is not the current one; nothing happened.
     pub fn stale_map(message: impl Into<String>) -> Self {
         Self::new("TS001", message).with_retry(Retry::RefreshMap)
+    }
+
+    /// 72000: rows that a snapshot sees may be removed; `oldest` can still be read. PostgreSQL's code for it.
+    pub fn snapshot_too_old(snapshot: Timestamp, oldest: Timestamp) -> Self {
+        let age = oldest.millis().saturating_sub(snapshot.millis());
+        Self::new("72000", "snapshot too old")
+            .with_detail(format!(
+                "it is {age} ms older than the oldest one whose rows are all there"
+            ))
+            .with_hint("run the statement or the transaction again; nodes keep removed rows for their retention")
     }
 
     /// 57014: cancelled, or the deadline passed.

@@ -45,6 +45,8 @@ pub trait ShardService: Send + Sync {
     async fn status(&self, request: v1::StatusRequest) -> Result<v1::StatusReply>;
     /// See `shard.proto`.
     async fn change_leader(&self, request: v1::ChangeLeaderRequest) -> Result<v1::ChangeLeaderReply>;
+    /// See `shard.proto`. Dropping the future ends it.
+    async fn vacuum(&self, request: v1::VacuumRequest) -> Result<v1::VacuumReply>;
     /// See `shard.proto`.
     async fn profile(&self, request: v1::ProfileRequest) -> Result<v1::ProfileReply>;
     /// A channel to the node's worker, which runs tasks of stages between leaves and router.

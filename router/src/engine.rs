@@ -8,6 +8,7 @@
 //!          ├─ runtime ────── threads that run queries, apart from those that serve sockets
 //!          ├─ statistics ─── per table, polled from the nodes' leaders  (cluster/statistics.rs)
 //!          ├─ open transactions ── kept alive at the nodes            (txn/watch.rs)
+//!          ├─ snapshots ──── that are read at, told to the nodes        (txn/snapshots.rs)
 //!          └─ tasks ──────── finishing transactions, polling; joined by shutdown
 //! ```
 
@@ -16,6 +17,7 @@ use crate::execute::admission::Admission;
 use crate::execute::point::Templates;
 use crate::session::{Session, SessionParams};
 use crate::txn::oracle::Oracle;
+use crate::txn::snapshots::{Held, Snapshots};
 use crate::txn::watch::{self, OpenTransactions};
 use arc_swap::ArcSwap;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -38,7 +40,7 @@ use tessera_proto::memory::{SPILL_MERGE_FILES, without_restarts};
 use tessera_proto::profile::Profiles;
 use tessera_proto::service::{NodeDirectory, TimestampOracle};
 use tessera_proto::spill_files;
-use tessera_proto::{Error, Result};
+use tessera_proto::{Error, Result, Timestamp};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -88,6 +90,7 @@ pub struct Engine {
     secret: Secret,
     finishing: Arc<Semaphore>,
     open_transactions: OpenTransactions,
+    snapshots: Snapshots,
     sessions: AtomicU64,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -146,6 +149,7 @@ impl Engine {
             secret,
             finishing: Arc::new(Semaphore::new(FINISHING_MAX)),
             open_transactions: OpenTransactions::default(),
+            snapshots: Snapshots::default(),
             sessions: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -199,7 +203,8 @@ impl Engine {
     /// Asks every node for its statistics now. Nodes that do not answer keep their last ones.
     pub async fn refresh_statistics(&self) {
         let view = self.view();
-        let fresh = statistics::collect(&view, self.directory.as_ref(), &self.statistics()).await;
+        let running = self.running().await;
+        let fresh = statistics::collect(&view, self.directory.as_ref(), &self.statistics(), running).await;
         self.statistics.store(Arc::new(fresh));
     }
 
@@ -267,6 +272,33 @@ impl Engine {
     /// Transactions that are kept alive.
     pub(crate) fn open_transactions(&self) -> &OpenTransactions {
         &self.open_transactions
+    }
+
+    /// Snapshots that are read at.
+    pub(crate) fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    /// A new snapshot, and what makes the nodes keep what it sees.
+    ///
+    /// # Errors
+    /// The oracle's.
+    pub(crate) async fn snapshot(&self) -> Result<(Timestamp, Held)> {
+        let mut held = self.snapshots.hold();
+        let drawn = self.oracle.draw().await?;
+        held.at(drawn);
+        Ok((drawn, held))
+    }
+
+    /// The oldest snapshot that this router reads at or will read at, for the nodes; 0 when that is not known.
+    pub(crate) async fn running(&self) -> Timestamp {
+        match self.oracle.draw().await {
+            Ok(now) => self.snapshots.oldest(now),
+            Err(error) => {
+                tracing::warn!(%error, "nodes are not told which snapshots run");
+                Timestamp(0)
+            }
+        }
     }
 
     /// Leave to tell participants an outcome in the background.

@@ -17,6 +17,7 @@ use crate::outcome::{Described, Outcome, RowsTag};
 use crate::settings::Settings;
 use crate::stack::OnLargeStack;
 use crate::txn::open::OpenTransaction;
+use crate::txn::snapshots::Holds;
 use crate::{ddl, execute, explain, ingest};
 use control::Control;
 use datafusion::scalar::ScalarValue;
@@ -65,6 +66,10 @@ pub(crate) struct StatementContext {
     pub profile: bool,
     /// The transaction it belongs to; `None` when it is one of its own.
     pub transaction: Option<Arc<OpenTransaction>>,
+    /// What it reads at, where it says so itself (AS OF SYSTEM TIME).
+    pub as_of: Option<Timestamp>,
+    /// Snapshots that the nodes keep for it.
+    pub holds: Holds,
 }
 
 impl StatementContext {
@@ -78,10 +83,26 @@ impl StatementContext {
     /// # Errors
     /// The oracle's.
     pub async fn snapshot(&self) -> Result<Timestamp> {
-        match &self.transaction {
-            Some(transaction) => transaction.snapshot().await,
-            None => self.engine.oracle().draw().await,
+        match (self.as_of, &self.transaction) {
+            (Some(snapshot), _) => Ok(snapshot),
+            (None, Some(transaction)) => transaction.snapshot(&self.holds).await,
+            (None, None) => self.new_snapshot().await,
         }
+    }
+
+    /// A snapshot of now, whatever the statement belongs to.
+    ///
+    /// # Errors
+    /// The oracle's.
+    pub async fn new_snapshot(&self) -> Result<Timestamp> {
+        let (snapshot, held) = self.engine.snapshot().await?;
+        self.holds.add(held);
+        Ok(snapshot)
+    }
+
+    /// Makes the nodes keep what a snapshot sees, if they still have it.
+    pub fn hold(&self, snapshot: Timestamp) {
+        self.holds.add(self.engine.snapshots().hold_at(snapshot));
     }
 
     /// Runs `work` until it ends, the user cancels, or time is over. For work that leaves nothing behind when dropped.
@@ -180,7 +201,13 @@ impl Session {
             self.settings.reset_all();
             return Ok(Outcome::done("DISCARD ALL"));
         }
-        let context = self.context(cancel);
+        let mut context = self.context(cancel);
+        if let Some(as_of) = &statement.as_of {
+            if self.in_block() {
+                return Err(execute::as_of::refused("in a transaction block"));
+            }
+            context.read_as_of(as_of).await?;
+        }
         OnLargeStack::new(run(&context, statement, params)).await
     }
 
@@ -215,6 +242,8 @@ impl Session {
             deadline,
             profile: false,
             transaction: self.control.transaction(),
+            as_of: None,
+            holds: Holds::default(),
         }
     }
 }
@@ -249,6 +278,7 @@ async fn run(context: &StatementContext, parsed: &ParsedStatement, params: Vec<S
         Statement::Show { name } => execute::show::run(context, name).await,
         Statement::VerifyTable { name } => execute::verify::run(context, name).await,
         Statement::Analyze { tables } => execute::analyze::run(context, tables).await,
+        Statement::Vacuum(vacuum) => execute::vacuum::run(context, vacuum).await,
         Statement::AlterShard { shard, table, action } => ddl::alter_shard::run(context, *shard, table, *action).await,
         Statement::CreateSchema { .. }
         | Statement::CreateTable(_)

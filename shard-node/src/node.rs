@@ -3,7 +3,7 @@
 //! ```text
 //!   DIR/LOCK  identity.json  wal/  shards/<group>-<index>/  spill/
 //!   ShardNode ── one log, one set of leases, one executor
-//!     └── per shard: driver (replication), applier (rows), committer (commit groups)
+//!     └── per shard: driver (replication), applier (rows), committer (commit groups), compactor (files)
 //! ```
 //!
 //! A node owns what the shard map gives to its *disk*: a wiped directory is another replica. It serves through
@@ -14,6 +14,7 @@ pub mod applier;
 pub mod background;
 pub mod checks;
 pub mod committer;
+pub mod compactor;
 pub mod open;
 mod open_txn;
 mod peer;
@@ -23,6 +24,7 @@ mod service;
 pub mod shard;
 pub mod staging;
 mod start;
+pub mod watermark;
 pub mod writes;
 
 #[cfg(test)]
@@ -49,10 +51,11 @@ use tessera_meta::MetaStore;
 use tessera_meta::view::ViewKeeper;
 use tessera_proto::service::{NodeDirectory, TimestampOracle};
 use tessera_proto::{Error, NodeId, ReplicaId, ShardId};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use watermark::Watermark;
 
 /// What a node needs to start.
 pub struct NodeOptions {
@@ -90,6 +93,8 @@ pub struct NodeTuning {
     pub leases: Option<LeaseTimings>,
     /// How long after the last sign of its router a prepared transaction is resolved without it.
     pub in_doubt_after: Option<Duration>,
+    /// How long removed rows are kept at least, so that older snapshots can be read.
+    pub retention: Option<Duration>,
 }
 
 /// See the module. All waits have deadlines, all tasks end in [`ShardNode::shutdown`].
@@ -118,6 +123,9 @@ pub struct ShardNode {
     pub(crate) stop: CancellationToken,
     pub(crate) opened: watch::Sender<u64>,
     pub(crate) cache: Arc<MetadataCache>,
+    pub(crate) watermark: Watermark,
+    /// One compaction at a time: each takes a core and the disk.
+    pub(crate) compacting: Arc<Semaphore>,
     /// Read while a shard is opened, written while one is rebuilt.
     opening: tokio::sync::RwLock<()>,
     /// Shards whose files are being checked.

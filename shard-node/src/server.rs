@@ -171,6 +171,10 @@ impl Shard for ShardServer {
         Ok(Response::new(self.node.status(request.into_inner()).await?))
     }
 
+    async fn vacuum(&self, request: Request<v1::VacuumRequest>) -> Result<Response<v1::VacuumReply>, Status> {
+        Ok(Response::new(self.node.vacuum(request.into_inner()).await?))
+    }
+
     async fn profile(&self, request: Request<v1::ProfileRequest>) -> Result<Response<v1::ProfileReply>, Status> {
         Ok(Response::new(self.node.profile(request.into_inner()).await?))
     }

@@ -15,6 +15,7 @@
 //!   shard_local.rs  every sentence of the shard-local rule, against single-process DataFusion
 //!   processes.rs router and shard nodes as processes of their own; one is killed
 //!   restart.rs   what was acknowledged is there after a clean stop
+//!   past.rs      AS OF SYSTEM TIME, VACUUM, what is kept for whom and for how long
 //!   transactions.rs  several statements at once by several clients: waits, deadlocks, totals
 //!   workload.rs  writers and the book they keep: acknowledged, refused, unknown
 //!   copy_to.rs   COPY TO: lines as PostgreSQL writes them, files that come back
@@ -39,6 +40,7 @@ mod flight;
 mod kills;
 mod memory;
 mod oracle;
+mod past;
 mod power;
 mod processes;
 mod random_queries;

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tessera_meta::view::ClusterView;
 use tessera_proto::service::NodeDirectory;
 use tessera_proto::table::TableDef;
-use tessera_proto::{GroupId, NodeId, ShardId, TableId, v1};
+use tessera_proto::{GroupId, NodeId, ShardId, TableId, Timestamp, v1};
 
 /// Nodes asked at the same time.
 const NODES_AT_ONCE: usize = 16;
@@ -46,9 +46,14 @@ impl ClusterStatistics {
     }
 }
 
-/// Asks every node of the view. Tables with a silent leader keep their last statistics.
-pub async fn collect(view: &ClusterView, directory: &dyn NodeDirectory, last: &ClusterStatistics) -> ClusterStatistics {
-    let ask = |node: NodeId| async move { (node, status(directory, node, true).await) };
+/// Asks every node of the view, and tells it the oldest running snapshot. Tables with a silent leader keep their last statistics.
+pub async fn collect(
+    view: &ClusterView,
+    directory: &dyn NodeDirectory,
+    last: &ClusterStatistics,
+    running: Timestamp,
+) -> ClusterStatistics {
+    let ask = |node: NodeId| async move { (node, status(directory, node, running).await) };
     let answers: Vec<_> = futures::stream::iter(view.nodes.keys().copied().map(ask))
         .buffer_unordered(NODES_AT_ONCE)
         .collect()
@@ -79,9 +84,12 @@ pub async fn collect(view: &ClusterView, directory: &dyn NodeDirectory, last: &C
 }
 
 /// A node's status, or `None` when it does not answer in time.
-pub async fn status(directory: &dyn NodeDirectory, node: NodeId, statistics: bool) -> Option<v1::StatusReply> {
+async fn status(directory: &dyn NodeDirectory, node: NodeId, running: Timestamp) -> Option<v1::StatusReply> {
     let service = directory.node(node).ok()?;
-    let call = service.status(v1::StatusRequest { statistics });
+    let call = service.status(v1::StatusRequest {
+        statistics: true,
+        running: running.0,
+    });
     match tokio::time::timeout(STATUS_WAIT, call).await {
         Ok(Ok(reply)) => Some(reply),
         Ok(Err(error)) => {

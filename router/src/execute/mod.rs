@@ -10,12 +10,14 @@
 //!   literals.rs  quoted constants     arithmetic.rs   numbers that overflow     averages.rs   of exact numbers
 //!   scalars.rs   other casts, operators and functions     text.rs, to_char.rs   values as text
 //!   describe.rs  types without running        show.rs  SHOW        verify.rs  VERIFY TABLE
-//!   analyze.rs   ANALYZE
+//!   analyze.rs   ANALYZE                      vacuum.rs   VACUUM
+//!   as_of.rs     AS OF SYSTEM TIME
 //! ```
 
 pub(crate) mod admission;
 pub(crate) mod analyze;
 mod arithmetic;
+pub(crate) mod as_of;
 mod averages;
 pub(crate) mod copy_to;
 pub(crate) mod declared;
@@ -29,4 +31,5 @@ pub(crate) mod show;
 pub(crate) mod stream;
 mod text;
 mod to_char;
+pub(crate) mod vacuum;
 pub(crate) mod verify;

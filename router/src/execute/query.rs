@@ -241,7 +241,10 @@ async fn point(
 
 async fn snapshot_of(context: &StatementContext, given: Option<Timestamp>) -> Result<Timestamp> {
     match given {
-        Some(snapshot) => Ok(snapshot),
+        Some(snapshot) => {
+            context.hold(snapshot);
+            Ok(snapshot)
+        }
         None => context.snapshot().await,
     }
 }
@@ -324,7 +327,10 @@ pub(crate) async fn prospect(context: &StatementContext, query: &Query, params: 
     loop {
         let catalog = StatementCatalog::new(context);
         let attempt = async {
-            let snapshot = context.engine.oracle().draw().await?;
+            let snapshot = match context.as_of {
+                Some(snapshot) => snapshot,
+                None => context.new_snapshot().await?,
+            };
             let mut bound = prepare::bind(context, &catalog, query, &types, snapshot).await?;
             let template = point::recognise(query, &bound.plan, catalog.view().revision);
             if let Some(template) = template.filter(|template| template.read(&params).is_some()) {

@@ -53,7 +53,7 @@ pub(crate) fn schema() -> SchemaRef {
 pub(crate) async fn run(context: &StatementContext, name: &ObjectName) -> Result<Outcome> {
     let catalog = StatementCatalog::new(context);
     let table = find_table(&catalog, name)?;
-    let snapshot = context.engine.oracle().draw().await?;
+    let snapshot = context.new_snapshot().await?;
     let shards: Vec<(ShardId, ShardEntry)> = catalog
         .view()
         .group_shards(table.group)

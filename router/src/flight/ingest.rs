@@ -193,6 +193,7 @@ async fn target(
 async fn open(session: &Session, table: &ObjectName, schema: &Schema) -> Result<CopyIn> {
     let statement = ParsedStatement {
         text: format!("COPY {} FROM STDIN", quoted(table)),
+        as_of: None,
         statement: Statement::CopyFrom(CopyFrom {
             table: table.clone(),
             columns: schema.fields().iter().map(|f| f.name().clone()).collect(),

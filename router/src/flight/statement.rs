@@ -111,7 +111,10 @@ impl Flight {
         let copy = session.copy();
         let (schema, planned, snapshot) = match &statement.statement {
             Statement::Query(query) => {
-                let context = copy.context(CancellationToken::new());
+                let mut context = copy.context(CancellationToken::new());
+                if let Some(as_of) = &statement.as_of {
+                    context.read_as_of(as_of).await?;
+                }
                 let work = query::prospect(&context, query, params.clone());
                 let prospect = OnLargeStack::new(work).await.map_err(error::give_up)?;
                 (prospect.schema, prospect.planned, prospect.snapshot)

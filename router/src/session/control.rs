@@ -132,6 +132,7 @@ impl Session {
             Statement::Set { local, name, value } => self.set(*local, name, value.as_deref())?,
             Statement::Reset { name } => self.reset(name.as_deref())?,
             Statement::Discard if self.in_block() => return Err(not_in_block("DISCARD ALL")),
+            Statement::Vacuum(_) if self.in_block() => return Err(not_in_block("VACUUM")),
             _ => {
                 self.check(statement).await?;
                 return Ok(None);
@@ -140,7 +141,7 @@ impl Session {
         Ok(Some(outcome))
     }
 
-    fn in_block(&self) -> bool {
+    pub(super) fn in_block(&self) -> bool {
         self.control.0.as_ref().is_some_and(|block| !block.implicit)
     }
 
@@ -154,7 +155,7 @@ impl Session {
             let message = format!("cannot execute {name} in a read-only transaction");
             return Err(Error::new("25006", message));
         }
-        if defines(statement) {
+        if defines(statement) || matches!(statement, Statement::Vacuum(_)) {
             if self.in_block() {
                 return Err(Error::unsupported(
                     "a definition inside a transaction block is not supported",

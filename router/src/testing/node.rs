@@ -533,6 +533,9 @@ impl ShardService for FakeNode {
     async fn change_leader(&self, _: v1::ChangeLeaderRequest) -> Result<v1::ChangeLeaderReply> {
         Err(Error::unsupported("moving shards", "none"))
     }
+    async fn vacuum(&self, _: v1::VacuumRequest) -> Result<v1::VacuumReply> {
+        Err(Error::unsupported("compactions", "none"))
+    }
     async fn profile(&self, _: v1::ProfileRequest) -> Result<v1::ProfileReply> {
         Err(Error::unsupported("profiles", "none"))
     }

@@ -14,6 +14,7 @@
 use crate::engine::Engine;
 use crate::session::StatementContext;
 use crate::txn::driver::{self, ShardWrites, Transaction, at_leader};
+use crate::txn::snapshots::{Held, Holds};
 use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -75,7 +76,7 @@ pub(crate) struct OpenTransaction {
 
 #[derive(Debug, Default)]
 struct State {
-    snapshot: Option<Timestamp>,
+    snapshot: Option<(Timestamp, Held)>,
     /// In the order of their first writes.
     shards: Vec<Written>,
     sequence: u64,
@@ -114,18 +115,19 @@ impl OpenTransaction {
         self.isolation
     }
 
-    /// What the next statement reads at.
+    /// What the next statement reads at. Nodes keep what it sees as long as the statement holds it, or the transaction.
     ///
     /// # Errors
     /// The oracle's.
-    pub(crate) async fn snapshot(&self) -> Result<Timestamp> {
-        let fixed = self.state.lock().snapshot;
+    pub(crate) async fn snapshot(&self, statement: &Holds) -> Result<Timestamp> {
+        let fixed = self.state.lock().snapshot.as_ref().map(|(snapshot, _)| *snapshot);
         if let Some(snapshot) = fixed {
             return Ok(snapshot);
         }
-        let drawn = self.engine.oracle().draw().await?;
-        if self.isolation == Isolation::RepeatableRead {
-            self.state.lock().snapshot = Some(drawn);
+        let (drawn, held) = self.engine.snapshot().await?;
+        match self.isolation {
+            Isolation::RepeatableRead => self.state.lock().snapshot = Some((drawn, held)),
+            Isolation::ReadCommitted => statement.add(held),
         }
         Ok(drawn)
     }
@@ -301,6 +303,7 @@ impl OpenTransaction {
         let (shards, meta_revision) = {
             let mut state = self.state.lock();
             state.over = true;
+            state.snapshot = None;
             (std::mem::take(&mut state.shards), state.meta_revision)
         };
         let Some((home, others)) = shards.split_first() else {
@@ -334,6 +337,7 @@ impl OpenTransaction {
         let shards = {
             let mut state = self.state.lock();
             state.over = true;
+            state.snapshot = None;
             std::mem::take(&mut state.shards)
         };
         if shards.is_empty() {

@@ -1,4 +1,5 @@
-//! `tessera.nodes` and `tessera.shards`: who leads what, how far every copy is, how big it is.
+//! `tessera.nodes`, `tessera.shards` and `tessera.compactions`: who leads what, how far every copy is, how big it is, what is written
+//! anew just now.
 //!
 //! A row of `tessera.shards` is one copy of one shard of one table. Configuration (leader, epoch, in-sync set) comes from the
 //! meta store and is exact; positions, rows and bytes come from the nodes' last status and are NULL for a node that is silent.
@@ -10,12 +11,13 @@ use datafusion::catalog::TableProvider;
 use std::sync::Arc;
 use tessera_meta::view::ShardEntry;
 use tessera_proto::table::TableDef;
-use tessera_proto::{ReplicaId, ShardId, v1};
+use tessera_proto::{ReplicaId, ShardId, TableId, v1};
 
 pub(super) fn table(source: &SystemSource, name: &str) -> Option<Arc<dyn TableProvider>> {
     match name {
         "nodes" => nodes(source),
         "shards" => shards(source),
+        "compactions" => compactions(source),
         _ => None,
     }
 }
@@ -92,6 +94,10 @@ fn shards(source: &SystemSource) -> Option<Arc<dyn TableProvider>> {
         ("rows", Int),
         ("bytes", Int),
         ("degraded", Bool),
+        ("dead_rows", Int),
+        ("files", Int),
+        ("compactions", Int),
+        ("compacted_bytes", Int),
     ];
     let mut defs: Vec<_> = source.view.named_tables().collect();
     defs.sort_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
@@ -141,7 +147,41 @@ fn copy(source: &SystemSource, def: &TableDef, shard: ShardId, entry: &ShardEntr
         status.map(|_| stored.map_or(0, |t| t.rows)),
         status.map(|_| stored.map_or(0, |t| t.bytes)),
         config.in_sync.len() < wanted_copies(source, def),
+        status.map(|_| stored.map_or(0, |t| t.dead_rows)),
+        status.map(|_| stored.map_or(0, |t| t.segments)),
+        status.map(|s| s.compactions),
+        status.map(|s| s.compacted_bytes),
     ]
+}
+
+/// Compactions that ran when the nodes were asked last.
+fn compactions(source: &SystemSource) -> Option<Arc<dyn TableProvider>> {
+    let columns = [
+        ("node", Int),
+        ("schema_name", Text),
+        ("table_name", Text),
+        ("shard", Int),
+        ("rows", Int),
+        ("rows_done", Int),
+    ];
+    let mut rows = vec![];
+    for (node, status) in source.statuses.iter() {
+        for shard in &status.shards {
+            let Some((running, shard)) = shard.compaction.as_ref().zip(shard.shard.as_ref()) else {
+                continue;
+            };
+            let def = source.view.tables.get(&TableId(running.table));
+            rows.push(row![
+                i64::from(node.0),
+                def.map(|d| d.schema.as_str()),
+                def.map(|d| d.name.as_str()),
+                i64::from(shard.index),
+                running.rows,
+                running.rows_done,
+            ]);
+        }
+    }
+    build(&columns, &rows)
 }
 
 /// Copies a shard should have: two, or one per node for reference tables.

@@ -1,4 +1,4 @@
-//! What operators see and do: status of the shards here, and moves of leadership.
+//! What operators see and do: status of the shards here, compaction, and moves of leadership.
 
 use super::shard::{Shard, Status};
 use super::{ShardNode, checks};
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tessera_proto::shard_map::ShardConfig;
 use tessera_proto::v1::change_leader_request::Action;
-use tessera_proto::{Epoch, Error, ReplicaId, Result, v1};
-use tokio::time::Instant;
+use tessera_proto::{Epoch, Error, ReplicaId, Result, TableId, Timestamp, v1};
+use tokio::time::{Instant, timeout_at};
 
 /// Longest wait for a shard's configuration on a node that just started.
 const CONFIG_TIMEOUT: Duration = Duration::from_secs(2);
@@ -16,6 +16,7 @@ const CONFIG_TIMEOUT: Duration = Duration::from_secs(2);
 impl ShardNode {
     /// See `ShardService::status`.
     pub(super) async fn report(self: &Arc<Self>, request: v1::StatusRequest) -> Result<v1::StatusReply> {
+        self.watermark.told(Timestamp(request.running));
         let mut shards = Vec::new();
         for shard in self.shards() {
             let mut status = describe(&shard);
@@ -30,6 +31,27 @@ impl ShardNode {
             memory_bytes: self.query_memory_reserved(),
             disk_free_bytes: fs2::available_space(&self.dir).unwrap_or(0),
             query_tasks: self.query_tasks() as u64,
+            watermark: self.watermark.current().0,
+        })
+    }
+
+    /// See `ShardService::vacuum`.
+    pub(super) async fn vacuum_shard(self: &Arc<Self>, request: v1::VacuumRequest) -> Result<v1::VacuumReply> {
+        let until = checks::until(request.deadline_ms)?;
+        let reference = request.shard.ok_or_else(|| Error::protocol("vacuum names no shard"))?;
+        self.watermark.told(Timestamp(request.running));
+        let now = timeout_at(until, self.oracle.draw()).await;
+        self.watermark
+            .advance(now.map_err(|_| Error::unavailable("the timestamp oracle did not answer"))??);
+        let (shard, table) = (self.shard_soon(reference.id(), until).await?, TableId(request.table));
+        let done = shard.compact(table, until).await?;
+        Ok(v1::VacuumReply {
+            files_before: done.files_before,
+            files_after: done.files_after,
+            rows_removed: done.rows_removed,
+            bytes_before: done.bytes_before,
+            bytes_after: done.bytes_after,
+            dead_rows: shard.store.table_version(table).dead() as u64,
         })
     }
 
@@ -162,6 +184,7 @@ fn describe(shard: &Shard) -> v1::ShardStatus {
         (None, Some(leads)) if !leads.ready => "recovering",
         _ => status.role,
     };
+    let (compactions, compacted_bytes) = shard.compaction.finished();
     v1::ShardStatus {
         shard: Some(v1::ShardRef::new(
             shard.id,
@@ -175,5 +198,8 @@ fn describe(shard: &Shard) -> v1::ShardStatus {
         prepared: shard.ledger.lock().prepared().len() as u64,
         state: state.to_owned(),
         tables: Vec::new(),
+        compactions,
+        compacted_bytes,
+        compaction: shard.compaction.running(),
     }
 }

@@ -4,7 +4,7 @@
 //!   view     shards that name this disk are opened, those that are gone are removed, configurations go to the machines
 //!   beat     every 200 ms to every node; who is alive goes to the machines
 //!   doubt    open and its router silent? drop. Prepared for too long? ask home. Committed at home? tell the participants, then log End
-//!   upkeep   seal big deltas, cut the log, forget old staged files
+//!   upkeep   seal big deltas, cut the log, forget old staged files, move the watermark
 //!   sweep    let go of what tasks of queries held that have ended
 //! ```
 
@@ -19,7 +19,7 @@ use tessera_meta::view::ClusterView;
 use tessera_proto::v1::outcome_reply::State;
 use tessera_proto::v1::peer_message::Message;
 use tessera_proto::{Error, Result, ShardId, Timestamp, TxnId, v1};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Between looks for transactions in doubt.
@@ -34,6 +34,9 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 const DELTA_MAX: (usize, usize) = (128 << 10, 32 << 20);
 /// Log files above this make the shard that holds the oldest seal.
 const LOG_BYTES_MAX: u64 = 512 << 20;
+
+/// Longest wait for the oracle's time.
+const DRAW_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Follows the cluster view until `stop`.
 pub async fn follow_view(node: Arc<ShardNode>, stop: CancellationToken) {
@@ -345,6 +348,16 @@ pub async fn upkeep(node: Arc<ShardNode>, stop: CancellationToken) {
             }
         }
         node.discard_old().await;
+        node.advance_watermark().await;
+    }
+}
+
+impl ShardNode {
+    /// Without the oracle's time nothing grows old.
+    pub(super) async fn advance_watermark(&self) {
+        if let Ok(Ok(now)) = timeout(DRAW_TIMEOUT, self.oracle.draw()).await {
+            self.watermark.advance(now);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What must hold before a shard is read at a snapshot, and the reads that need no plan.
 //!
 //! ```text
-//!   readable(S):  led here, at that epoch? ─▶ commit groups that may be ≤ S ended ─▶ prepared rows resolved through home
+//!   readable(S):  S not too old? ─▶ led here, at that epoch? ─▶ commit groups that may be ≤ S ended ─▶ prepared rows resolved through home
 //!                 ─▶ lease with every in-sync peer valid ─▶ the store's present version has everything up to S
 //! ```
 //!
@@ -38,7 +38,8 @@ impl ShardNode {
     /// `txn` changed itself in those that say so.
     ///
     /// # Errors
-    /// TS001 when a shard is not led here at that epoch, 08006 when a lease or a copy does not get there in time.
+    /// TS001 when a shard is not led here at that epoch, 08006 when a lease or a copy does not get there in time, 72000 when
+    /// the snapshot is too old.
     pub async fn readable(
         self: &Arc<Self>,
         shards: &[v1::ShardRef],
@@ -47,6 +48,7 @@ impl ShardNode {
         txn: &[u8],
         until: Instant,
     ) -> Result<Vec<(ShardId, ReadStore)>> {
+        self.watermark.check(snapshot)?;
         let led = futures::stream::iter(shards.to_vec())
             .map(|r| self.readable_shard(r, snapshot, txn, until))
             .buffered(RESOLVE_AT_ONCE);
@@ -254,6 +256,7 @@ impl ShardNode {
         };
         let def = self.table(TableId(request.table), 0, revision, until).await?;
         let snapshot = Timestamp(request.snapshot);
+        self.watermark.check(snapshot)?;
         let digest = tokio::task::spawn_blocking(move || shard.store.digest(&def, snapshot));
         let (digest, rows) = digest.await.map_err(|e| Error::internal(format!("digest: {e}")))??;
         Ok(v1::DigestReply {
@@ -268,6 +271,7 @@ impl ShardNode {
         let reference = request
             .shard
             .ok_or_else(|| Error::protocol("point read names no shard"))?;
+        self.watermark.check(Timestamp(request.snapshot))?;
         let (_, ReadStore { store, own }) = self
             .readable_shard(reference, Timestamp(request.snapshot), &request.txn, until)
             .await?;

@@ -202,6 +202,10 @@ impl ShardService for ShardNode {
         })
     }
 
+    async fn vacuum(&self, request: v1::VacuumRequest) -> Result<v1::VacuumReply> {
+        self.me()?.vacuum_shard(request).await
+    }
+
     async fn profile(&self, request: v1::ProfileRequest) -> Result<v1::ProfileReply> {
         checks::until(request.deadline_ms)?;
         Ok(self.executor.profiles().take(&request.query_id))

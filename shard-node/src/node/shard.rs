@@ -3,13 +3,15 @@
 //! ```text
 //!   requests ──▶ inbox ──▶ driver (ReplicaState) ──committed──▶ applier ──▶ ShardStore, Ledger ──▶ wakes readers, writers
 //!                             │                                    ▲
-//!   commits ──▶ committer ────┘ one entry per commit group         └── seals, snapshots
+//!   commits ──▶ committer ────┘ one entry per commit group         └── seals, snapshots         compactor ──▶ ShardStore
 //! ```
 //!
 //! Locks are short and never held over an await; waiting is done on watch channels, with deadlines.
 
+use super::compactor::{Progress, Wish};
 use crate::replication::message::{Entry, Event, Operation};
 use crate::storage::ShardStore;
+use crate::storage::compaction::Compacted;
 use crate::txn::ledger::Ledger;
 use crate::txn::participant::Participant;
 use bytes::Bytes;
@@ -19,12 +21,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tessera_proto::shard_map::ShardConfig;
-use tessera_proto::{Epoch, Error, LogIndex, ReplicaId, Result, ShardId, v1};
+use tessera_proto::{Epoch, Error, LogIndex, ReplicaId, Result, ShardId, TableId, v1};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 /// Inputs waiting for a shard's driver: more are dropped (messages) or waited for (requests).
 const INBOX_MAX: usize = 1_024;
+/// Wishes to compact that wait; whoever has another one waits too.
+const WISHES_MAX: usize = 16;
 /// Bytes of peers' entries waiting; more are dropped, the leader repeats them.
 const BACKLOG_BYTES_MAX: usize = 256 << 20;
 /// Bytes of own entries proposed and not yet applied; more wait.
@@ -154,8 +158,11 @@ pub struct Shard {
     pub fetch_gate: tokio::sync::Mutex<()>,
     /// Snapshots whose files must stay while copies fetch them.
     pub pinned: Mutex<Vec<(Instant, crate::storage::SnapshotManifest)>>,
+    /// What compactions did and do.
+    pub compaction: Progress,
     inbox: mpsc::Sender<Input>,
     chores: mpsc::Sender<Chore>,
+    wishes: mpsc::Sender<Wish>,
     commits: mpsc::Sender<CommitJob>,
     recent: Mutex<Recent>,
     backlog: AtomicUsize,
@@ -177,6 +184,8 @@ pub struct Ends {
     pub chores: mpsc::Receiver<Chore>,
     /// Committer.
     pub commits: mpsc::Receiver<CommitJob>,
+    /// Compactor.
+    pub wishes: mpsc::Receiver<Wish>,
 }
 
 impl Shard {
@@ -185,6 +194,7 @@ impl Shard {
         let (inbox, inputs) = mpsc::channel(INBOX_MAX);
         let (chores, chore_queue) = mpsc::channel(4);
         let (commits, commit_queue) = mpsc::channel(INBOX_MAX);
+        let (wishes, wish_queue) = mpsc::channel(WISHES_MAX);
         let applied = store.applied();
         let shard = Self {
             id,
@@ -203,8 +213,10 @@ impl Shard {
             apply_gate: tokio::sync::Mutex::new(()),
             fetch_gate: tokio::sync::Mutex::new(()),
             pinned: Mutex::default(),
+            compaction: Progress::default(),
             inbox,
             chores,
+            wishes,
             commits,
             recent: Mutex::default(),
             backlog: AtomicUsize::new(0),
@@ -216,6 +228,7 @@ impl Shard {
                 inbox: inputs,
                 chores: chore_queue,
                 commits: commit_queue,
+                wishes: wish_queue,
             },
         )
     }
@@ -388,6 +401,22 @@ impl Shard {
     pub fn chore<T>(&self, chore: impl FnOnce(oneshot::Sender<T>) -> Chore) -> Option<oneshot::Receiver<T>> {
         let (reply, answer) = oneshot::channel();
         self.chores.try_send(chore(reply)).is_ok().then_some(answer)
+    }
+
+    /// Has a table compacted now. Dropping the future ends that.
+    ///
+    /// # Errors
+    /// 57014 when it takes longer than that; those of compactions.
+    pub async fn compact(&self, table: TableId, until: Instant) -> Result<Compacted> {
+        let (reply, answer) = oneshot::channel();
+        let closed = || Error::unavailable(format!("shard {} is closed on this node", self.id));
+        let work = async {
+            let sent = self.wishes.send(Wish { table, reply }).await;
+            sent.map_err(|_| closed())?;
+            answer.await.map_err(|_| closed())?
+        };
+        let late = || Error::cancelled(format!("compacting shard {} took too long", self.id));
+        timeout_at(until, work).await.map_err(|_| late())?
     }
 
     /// Keeps an entry for the applier.

@@ -1,7 +1,8 @@
 //! Start, stop, and the opening and closing of shards.
 
 use super::shard::Shard;
-use super::{Hosted, NodeOptions, NodeTuning, ShardNode, applier, background, committer, open, repair};
+use super::watermark::{RETENTION_DEFAULT, Watermark};
+use super::{Hosted, NodeOptions, NodeTuning, ShardNode, applier, background, committer, compactor, open, repair};
 use crate::execute::{Executor, QueryRuntime, query_memory};
 use crate::replication::driver::{self, Ports};
 use crate::replication::lease::Leases;
@@ -20,7 +21,7 @@ use tessera_meta::view::{ClusterView, ViewKeeper};
 use tessera_meta::{Change, Expect, Op};
 use tessera_proto::shard_map::{ClusterInfo, NodeInfo};
 use tessera_proto::{Error, FORMAT_VERSION, NodeId, ReplicaId, Result, ShardId, keys};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -113,6 +114,8 @@ impl ShardNode {
             stop: CancellationToken::new(),
             opened: watch::Sender::new(0),
             cache: MetadataCache::new(FOOTER_BYTES, options.columns.clone()),
+            watermark: Watermark::new(tuning.retention.unwrap_or(RETENTION_DEFAULT)),
+            compacting: Arc::new(Semaphore::new(1)),
             opening: tokio::sync::RwLock::default(),
             suspects: Mutex::new(BTreeSet::new()),
             shards: RwLock::new(BTreeMap::new()),
@@ -127,6 +130,7 @@ impl ShardNode {
             node.shutdown().await;
             return Err(error);
         }
+        node.advance_watermark().await;
         let handler: Weak<dyn PeerHandler> = node.myself.clone();
         node.transport.attach(handler);
         node.run();
@@ -206,6 +210,7 @@ impl ShardNode {
         tasks.spawn(driver::run(ports, restored, ends.inbox, stop.clone()));
         tasks.spawn(applier::run(self.clone(), shard.clone(), ends.chores, stop.clone()));
         tasks.spawn(committer::run(self.clone(), shard.clone(), ends.commits, stop.clone()));
+        tasks.spawn(compactor::run(self.clone(), shard.clone(), ends.wishes, stop.clone()));
         tasks.close();
         self.offline.lock().remove(&id);
         self.shards.write().insert(id, Hosted { shard, stop, tasks });

@@ -18,8 +18,9 @@ use xxhash_rust::xxh3::xxh3_128;
 /// Digest and number of the rows visible at `ts`. Blocking.
 ///
 /// # Errors
-/// XX001 or 58030 when segments cannot be read.
+/// 72000 when the snapshot is too old; XX001 or 58030 when segments cannot be read.
 pub(crate) fn digest(def: &TableDef, version: &TableVersion, ts: Timestamp) -> Result<(u128, u64)> {
+    version.check_readable(ts)?;
     let mut digest = Digest {
         sum: 0,
         rows: 0,

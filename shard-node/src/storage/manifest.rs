@@ -13,8 +13,9 @@ use crate::storage::deletes_file::{self, DeletesMeta};
 use crate::storage::durable;
 use crate::storage::version::SegmentMeta;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tessera_proto::{Error, FORMAT_VERSION, LogIndex, Result, ShardId, Timestamp};
+use tessera_proto::{Error, FORMAT_VERSION, LogIndex, Result, ShardId, TableId, Timestamp};
 
 const MAGIC: &str = "tessera-manifest";
 
@@ -38,6 +39,9 @@ pub struct Manifest {
     /// The file of their removed rows, under this number; none when no row is gone.
     #[serde(default)]
     pub deletes: Option<DeletesMeta>,
+    /// Older snapshots of a table cannot be read: what they see may be removed. Tables without an entry have all their rows.
+    #[serde(default)]
+    pub watermarks: BTreeMap<TableId, Timestamp>,
 }
 
 /// Why bytes are not a manifest that can be used.
@@ -69,6 +73,7 @@ impl Manifest {
             max_timestamp: Timestamp(0),
             segments: vec![],
             deletes: None,
+            watermarks: BTreeMap::new(),
         }
     }
 
@@ -196,6 +201,7 @@ mod tests {
         manifest
             .segments
             .push(SegmentMeta::new(TableId(5), &meta, Timestamp(6)));
+        manifest.watermarks.insert(TableId(5), Timestamp(u64::MAX - 1));
         (manifest, identity)
     }
 

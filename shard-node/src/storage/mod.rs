@@ -12,9 +12,10 @@
 //!
 //! A row has one commit timestamp and is visible at a snapshot S when it is not above S. Readers take an immutable
 //! [`version::Version`]; nothing they hold ever changes. A row that is removed stays where it is; a delete vector says since when
-//! it is gone (deletes.rs), and the vectors of files are kept beside the manifest (deletes_file.rs).
+//! it is gone (deletes.rs), and the vectors of files are kept beside the manifest (deletes_file.rs), until a compaction writes the
+//! file anew without rows that no snapshot sees any more (compaction.rs).
 //!
-//! Not here: who may write (replication, transactions), and taking removed rows out of files.
+//! Not here: who may write (replication, transactions), and which snapshots may still be read (node/watermark.rs).
 
 pub mod cache;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod change_tests;
 pub(crate) mod checked_file;
 mod column_reader;
 pub(crate) mod columns;
+pub mod compaction;
 pub(crate) mod deletes;
 mod deletes_file;
 pub mod delta;

@@ -23,7 +23,7 @@ use tessera_proto::{Error, Result, Timestamp};
 /// `None` when `access` does not reach them.
 ///
 /// # Errors
-/// 08P01 for columns that do not exist; XX001 or 58030 when segments cannot be read.
+/// 72000 when the snapshot is too old; 08P01 for columns that do not exist; XX001 or 58030 when segments cannot be read.
 pub(crate) fn read(
     def: &TableDef,
     version: &TableVersion,
@@ -32,6 +32,7 @@ pub(crate) fn read(
     projection: &[usize],
     access: Access,
 ) -> Result<Option<RecordBatch>> {
+    version.check_readable(ts)?;
     let schema = result_schema(def, projection)?;
     let mut search = Search {
         def,

@@ -167,11 +167,9 @@ impl Inner {
     }
 
     fn next_manifest(&self, old: &Manifest, frozen: &Version, tables: &Tables<'_>, written: &Written) -> Manifest {
-        let kept = frozen
-            .tables
-            .iter()
-            .filter(|(id, _)| tables(**id).is_some())
-            .flat_map(|(_, t)| &t.segments);
+        let there = || frozen.tables.iter().filter(|(id, _)| tables(**id).is_some());
+        let kept = there().flat_map(|(_, t)| &t.segments);
+        let watermarks = there().map(|(id, t)| (*id, t.watermark));
         Manifest {
             sequence: old.sequence + 1,
             checkpoint: frozen.applied,
@@ -180,6 +178,7 @@ impl Inner {
                 .chain(written.values().flatten().map(|s| &s.segment))
                 .map(|s| s.meta.clone())
                 .collect(),
+            watermarks: watermarks.filter(|(_, ts)| *ts > Timestamp(0)).collect(),
             ..old.clone()
         }
     }

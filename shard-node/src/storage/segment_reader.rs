@@ -1,4 +1,4 @@
-//! Reads rows of one segment without DataFusion: for digests, point reads, key checks and rebuilding sidecars.
+//! Reads rows of one segment without DataFusion: for digests, point reads, key checks, compaction and rebuilding sidecars.
 //!
 //! Columns are matched by name; a column that the file does not have (added to the table later) is NULL. Blocking.
 
@@ -10,7 +10,7 @@ use crate::storage::segment::{self, CTS_COLUMN, KEY_ENTRY};
 use crate::storage::sidecar;
 use crate::storage::version::Segment;
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array, new_null_array,
 };
 use datafusion::arrow::compute::{concat_batches, filter_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
@@ -54,6 +54,34 @@ impl Segment {
             first = rows.end;
             wanted.assemble(&batch, deletes.alive(rows, ts), ts)
         })))
+    }
+
+    /// All rows of these row groups in file order, visible or not: all columns of the table, and their commit timestamps.
+    ///
+    /// # Errors
+    /// XX001 or 58030; also items may fail so.
+    pub(crate) fn all_rows(
+        self: &Arc<Self>,
+        def: &TableDef,
+        row_groups: Vec<usize>,
+    ) -> Result<impl Iterator<Item = Result<(RecordBatch, UInt64Array)>> + Send + use<>> {
+        let columns: Vec<usize> = (0..def.columns.len()).collect();
+        let (all_at, segment) = (self.meta.min_cts, self.clone());
+        let wanted = self.wanted(def, &columns, self.meta.max_cts > all_at)?;
+        let builder = self.builder()?.with_row_groups(row_groups);
+        let reader = build(builder, &wanted.names, &self.path)?;
+        Ok(reader.map(move |batch| {
+            let batch = batch.map_err(|e| damaged(&segment.path, &e.to_string()))?;
+            let times = batch.column_by_name(CTS_COLUMN);
+            let times = match times.and_then(|c| c.as_primitive_opt::<UInt64Type>()) {
+                Some(times) => times.clone(),
+                None if segment.meta.max_cts > all_at => {
+                    return Err(damaged(&segment.path, "no commit timestamps"));
+                }
+                None => UInt64Array::from_value(all_at.0, batch.num_rows()),
+            };
+            Ok((wanted.shape(&batch)?, times))
+        }))
     }
 
     /// Rows at these positions (ascending, no doubles), with these columns of the table. All of them, visible or not.
@@ -162,8 +190,8 @@ struct Wanted {
 }
 
 impl Wanted {
-    /// A batch as read from the file in the wanted shape, and only its rows visible at `ts` and `alive`.
-    fn assemble(&self, batch: &RecordBatch, alive: Option<BooleanArray>, ts: Timestamp) -> Result<RecordBatch> {
+    /// A batch as read from the file in the wanted shape.
+    fn shape(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let columns = self
             .schema
             .fields()
@@ -174,8 +202,13 @@ impl Wanted {
             });
         let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let shaped = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
-            .map_err(|e| Error::internal(e.to_string()))?;
+        RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
+            .map_err(|e| Error::internal(e.to_string()))
+    }
+
+    /// The same, and only its rows visible at `ts` and `alive`.
+    fn assemble(&self, batch: &RecordBatch, alive: Option<BooleanArray>, ts: Timestamp) -> Result<RecordBatch> {
+        let shaped = self.shape(batch)?;
         let filter =
             |mask: &BooleanArray| filter_record_batch(&shaped, mask).map_err(|e| Error::internal(e.to_string()));
         let Some(times) = batch

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Two locks: `manifest` serialises what changes files (seal, drop, snapshots; held for long), `apply` what publishes a
-//! version (held for microseconds), taken in this order. Work is in the neighbours: seal.rs, snapshot.rs, segment_files.rs, unique.rs,
-//! locate.rs, point_read.rs, digest.rs, statistics.rs. An update is a removal and an addition in one entry.
+//! version (held for microseconds), taken in this order. Work is in the neighbours: seal.rs, compaction.rs, snapshot.rs,
+//! segment_files.rs, unique.rs, locate.rs, point_read.rs, digest.rs, statistics.rs. An update is a removal and an addition in one
+//! entry.
 
 use crate::storage::cache::MetadataCache;
 use crate::storage::deletes::Deleted;
@@ -152,7 +153,7 @@ impl ShardStore {
             let going = self.going(writes)?;
             let _apply = self.inner.apply.lock();
             let mut next = Version::clone(&self.inner.version.load());
-            // A seal may have moved rows to a file meanwhile.
+            // A seal may have moved rows to a file meanwhile, or a compaction to another one.
             if going.iter().all(|(table, living)| is_in(&next, *table, living)) {
                 remove(&mut next, &going, ts);
                 return self.add(next, index, ts, writes);
@@ -400,11 +401,13 @@ impl ShardStore {
 
     /// Estimates for the planner. Blocking at the first call for a segment.
     pub fn statistics(&self, table: &TableDef) -> v1::TableStatistics {
-        let mut summary = TableSummary::empty(table);
-        if let Some(version) = self.version().tables.get(&table.id) {
-            summary.add(table, version);
+        let (mut summary, version) = (TableSummary::empty(table), self.table_version(table.id));
+        summary.add(table, &version);
+        v1::TableStatistics {
+            dead_rows: version.dead() as u64,
+            segments: version.segments.len() as u64,
+            ..summary.to_wire(table)
         }
-        summary.to_wire(table)
     }
 
     /// Rows visible at `ts` by row key (`keys` = the row key columns in key order), at most one per key, in the keys' order.
@@ -443,12 +446,13 @@ impl ShardStore {
     /// 53100 or 58030 when the manifest cannot be written.
     pub fn drop_table(&self, table: TableId) -> Result<()> {
         let mut manifest = self.inner.manifest.lock();
-        if manifest.segments.iter().any(|s| s.table == table) {
+        if manifest.segments.iter().any(|s| s.table == table) || manifest.watermarks.contains_key(&table) {
             let mut next = Manifest {
                 sequence: manifest.sequence + 1,
                 ..manifest.clone()
             };
             next.segments.retain(|s| s.table != table);
+            next.watermarks.remove(&table);
             let removed = deletes_file::load(&self.inner.dir, manifest.sequence, manifest.deletes.as_ref())?;
             let mut removed = deletes_file::decode(&removed)?;
             removed.retain(|file, _| next.segments.iter().any(|s| s.file == *file));
@@ -469,14 +473,20 @@ impl Write {
     }
 }
 
-/// Whether rows in memory are still there.
+/// Whether rows are still where they were found.
 fn is_in(version: &Version, table: TableId, rows: &[Living]) -> bool {
     let Some(table) = version.tables.get(&table) else {
         return true;
     };
-    rows.iter().all(|row| match row.place {
-        Place::Delta(position) => table.chunk_row(position).is_some(),
-        Place::Segment(..) => true,
+    // Neighbours are mostly of one segment.
+    let mut known = None;
+    rows.iter().all(|row| match &row.place {
+        Place::Delta(position) => table.chunk_row(*position).is_some(),
+        Place::Segment(segment, _) if known == Some(segment.number) => true,
+        Place::Segment(segment, _) => {
+            known = Some(segment.number);
+            table.segments.iter().any(|s| s.number == segment.number)
+        }
     })
 }
 

@@ -149,6 +149,9 @@ pub(super) fn open_version(
         }
         table.segments.push(segment);
     }
+    for (table, watermark) in &manifest.watermarks {
+        tables.entry(*table).or_default().watermark = *watermark;
+    }
     let tables = tables.into_iter().map(|(id, t)| (id, Arc::new(t))).collect();
     Ok(Version {
         applied: manifest.checkpoint,

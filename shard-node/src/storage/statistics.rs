@@ -38,6 +38,12 @@ impl SegmentStatistics {
             _ => true,
         }
     }
+
+    /// Least and greatest value of a column, where they are known; they may be wider than its values.
+    pub fn bounds(&self, column: &str) -> Option<(ScalarValue, ScalarValue)> {
+        let known = self.columns.get(column)?;
+        known.min.clone().zip(known.max.clone())
+    }
 }
 
 /// Least and greatest value of an integer first key column; `None` is not known.
@@ -135,6 +141,7 @@ impl TableSummary {
             rows: self.rows,
             bytes: self.bytes,
             columns: columns.collect(),
+            ..Default::default()
         }
     }
 }

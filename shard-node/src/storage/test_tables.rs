@@ -18,6 +18,12 @@ pub(crate) const SHARD: ShardId = ShardId {
     index: 0,
 };
 
+/// How many seeds a random test takes: `TESSERA_COMPACTION_SEEDS` where it is set, for long runs.
+pub(crate) fn seeds(everyday: u64) -> u64 {
+    let asked = std::env::var("TESSERA_COMPACTION_SEEDS").ok();
+    asked.map_or(everyday, |n| n.parse().expect("TESSERA_COMPACTION_SEEDS is a number"))
+}
+
 /// A fixed identity.
 pub(crate) fn identity() -> Identity {
     Identity {

@@ -62,9 +62,22 @@ pub struct TableVersion {
     pub(crate) deletes: BTreeMap<u64, Arc<DeleteVector>>,
     /// Rows that went since the last manifest.
     pub(crate) unsealed_removals: usize,
+    /// What went up to here may be forgotten: older snapshots cannot be read.
+    pub(crate) watermark: Timestamp,
 }
 
 impl TableVersion {
+    /// Whether a snapshot can still be read. Whoever holds this version keeps being able to.
+    ///
+    /// # Errors
+    /// 72000: rows that it sees are removed.
+    pub(crate) fn check_readable(&self, ts: Timestamp) -> Result<()> {
+        match ts < self.watermark {
+            true => Err(Error::snapshot_too_old(ts, self.watermark)),
+            false => Ok(()),
+        }
+    }
+
     /// Rows of a segment that are gone.
     pub(crate) fn deletes_of(&self, segment: &Segment) -> Option<&Arc<DeleteVector>> {
         self.deletes.get(&segment.number)
@@ -114,8 +127,12 @@ impl TableVersion {
     pub(crate) fn rows(&self) -> u64 {
         let files: u64 = self.segments.iter().map(|s| s.meta.rows).sum();
         let memory: u64 = self.chunks.iter().map(|c| c.rows() as u64).sum();
-        let gone = self.removed.len() + self.deletes.values().map(|d| d.len()).sum::<usize>();
-        (files + memory).saturating_sub(gone as u64)
+        (files + memory).saturating_sub(self.dead() as u64)
+    }
+
+    /// Rows that are gone and still here.
+    pub(crate) fn dead(&self) -> usize {
+        self.removed.len() + self.deletes.values().map(|d| d.len()).sum::<usize>()
     }
 }
 
@@ -134,7 +151,7 @@ pub struct SegmentMeta {
     pub checksum: String,
     /// Least commit timestamp.
     pub min_cts: Timestamp,
-    /// Greatest commit timestamp; the file has a column of them if and only if it differs from the least.
+    /// Greatest commit timestamp; the file has a column of them if it differs from the least.
     pub max_cts: Timestamp,
 }
 

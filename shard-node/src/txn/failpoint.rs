@@ -1,8 +1,9 @@
-//! Named places at which a test may stop the world: between every two steps of a commit.
+//! Named places at which a test may stop the world: between every two steps of a commit or a compaction.
 //!
 //! ```text
 //!   commit.before_draw  commit.before_propose  commit.after_apply  prepare.before_propose  prepare.after_apply
 //!   finish.before_propose  finish.after_apply  outcome.before_tombstone  apply.before_rows  apply.after_rows
+//!   compact.before_manifest  compact.after_manifest
 //! ```
 //!
 //! Always compiled, so that what is tested is what runs; without a hook a point costs one relaxed load.

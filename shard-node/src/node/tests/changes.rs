@@ -6,7 +6,7 @@ use tessera_proto::{Result, Retry, Timestamp, TxnId, v1};
 use tokio::time::Instant;
 
 /// Replaces keys by themselves.
-fn update(cluster: &Cluster, keys: &[i64]) -> v1::TableWrite {
+pub fn update(cluster: &Cluster, keys: &[i64]) -> v1::TableWrite {
     v1::TableWrite {
         removed: cluster.removal(keys).removed,
         ..cluster.write(keys)
@@ -14,7 +14,7 @@ fn update(cluster: &Cluster, keys: &[i64]) -> v1::TableWrite {
 }
 
 /// What a router does: reads at a new snapshot and tries, until nobody came between.
-async fn until_done(cluster: &Cluster, write: impl Fn(&[i64]) -> v1::TableWrite) -> Result<Timestamp> {
+pub async fn until_done(cluster: &Cluster, write: impl Fn(&[i64]) -> v1::TableWrite) -> Result<Timestamp> {
     let end = Instant::now() + PATIENCE;
     loop {
         let read_at = cluster.oracle.draw().await?;

@@ -168,6 +168,8 @@ impl Cluster {
                 grace: Duration::from_millis(1_400),
             }),
             in_doubt_after: Some(Duration::from_millis(300)),
+            // Nothing is forgotten until a test says that nothing older is read.
+            retention: Some(Duration::ZERO),
             ..NodeTuning::default()
         };
         ShardNode::start_with(options, tuning).await
@@ -405,7 +407,7 @@ impl Cluster {
         self.try_digest_at(index, snapshot).await.unwrap()
     }
 
-    async fn try_digest_at(&self, index: u32, snapshot: Timestamp) -> Result<(Vec<u8>, u64, u64)> {
+    pub async fn try_digest_at(&self, index: u32, snapshot: Timestamp) -> Result<(Vec<u8>, u64, u64)> {
         let end = Instant::now() + PATIENCE;
         loop {
             let (shard, service) = self.reference(index).await;

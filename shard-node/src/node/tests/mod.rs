@@ -2,9 +2,11 @@
 
 mod changes;
 mod cluster;
+mod compaction;
 mod open;
 mod repair;
 
+use super::background;
 use crate::replication::message::Event;
 use cluster::{Cluster, PATIENCE, TABLE, code};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
