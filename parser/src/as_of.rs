@@ -19,7 +19,18 @@ const CLAUSE: [&str; 4] = ["AS", "OF", "SYSTEM", "TIME"];
 const WHERE_ELSE: &str = "it is for the whole statement: write it behind the last table of the outermost FROM";
 /// What may follow.
 const FOLLOWING: [&str; 12] = [
-    "WHERE", "GROUP", "HAVING", "WINDOW", "ORDER", "LIMIT", "OFFSET", "FETCH", "FOR", "UNION", "EXCEPT", "INTERSECT",
+    "WHERE",
+    "GROUP",
+    "HAVING",
+    "WINDOW",
+    "ORDER",
+    "LIMIT",
+    "OFFSET",
+    "FETCH",
+    "FOR",
+    "UNION",
+    "EXCEPT",
+    "INTERSECT",
 ];
 
 /// A clause, and the tokens of the statement without it.

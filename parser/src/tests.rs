@@ -874,7 +874,10 @@ fn queries_of_the_past() {
         "SELECT a FROM t x, u AS OF SYSTEM TIME '-10s' WHERE a = 1 ORDER BY a",
         "query SELECT a FROM t AS x, u WHERE a = 1 ORDER BY a as of -10s @22",
     );
-    check("TABLE t AS OF SYSTEM TIME '2026-11-30'", "query TABLE t as of 2026-11-30 @9");
+    check(
+        "TABLE t AS OF SYSTEM TIME '2026-11-30'",
+        "query TABLE t as of 2026-11-30 @9",
+    );
     check(
         "EXPLAIN ANALYZE SELECT 1 FROM t as of system time '-1h'",
         "explain analyze=true verbose=false Text SELECT 1 FROM t as of -1h @33",
@@ -884,20 +887,35 @@ fn queries_of_the_past() {
         "copy (SELECT a FROM t LIMIT 1) to Stdout Text header=false None as of -1s @23",
     );
     // Names stay names.
-    check("SELECT a AS of, system, time FROM t", "query SELECT a AS of, system, time FROM t");
+    check(
+        "SELECT a AS of, system, time FROM t",
+        "query SELECT a AS of, system, time FROM t",
+    );
     check(
         "SELECT a FROM t AS OF SYSTEM TIME '-1s' u",
         "42601 syntax error at or near \"u\" @41",
     );
-    check("SELECT a FRM t AS OF SYSTEM TIME '-1s'", "42601 syntax error at or near \"t\" @14");
+    check(
+        "SELECT a FRM t AS OF SYSTEM TIME '-1s'",
+        "42601 syntax error at or near \"t\" @14",
+    );
 }
 
 #[test]
 fn vacuum_takes_words_or_a_list() {
     check("VACUUM", "vacuum verbose=false analyze=false ");
-    check("vacuum full verbose analyze s.t (a), u", "vacuum verbose=true analyze=true s.t [\"a\"], u []");
-    check("VACUUM (ANALYZE, VERBOSE off, FULL) t", "vacuum verbose=false analyze=true t []");
-    check("VACUUM t (a)", "0A000 ANALYZE option must be specified when a column list is provided @8");
+    check(
+        "vacuum full verbose analyze s.t (a), u",
+        "vacuum verbose=true analyze=true s.t [\"a\"], u []",
+    );
+    check(
+        "VACUUM (ANALYZE, VERBOSE off, FULL) t",
+        "vacuum verbose=false analyze=true t []",
+    );
+    check(
+        "VACUUM t (a)",
+        "0A000 ANALYZE option must be specified when a column list is provided @8",
+    );
     check("VACUUM (FOO) t", "42601 unrecognized VACUUM option \"foo\" @9");
     check("VACUUM t,", "42601 syntax error at end of input @10");
 }

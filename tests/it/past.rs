@@ -35,9 +35,17 @@ async fn queries_of_the_past() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let cluster = embedded(dir.path(), 3).await;
     let client = connect(&cluster.url()).await;
-    run(&client, "CREATE TABLE t (id int PRIMARY KEY, v int) SHARD BY HASH(id) SHARDS 8").await;
+    run(
+        &client,
+        "CREATE TABLE t (id int PRIMARY KEY, v int) SHARD BY HASH(id) SHARDS 8",
+    )
+    .await;
     run(&client, "CREATE REFERENCE TABLE r (id int PRIMARY KEY, name text)").await;
-    run(&client, "INSERT INTO t SELECT n, 0 FROM generate_series(1, 500) AS g (n)").await;
+    run(
+        &client,
+        "INSERT INTO t SELECT n, 0 FROM generate_series(1, 500) AS g (n)",
+    )
+    .await;
     run(&client, "INSERT INTO r VALUES (1, 'one'), (2, 'two')").await;
     let mut times = vec![];
     for round in 1..=3 {
@@ -57,18 +65,30 @@ async fn queries_of_the_past() {
         // By key, through a join, prepared, and as a file.
         let row = format!("{} WHERE id = {}", ask("SELECT v FROM t"), round + 1);
         assert_eq!(rows(&client, &row).await.expect("a row").len(), 1);
-        let joined = format!("{} WHERE t.id = 6", ask("SELECT r.name FROM t JOIN r ON r.id = t.id - 5"));
-        let name = if round == 0 { "one".to_owned() } else { format!("round {round}") };
+        let joined = format!(
+            "{} WHERE t.id = 6",
+            ask("SELECT r.name FROM t JOIN r ON r.id = t.id - 5")
+        );
+        let name = if round == 0 {
+            "one".to_owned()
+        } else {
+            format!("round {round}")
+        };
         assert_eq!(value(&client, &joined).await, name);
         let prepared = format!("{} WHERE id = $1", ask("SELECT v FROM t"));
         let found = client.query(&prepared, &[&9]).await.expect("prepared");
         assert_eq!(found[0].get::<_, i32>(0), round as i32);
         let copied = client.copy_out(&format!("COPY ({}) TO STDOUT", ask("SELECT count(*) FROM t")));
-        let lines: Vec<_> = futures::TryStreamExt::try_collect(copied.await.expect("copies")).await.expect("lines");
+        let lines: Vec<_> = futures::TryStreamExt::try_collect(copied.await.expect("copies"))
+            .await
+            .expect("lines");
         let lines: Vec<u8> = lines.iter().flat_map(|line: &bytes::Bytes| line.to_vec()).collect();
         assert_eq!(String::from_utf8_lossy(&lines).trim(), gone);
     }
-    assert_eq!(value(&client, "SELECT count(*) FROM t AS OF SYSTEM TIME '-0s'").await, "497");
+    assert_eq!(
+        value(&client, "SELECT count(*) FROM t AS OF SYSTEM TIME '-0s'").await,
+        "497"
+    );
     let plan = rows(&client, "EXPLAIN SELECT count(*) FROM t AS OF SYSTEM TIME '-0s'").await;
     assert!(!plan.expect("a plan").is_empty());
     for (sql, expected) in [
@@ -79,7 +99,10 @@ async fn queries_of_the_past() {
         ("SELECT * FROM t AS OF SYSTEM TIME '1h'", "22007"),
         ("SELECT * FROM t AS OF SYSTEM TIME '2999-01-01'", "22023"),
         ("SELECT * FROM t AS OF SYSTEM TIME 'then'", "22007"),
-        ("INSERT INTO t SELECT id + 1000, v FROM t AS OF SYSTEM TIME '-1s'", "0A000"),
+        (
+            "INSERT INTO t SELECT id + 1000, v FROM t AS OF SYSTEM TIME '-1s'",
+            "0A000",
+        ),
         ("CREATE VIEW past AS SELECT * FROM t AS OF SYSTEM TIME '-1s'", "0A000"),
         ("SELECT * FROM (SELECT * FROM t AS OF SYSTEM TIME '-1s') x", "0A000"),
     ] {
@@ -99,8 +122,16 @@ async fn what_is_read_is_kept_and_what_is_not_goes() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let cluster = forgetful(dir.path(), 3).await;
     let (client, reader) = (connect(&cluster.url()).await, connect(&cluster.url()).await);
-    run(&client, "CREATE TABLE t (id int PRIMARY KEY, v int) SHARD BY HASH(id) SHARDS 4").await;
-    run(&client, "INSERT INTO t SELECT n, 0 FROM generate_series(1, 200) AS g (n)").await;
+    run(
+        &client,
+        "CREATE TABLE t (id int PRIMARY KEY, v int) SHARD BY HASH(id) SHARDS 4",
+    )
+    .await;
+    run(
+        &client,
+        "INSERT INTO t SELECT n, 0 FROM generate_series(1, 200) AS g (n)",
+    )
+    .await;
     let before = now(&client).await;
     let past = format!("SELECT sum(v) FROM t AS OF SYSTEM TIME '{before}'");
     run(&reader, "BEGIN ISOLATION LEVEL REPEATABLE READ").await;
@@ -121,9 +152,15 @@ async fn what_is_read_is_kept_and_what_is_not_goes() {
     run(&reader, "COMMIT").await;
     run(&client, "VACUUM ANALYZE t").await;
     assert_eq!(value(&client, dead).await, "0");
-    assert_eq!(value(&client, "SELECT count(*) || ' ' || sum(v) FROM t").await, "150 150");
+    assert_eq!(
+        value(&client, "SELECT count(*) || ' ' || sum(v) FROM t").await,
+        "150 150"
+    );
     let copies = rows(&client, "VERIFY TABLE t").await.expect("verifies");
-    assert!(copies.len() == 8 && copies.iter().all(|copy| copy[5].as_deref() == Some("t")), "{copies:?}");
+    assert!(
+        copies.len() == 8 && copies.iter().all(|copy| copy[5].as_deref() == Some("t")),
+        "{copies:?}"
+    );
     let files = "SELECT count(*) FROM tessera.shards WHERE table_name = 't' AND files = 1 AND compactions > 0";
     assert_eq!(value(&client, files).await, "8");
     drop((client, reader));
@@ -146,8 +183,16 @@ async fn a_table_that_is_changed_all_the_time_does_not_grow() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let cluster = forgetful(dir.path(), 2).await;
     let client = connect(&cluster.url()).await;
-    run(&client, "CREATE TABLE t (id int PRIMARY KEY, v int, s text) SHARD BY HASH(id) SHARDS 2").await;
-    run(&client, "INSERT INTO t SELECT n, 0, 'row ' || n FROM generate_series(1, 60) AS g (n)").await;
+    run(
+        &client,
+        "CREATE TABLE t (id int PRIMARY KEY, v int, s text) SHARD BY HASH(id) SHARDS 2",
+    )
+    .await;
+    run(
+        &client,
+        "INSERT INTO t SELECT n, 0, 'row ' || n FROM generate_series(1, 60) AS g (n)",
+    )
+    .await;
     let mut sizes = vec![];
     for round in 1..=1_000 {
         run(&client, "UPDATE t SET v = v + 1").await;
@@ -162,7 +207,10 @@ async fn a_table_that_is_changed_all_the_time_does_not_grow() {
     );
     // Sixty rows on two copies, a file and a sidecar for each of two shards, whatever became of them.
     let (first, last) = (sizes[0], sizes[sizes.len() - 1]);
-    assert!(last < first + first / 2 && sizes.iter().all(|size| *size < 4 * first), "{sizes:?}");
+    assert!(
+        last < first + first / 2 && sizes.iter().all(|size| *size < 4 * first),
+        "{sizes:?}"
+    );
     let copies = rows(&client, "VERIFY TABLE t").await.expect("verifies");
     assert!(copies.iter().all(|copy| copy[5].as_deref() == Some("t")), "{copies:?}");
     drop(client);

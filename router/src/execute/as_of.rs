@@ -77,8 +77,10 @@ fn interval_millis(text: &str) -> Result<i128> {
     let days = i128::from(interval.months) * MONTH_DAYS + i128::from(interval.days);
     let nanos = days * DAY_NANOS + i128::from(interval.nanoseconds);
     if nanos > 0 {
-        return Err(Error::new("22023", format!("AS OF SYSTEM TIME: '{text}' is in the future"))
-            .with_hint("an interval is counted from now: write it with a minus"));
+        return Err(
+            Error::new("22023", format!("AS OF SYSTEM TIME: '{text}' is in the future"))
+                .with_hint("an interval is counted from now: write it with a minus"),
+        );
     }
     Ok(nanos.div_euclid(1_000_000))
 }

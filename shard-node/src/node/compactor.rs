@@ -73,7 +73,10 @@ impl Progress {
 
     /// Compactions since the start, and bytes that they wrote.
     pub fn finished(&self) -> (u64, u64) {
-        (self.finished.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+        (
+            self.finished.load(Ordering::Relaxed),
+            self.bytes.load(Ordering::Relaxed),
+        )
     }
 
     /// The one that runs.
@@ -140,7 +143,11 @@ impl Compactor {
         }
         self.put_off.retain(|_, until| *until > Instant::now());
         for table in self.shard.store.tables() {
-            let Some(def) = self.node.definition(table).filter(|_| !self.put_off.contains_key(&table)) else {
+            let Some(def) = self
+                .node
+                .definition(table)
+                .filter(|_| !self.put_off.contains_key(&table))
+            else {
                 continue;
             };
             if let Err(error) = self.tidy_table(&def).await

@@ -97,7 +97,10 @@ mod tests {
         assert_eq!(watermark.advance(at(14_000)), at(14_000 - 3_600));
         // It never goes back.
         watermark.told(at(1));
-        assert_eq!((watermark.advance(at(13_000)), watermark.current()), (at(10_400), at(10_400)));
+        assert_eq!(
+            (watermark.advance(at(13_000)), watermark.current()),
+            (at(10_400), at(10_400))
+        );
     }
 
     #[test]

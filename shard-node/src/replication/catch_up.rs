@@ -67,7 +67,7 @@ pub async fn ensure_segments(
     let store = &shard.store;
     for segment in files {
         let (at, wanted) = (store.clone(), segment.clone());
-        let here = tokio::task::spawn_blocking(move || at.has_segment(&wanted.file)).await;
+        let here = tokio::task::spawn_blocking(move || at.keep_segment(&wanted.file)).await;
         if here.map_err(|e| Error::internal(format!("looking for a segment: {e}")))? {
             continue;
         }

@@ -1,5 +1,9 @@
-//! Parquet footers of a node's segments in memory, so that a repeated query reads only data pages; and the way to the
-//! decoded columns.
+//! Parquet footers of a node's segments in memory, so that a repeated query reads only data pages; the way to the
+//! decoded columns; and who uses which file, so that one that is not wanted any more goes with its last user.
+//!
+//! ```text
+//!   open F ─ 1 user    doom F ─ not wanted    open F again (another copy's snapshot names it) ─ wanted, 2 users    the first ends: F stays
+//! ```
 //!
 //! Bounded in bytes; the least recently used go first. A footer with page index is about 20 to 200 KB per million rows.
 
@@ -19,6 +23,14 @@ pub struct MetadataCache {
     bytes_max: usize,
     columns: ColumnCache,
     entries: Mutex<Entries>,
+    files: Mutex<HashMap<PathBuf, FileUse>>,
+}
+
+/// Segments that are one file.
+#[derive(Debug, Default)]
+struct FileUse {
+    users: usize,
+    doomed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +54,42 @@ impl MetadataCache {
             bytes_max,
             columns,
             entries: Mutex::default(),
+            files: Mutex::default(),
         })
+    }
+
+    /// A segment uses the file from now on, if `check` finds it sound: it is wanted, whatever became of others of its name.
+    ///
+    /// # Errors
+    /// Those of `check`.
+    pub(crate) fn open_file(&self, path: &Path, check: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mut files = self.files.lock();
+        check()?;
+        let file = files.entry(path.to_path_buf()).or_default();
+        file.users += 1;
+        file.doomed = false;
+        Ok(())
+    }
+
+    /// A segment uses the file no more. Calls `remove` if nobody does and nobody wants it; nobody can open it meanwhile.
+    pub(crate) fn close_file(&self, path: &Path, remove: impl FnOnce()) {
+        let mut files = self.files.lock();
+        let Some(file) = files.get_mut(path) else { return };
+        file.users -= 1;
+        if file.users == 0 {
+            let doomed = file.doomed;
+            files.remove(path);
+            if doomed {
+                remove();
+            }
+        }
+    }
+
+    /// Nobody wants the file any more, or somebody wants it again.
+    pub(crate) fn set_doomed(&self, path: &Path, doomed: bool) {
+        if let Some(file) = self.files.lock().get_mut(path) {
+            file.doomed = doomed;
+        }
     }
 
     /// A segment's footer with page index; reads it from the opened file if it is not here. Blocking.

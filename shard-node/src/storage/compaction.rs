@@ -35,8 +35,8 @@ use crate::storage::version::{Segment, Version};
 use datafusion::arrow::array::BooleanBufferBuilder;
 use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::execution::memory_pool::MemoryPool;
-pub use pick::{Eagerness, Job};
 use pick::Reason;
+pub use pick::{Eagerness, Job};
 use rewrite::Rewritten;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -129,7 +129,14 @@ impl ShardStore {
     /// What is worth compacting in this table, if anything. Blocking where statistics of segments are not in memory.
     pub fn to_compact(&self, def: &TableDef, watermark: Timestamp, eagerness: Eagerness) -> Option<Job> {
         // Before the version: what a seal puts into both at once is not missed for long.
-        let known = self.inner.manifest.lock().segments.iter().map(|s| s.file.clone()).collect();
+        let known = self
+            .inner
+            .manifest
+            .lock()
+            .segments
+            .iter()
+            .map(|s| s.file.clone())
+            .collect();
         pick::pick(def, &self.table_version(def.id), &known, watermark, eagerness)
     }
 
@@ -170,7 +177,8 @@ impl Inner {
         };
         let rows: u64 = inputs.iter().map(|i| i.segment.meta.rows).sum();
         let kept = inputs.iter().map(|i| i.rows_kept).sum();
-        if job.reason == Reason::Dead && !pick::is_much(rows - kept, rows) || job.reason == Reason::AnyDead && rows == kept
+        if job.reason == Reason::Dead && !pick::is_much(rows - kept, rows)
+            || job.reason == Reason::AnyDead && rows == kept
         {
             return Ok(Ended::Unsealed);
         }

@@ -72,7 +72,12 @@ impl DeleteVector {
     /// Number of rows that were gone at `ts`.
     pub fn gone_at(&self, ts: Timestamp) -> usize {
         let base = if self.base.ts <= ts { self.base.rows.len() } else { 0 };
-        base + self.runs.iter().flat_map(|run| run.iter()).filter(|d| d.ts <= ts).count()
+        base + self
+            .runs
+            .iter()
+            .flat_map(|run| run.iter())
+            .filter(|d| d.ts <= ts)
+            .count()
     }
 
     /// The same rows, those that went up to `ts` without their times, for readers at `ts` and later; `None` when that saves

@@ -154,20 +154,17 @@ impl DeltaKeys {
         }
     }
 
-    /// Positions of the rows that have or had this key, newest first.
-    pub fn positions(&self, key: &[u8]) -> Vec<u64> {
-        match self.by_hash.get(&hash_key(key)) {
-            Some((found, newest)) if **found == *key => {
-                std::iter::successors(Some(*newest), |at| self.older.get(at).copied()).collect()
-            }
-            Some(_) => {
-                let same = self.collided.iter().filter(|(found, _)| **found == *key);
-                let mut all: Vec<u64> = same.map(|(_, position)| *position).collect();
-                all.reverse();
-                all
-            }
-            None => vec![],
-        }
+    /// Positions of the rows that have or had this key, newest first. Of a row that is changed all the time there are many.
+    pub fn positions<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = u64> + 'a {
+        let slot = self.by_hash.get(&hash_key(key));
+        let newest = slot.filter(|(found, _)| **found == *key).map(|(_, newest)| *newest);
+        let chain = std::iter::successors(newest, |at| self.older.get(at).copied());
+        let collided: &[_] = match (slot, newest) {
+            (Some(_), None) => &self.collided,
+            _ => &[],
+        };
+        let same = collided.iter().rev().filter(move |(found, _)| **found == *key);
+        chain.chain(same.map(|(_, position)| *position))
     }
 
     /// Forgets rows below a position: they are in segments now.
@@ -216,9 +213,9 @@ mod tests {
         // What a hash collision would leave behind.
         keys.collided.push((Box::from(&b"other"[..]), 70));
         keys.forget_below(60);
-        let of = |keys: &DeltaKeys, n: u64| keys.positions(&n.to_le_bytes());
+        let of = |keys: &DeltaKeys, n: u64| keys.positions(&n.to_le_bytes()).collect::<Vec<_>>();
         assert_eq!((of(&keys, 59), of(&keys, 60)), (vec![], vec![60]));
-        assert_eq!(keys.positions(b"other"), [70]);
+        assert_eq!(keys.positions(b"other").collect::<Vec<_>>(), [70]);
         assert_eq!(keys.sorted(|_| true).len(), 41);
         // Changed rows: newest first, and older ones go with their seal.
         (100..103u64).for_each(|p| keys.insert(&60u64.to_le_bytes(), p));

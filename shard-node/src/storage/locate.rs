@@ -1,7 +1,7 @@
 //! Where the rows with given keys are now, for those who want to remove or replace them.
 //!
 //! ```text
-//!   keys ──▶ delta index, newest first ──▶ alive?  ─▶ position           cts from the chunk
+//!   keys ──▶ delta index, the newest ──▶ alive?  ─▶ position             cts from the chunk
 //!        └─▶ sidecar of each segment whose key range fits ──▶ alive, key equal? ─▶ segment, row, cts
 //! ```
 //!
@@ -36,23 +36,38 @@ pub(crate) enum Place {
     Segment(Arc<Segment>, u32),
 }
 
-/// Keys with their positions in memory, newest first; taken before the version they are looked up in, so that what is sealed in
-/// between is found in a file.
-pub(crate) type Located = Vec<(Box<[u8]>, Vec<u64>)>;
+/// Keys, each with the position in memory of the last row that came with it up to some timestamp, whether it is gone by then or not.
+pub(crate) type Located = Vec<(Box<[u8]>, Option<u64>)>;
 
-/// Looks keys up in the delta.
+/// Looks keys up in the delta of a version that was taken while `delta` was locked: then it knows all rows of the version that are in
+/// memory, and what the version has in a file already counts as not in memory.
 ///
 /// # Errors
 /// A column type that cannot be a key.
-pub(crate) fn in_delta(keys: &[ArrayRef], delta: Option<&DeltaKeys>) -> Result<Located> {
+pub(crate) fn in_delta(
+    keys: &[ArrayRef],
+    delta: Option<&DeltaKeys>,
+    version: &TableVersion,
+    ts: Timestamp,
+) -> Result<Located> {
     let mut found = Vec::new();
     for_each_key(keys, |_, key| {
-        found.push((key.into(), delta.map_or_else(Vec::new, |d| d.positions(key))));
+        let come = |position: &u64| {
+            version
+                .chunk_row(*position)
+                .is_none_or(|(chunk, row)| chunk.cts_of(row) <= ts)
+        };
+        let last = delta.and_then(|delta| delta.positions(key).find(come));
+        found.push((
+            key.into(),
+            last.filter(|position| version.chunk_row(*position).is_some()),
+        ));
     })?;
     Ok(found)
 }
 
-/// The row of each key that is there now, in the keys' order. `columns` are the key columns that `located` came from.
+/// The row of each key that is there now, in the keys' order. `columns` are the key columns that `located` came from, at the end of
+/// time.
 ///
 /// # Errors
 /// XX001 or 58030 when segments cannot be read.
@@ -64,14 +79,12 @@ pub(crate) fn living(
 ) -> Result<Vec<Option<Living>>> {
     let mut found: Vec<Option<Living>> = located
         .iter()
-        .map(|(_, positions)| {
-            let there = |p: &&u64| version.removed.since(**p).is_none();
-            positions.iter().filter(there).find_map(|position| {
-                let (chunk, row) = version.chunk_row(*position)?;
-                Some(Living {
-                    place: Place::Delta(*position),
-                    cts: chunk.cts_of(row),
-                })
+        .map(|(_, last)| {
+            let position = last.filter(|p| version.removed.since(*p).is_none())?;
+            let (chunk, row) = version.chunk_row(position)?;
+            Some(Living {
+                place: Place::Delta(position),
+                cts: chunk.cts_of(row),
             })
         })
         .collect();

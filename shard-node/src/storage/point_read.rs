@@ -1,7 +1,7 @@
 //! Rows by key without DataFusion: the delta's key index, then the sidecars.
 //!
 //! ```text
-//!   keys ──▶ delta index, newest first ──▶ chunk, row          the one visible: gather
+//!   keys ──▶ delta index, last before S ──▶ chunk, row         if it is visible: gather
 //!        └─▶ sidecar of each segment ──▶ rows ──▶ one page per column, key compared     found: gather
 //! ```
 
@@ -19,8 +19,7 @@ use tessera_proto::table::TableDef;
 use tessera_proto::token::canonical_keys;
 use tessera_proto::{Error, Result, Timestamp};
 
-/// The rows of `version`, which was taken after the keys were located, so that what moved to a segment meanwhile is found there;
-/// `None` when `access` does not reach them.
+/// The rows of `version`, in which the keys were located at `ts`; `None` when `access` does not reach them.
 ///
 /// # Errors
 /// 72000 when the snapshot is too old; 08P01 for columns that do not exist; XX001 or 58030 when segments cannot be read.
@@ -44,12 +43,9 @@ pub(crate) fn read(
         missing: vec![],
         pieces: BTreeMap::new(),
     };
-    for (at, (key, positions)) in keys.iter().enumerate() {
-        let visible = positions.iter().find_map(|position| {
-            let (chunk, row) = version.chunk_row(*position)?;
-            (chunk.cts_of(row) <= ts && !version.removed.is_deleted(*position, ts)).then_some((chunk, row))
-        });
-        match visible {
+    for (at, (key, last)) in keys.iter().enumerate() {
+        let visible = last.filter(|position| !version.removed.is_deleted(*position, ts));
+        match visible.and_then(|position| version.chunk_row(position)) {
             Some((chunk, row)) => {
                 let columns = columns_by_name(def, projection, &chunk.batch.slice(row, 1));
                 search.pieces.insert(at, reshape(&search.schema, columns)?);

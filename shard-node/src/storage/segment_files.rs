@@ -56,6 +56,14 @@ impl ShardStore {
             .is_ok_and(|p| p.exists() && p.with_extension("pk").exists())
     }
 
+    /// The same for a file that is to be used soon: one that was to go with its last reader stays.
+    pub fn keep_segment(&self, file: &str) -> bool {
+        if let Ok(path) = self.segment_path(file) {
+            self.inner.cache.set_doomed(&path, false);
+        }
+        self.has_segment(file)
+    }
+
     /// Reads every visible file and compares it with its checksums. Blocking, at the speed of the disk.
     ///
     /// # Errors

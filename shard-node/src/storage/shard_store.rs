@@ -14,7 +14,7 @@ use crate::storage::cache::MetadataCache;
 use crate::storage::deletes::Deleted;
 use crate::storage::delta::{self, KEY_BYTES};
 use crate::storage::keys::{self, DeltaKeys, for_each_key, key_columns};
-use crate::storage::locate::{self, Living, Place};
+use crate::storage::locate::{self, Living, Located, Place};
 use crate::storage::manifest::Manifest;
 use crate::storage::seal::Tables;
 use crate::storage::segment_files::check_file_name;
@@ -183,9 +183,17 @@ impl ShardStore {
 
     /// The rows with these keys that are there now. Blocking.
     fn living(&self, table: &TableDef, keys: &[ArrayRef]) -> Result<Vec<Option<Living>>> {
-        let located = locate::in_delta(keys, self.inner.keys.read().get(&table.id))?;
-        let version = self.table_version(table.id);
+        let (version, located) = self.in_memory(table.id, keys, Timestamp::MAX)?;
         locate::living(table, &version, keys, &located)
+    }
+
+    /// The present state of a table, and where in memory rows with these keys are.
+    fn in_memory(&self, table: TableId, keys: &[ArrayRef], ts: Timestamp) -> Result<(Arc<TableVersion>, Located)> {
+        // Not kept while files are read: applies wait for it.
+        let delta = self.inner.keys.read();
+        let version = self.table_version(table);
+        let located = locate::in_delta(keys, delta.get(&table), &version, ts)?;
+        Ok((version, located))
     }
 
     /// The present state of a table, and the rows with these keys in it, as far as they are there. Blocking.
@@ -193,8 +201,7 @@ impl ShardStore {
     /// # Errors
     /// XX001 or 58030 when segments cannot be read.
     pub(crate) fn locate(&self, table: &TableDef, keys: &[ArrayRef]) -> Result<(Arc<TableVersion>, Vec<Living>)> {
-        let located = locate::in_delta(keys, self.inner.keys.read().get(&table.id))?;
-        let version = self.table_version(table.id);
+        let (version, located) = self.in_memory(table.id, keys, Timestamp::MAX)?;
         let living = locate::living(table, &version, keys, &located)?;
         Ok((version, living.into_iter().flatten().collect()))
     }
@@ -278,8 +285,6 @@ impl ShardStore {
     /// 23502 for NULL in a NOT NULL column; XX001 or 58030 when segments cannot be read.
     pub fn unique_conflict(&self, write: &Write, removed: &HashSet<Box<[u8]>>) -> Result<Option<String>> {
         let table = write.table();
-        // Keys in memory first, then the version: what a seal moves in between is then in both. The lock on the keys is
-        // not kept while files are read, because applies wait for it.
         match write {
             Write::Removed { .. } => Ok(None),
             Write::Rows { table: def, batch } => {
@@ -287,15 +292,15 @@ impl ShardStore {
                 if let Some(detail) = rows.conflict_inside() {
                     return Ok(Some(detail));
                 }
-                let located = locate::in_delta(rows.columns(), self.inner.keys.read().get(&table.id))?;
-                rows.conflict_with(&self.table_version(table.id), &located, removed)
+                let (version, located) = self.in_memory(table.id, rows.columns(), Timestamp::MAX)?;
+                rows.conflict_with(&version, &located, removed)
             }
             Write::Staged { table: def, segments } => {
                 let staged = segments
                     .iter()
                     .map(|s| self.open_staged(def.id, s, Timestamp(0)))
                     .collect::<Result<Vec<_>>>()?;
-                // Who writes staged rows has the whole table locked: only a seal may come between these two versions.
+                // Who writes staged rows has the whole table locked: only a seal or a compaction may come between these two versions.
                 let before = self.table_version(table.id);
                 let alive = |position| before.chunk_row(position).is_some() && before.removed.since(position).is_none();
                 let in_memory = self
@@ -430,8 +435,8 @@ impl ShardStore {
                 keys.num_columns()
             )));
         }
-        let located = locate::in_delta(keys.columns(), self.inner.keys.read().get(&table.id))?;
-        point_read::read(table, &self.table_version(table.id), ts, &located, projection, access)
+        let (version, located) = self.in_memory(table.id, keys.columns(), ts)?;
+        point_read::read(table, &version, ts, &located, projection, access)
     }
 
     /// Tables that have rows here.

@@ -20,7 +20,6 @@ use parquet::file::metadata::ParquetMetaData;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tessera_proto::{Error, LogIndex, Result, TableId, Timestamp, v1};
 
@@ -197,7 +196,6 @@ pub struct Segment {
     pub(crate) zone_maps: Mutex<HashMap<String, Option<ZoneMap>>>,
     sidecar: OnceLock<Sidecar>,
     pub(crate) statistics: OnceLock<Arc<SegmentStatistics>>,
-    doomed: AtomicBool,
 }
 
 impl Segment {
@@ -207,14 +205,14 @@ impl Segment {
     /// XX001 when the file is missing or has another size.
     pub fn open(dir: &Path, meta: SegmentMeta, cache: &Arc<MetadataCache>) -> Result<Arc<Self>> {
         let path = dir.join(&meta.file);
-        let size = std::fs::metadata(&path).map(|m| m.len()).unwrap_or(0);
-        if size != meta.bytes {
-            return Err(Error::corrupt(format!(
+        cache.open_file(&path, || match std::fs::metadata(&path).map(|m| m.len()).unwrap_or(0) {
+            size if size == meta.bytes => Ok(()),
+            size => Err(Error::corrupt(format!(
                 "segment \"{}\" has {size} bytes instead of {}",
                 path.display(),
                 meta.bytes
-            )));
-        }
+            ))),
+        })?;
         let segment = Self {
             meta,
             path,
@@ -226,7 +224,6 @@ impl Segment {
             zone_maps: Mutex::default(),
             sidecar: OnceLock::new(),
             statistics: OnceLock::new(),
-            doomed: AtomicBool::new(false),
         };
         Ok(Arc::new(segment))
     }
@@ -289,19 +286,19 @@ impl Segment {
         Ok(sidecar)
     }
 
-    /// Removes the files when the last holder lets go.
+    /// Removes the files when the last holder lets go, unless somebody opens them again before.
     pub fn doom(&self) {
-        self.doomed.store(true, Ordering::Relaxed);
+        self.cache.set_doomed(&self.path, true);
     }
 }
 
 impl Drop for Segment {
     fn drop(&mut self) {
         self.kept.get_mut().iter().for_each(|key| self.columns.remove(key));
-        if self.doomed.load(Ordering::Relaxed) {
+        self.cache.close_file(&self.path, || {
             self.cache.remove(&self.path);
             remove_segment_files(&self.path);
-        }
+        });
     }
 }
 

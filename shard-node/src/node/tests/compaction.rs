@@ -42,7 +42,10 @@ async fn copies_that_compact_alone_have_the_same_rows() {
         until_done(&cluster, |keys| update(&cluster, keys)).await.unwrap();
     }
     until_done(&cluster, |keys| cluster.removal(keys)).await.unwrap();
-    let leaders = [cluster.config(0).await.leader.node.0, cluster.config(1).await.leader.node.0];
+    let leaders = [
+        cluster.config(0).await.leader.node.0,
+        cluster.config(1).await.leader.node.0,
+    ];
     let mut removed = 0;
     for (shard, node) in leaders.into_iter().enumerate() {
         let done = vacuum(&cluster, node, shard as u32).await.unwrap();

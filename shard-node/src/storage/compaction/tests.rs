@@ -191,7 +191,11 @@ impl Copy {
             manifest.segments.iter().map(|s| s.file.clone()).collect()
         };
         let version = self.store.table_version(def.id);
-        let mut inputs: Vec<_> = version.segments.iter().filter(|s| known.contains(&s.meta.file)).collect();
+        let mut inputs: Vec<_> = version
+            .segments
+            .iter()
+            .filter(|s| known.contains(&s.meta.file))
+            .collect();
         inputs.shuffle(random);
         let count = random.random_range(0..=inputs.len().min(5));
         (count > 0).then(|| Job {
@@ -292,7 +296,11 @@ fn snapshots_that_may_be_read_see_the_same_rows_whatever_is_compacted() {
                 copy.check(&model, &def, model.clock);
                 let version = copy.store.table_version(def.id);
                 let stored: u64 = version.segments.iter().map(|s| s.meta.rows).sum();
-                assert_eq!(stored, model.at(u64::MAX).len() as u64, "no row is left that nobody sees");
+                assert_eq!(
+                    stored,
+                    model.at(u64::MAX).len() as u64,
+                    "no row is left that nobody sees"
+                );
                 copy.restart(&model, &def);
                 copy.check(&model, &def, model.clock);
                 assert_eq!(copy.files().len(), 2 * version.segments.len());
@@ -332,37 +340,66 @@ fn prepared(dir: &Path) -> (ShardStore, Arc<TableDef>) {
     (store, def)
 }
 
+/// What is on disk now, as a crash would leave it.
+fn copied(dir: &Path) -> tempfile::TempDir {
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap().flatten() {
+            match entry.file_type().unwrap().is_dir() {
+                true => copy(&entry.path(), &to.join(entry.file_name())),
+                false => drop(std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
+            }
+        }
+    }
+    let target = tempfile::tempdir().unwrap();
+    copy(dir, target.path());
+    target
+}
+
 #[test]
 fn a_crash_at_any_step_leaves_the_old_state_or_the_new() {
-    for (step, new) in [(Step::Rows(700), false), (Step::Written, false), (Step::Stored, true)] {
-        let dir = tempfile::tempdir().unwrap();
-        let (old, def) = prepared(dir.path());
-        let before = files(dir.path());
-        let job = old.to_compact(&def, Timestamp(5), Eagerness::Usual).unwrap();
-        assert_eq!((job.reason, job.inputs.len()), (Reason::Dead, 1));
-        let crash: Result<Ended> = old.compact(&job, &def, &pool(), &|at| match at == step {
-            true => Err(Error::internal("crash")),
-            false => Ok(()),
-        });
-        assert_eq!(crash.unwrap_err().message, "crash", "{step:?}");
-        // As a crash leaves it: the old process removes nothing any more.
-        let left = files(dir.path());
-        let reopened = store(dir.path());
+    let dir = tempfile::tempdir().unwrap();
+    let (running, def) = prepared(dir.path());
+    let before = files(dir.path());
+    let job = running.to_compact(&def, Timestamp(5), Eagerness::Usual).unwrap();
+    assert_eq!((job.reason, job.inputs.len()), (Reason::Dead, 1));
+    let crashes = Mutex::new(vec![]);
+    let ended = running.compact(&job, &def, &pool(), &|step| {
+        crashes.lock().push((step, copied(dir.path())));
+        Ok(())
+    });
+    assert!(matches!(ended, Ok(Ended::Done(_))));
+    let crashes = crashes.into_inner();
+    let steps: Vec<Step> = crashes.iter().map(|c| c.0).collect();
+    assert_eq!(steps, [Step::Rows(700), Step::Written, Step::Stored]);
+    for (step, left) in crashes {
+        assert!(
+            files(left.path()).len() > before.len(),
+            "{step:?}: there is something to sweep"
+        );
+        let reopened = store(left.path());
         reopened.sweep(&HashSet::new());
-        let now = files(dir.path());
+        let now = files(left.path());
         let count = |at| reopened.digest(&def, Timestamp(at)).map(|d| d.1);
         assert_eq!((count(9).unwrap(), count(5).unwrap()), (610, 700), "{step:?}");
-        match new {
-            true => {
-                assert!(left.len() == 6 && now.len() == 4 && !before.is_subset(&now), "{step:?}");
+        match step {
+            Step::Stored => {
+                assert!(now.len() == 4 && !before.is_subset(&now));
                 assert_eq!(count(1).unwrap_err().code, "72000");
                 let version = reopened.table_version(def.id);
-                let dead = version.segments.iter().map(|s| version.deletes_of(s).map_or(0, |d| d.len()));
+                let dead = version
+                    .segments
+                    .iter()
+                    .map(|s| version.deletes_of(s).map_or(0, |d| d.len()));
                 assert_eq!(dead.sum::<usize>(), 100);
             }
-            false => assert!(now == before && count(1).unwrap() == 1_000, "{step:?}"),
+            _ => assert!(now == before && count(1).unwrap() == 1_000, "{step:?}"),
         }
-        drop(old);
+        reopened.check().unwrap();
+        // The log goes on where it was.
+        let next = removed(&def, &(400..500).collect::<Vec<_>>());
+        reopened.apply(LogIndex(5), Timestamp(20), &[next]).unwrap();
+        assert_eq!(reopened.digest(&def, Timestamp(20)).unwrap().1, 510, "{step:?}");
     }
 }
 
@@ -390,7 +427,10 @@ fn a_dropped_table_or_a_snapshot_overtakes_a_compaction() {
         _ => Ok(()),
     });
     assert_eq!(ended.unwrap(), Ended::Overtaken);
-    assert_eq!((files(dirs[1].path()), replaced.digest(&def, Timestamp(1)).unwrap().1), (before, 1_000));
+    assert_eq!(
+        (files(dirs[1].path()), replaced.digest(&def, Timestamp(1)).unwrap().1),
+        (before, 1_000)
+    );
 }
 
 #[test]
@@ -399,7 +439,10 @@ fn readers_keep_what_they_hold_and_files_go_with_the_last_of_them() {
     let (store, def) = prepared(dir.path());
     let (held, old) = (store.table_version(def.id), files(dir.path()));
     let done = vacuum(&store, &def, 9);
-    assert_eq!((done.rows_removed, store.table_version(def.id).segments.len()), (400, 1));
+    assert_eq!(
+        (done.rows_removed, store.table_version(def.id).segments.len()),
+        (400, 1)
+    );
     assert!(old.is_subset(&files(dir.path())));
     assert_eq!(digest::digest(&def, &held, Timestamp(1)).unwrap().1, 1_000);
     assert_eq!(store.digest(&def, Timestamp(8)).unwrap_err().code, "72000");
@@ -409,6 +452,38 @@ fn readers_keep_what_they_hold_and_files_go_with_the_last_of_them() {
     // A writer that read before is told that its rows changed, not that they did not.
     let row = removed(&def, &[700]);
     assert!(!store.unchanged_since(&row, Timestamp(8)).unwrap() && store.unchanged_since(&row, Timestamp(9)).unwrap());
+}
+
+#[test]
+fn a_file_that_was_to_go_stays_when_a_snapshot_brings_it_back() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (ahead, def) = prepared(dirs[0].path());
+    let snapshot = ahead.snapshot(&tables(&def)).unwrap();
+    let behind = store(dirs[1].path());
+    let fetch = || {
+        for segment in &snapshot.files {
+            if !behind.keep_segment(&segment.file) {
+                let bytes = std::fs::read(ahead.segment_path(&segment.file).unwrap()).unwrap();
+                let mut chunks = std::iter::once(Ok(bytes.into()));
+                behind.install_segment(segment, &mut chunks).unwrap();
+            }
+        }
+        behind.install_snapshot(&snapshot.manifest).unwrap();
+    };
+    fetch();
+    let reader = behind.table_version(def.id);
+    vacuum(&behind, &def, 9);
+    assert_eq!(behind.digest(&def, Timestamp(1)).unwrap_err().code, "72000");
+    // The copy fell behind, and its leader's files are those that it compacted away and a reader holds.
+    fetch();
+    drop(reader);
+    assert_eq!(
+        behind.digest(&def, Timestamp(1)).unwrap(),
+        ahead.digest(&def, Timestamp(1)).unwrap()
+    );
+    behind.check().unwrap();
+    vacuum(&behind, &def, 9);
+    assert_eq!(files(dirs[1].path()).len(), 2);
 }
 
 #[test]
@@ -453,7 +528,10 @@ fn what_no_manifest_knows_is_not_left_out() {
     let ids: Vec<i64> = (400..1_000).collect();
     store.apply(LogIndex(5), Timestamp(20), &[removed(&def, &ids)]).unwrap();
     let job = store.to_compact(&def, Timestamp(30), Eagerness::Usual).unwrap();
-    assert_eq!(store.compact(&job, &def, &pool(), &|_| Ok(())).unwrap(), Ended::Unsealed);
+    assert_eq!(
+        store.compact(&job, &def, &pool(), &|_| Ok(())).unwrap(),
+        Ended::Unsealed
+    );
     // The removal is replayed from the log, so its rows must be there.
     let again = crate::storage::test_tables::store(dir.path());
     again.apply(LogIndex(5), Timestamp(20), &[removed(&def, &ids)]).unwrap();
@@ -472,7 +550,9 @@ fn segments(dir: &Path, ranges: &[std::ops::Range<i64>], step: usize) -> (ShardS
     for (number, range) in ranges.iter().enumerate() {
         let ids: Vec<i64> = range.clone().step_by(step).map(|id| id + number as i64).collect();
         let at = number as u64 + 1;
-        store.apply(LogIndex(at), Timestamp(at), &[added(&def, &ids, 1)]).unwrap();
+        store
+            .apply(LogIndex(at), Timestamp(at), &[added(&def, &ids, 1)])
+            .unwrap();
         store.seal(&tables(&def)).unwrap();
     }
     (store, def)
@@ -491,19 +571,37 @@ fn small_and_overlapping_segments_are_merged_in_order() {
         store.compact(&job, &def, &pool(), &|_| Ok(())).unwrap();
         assert_eq!(store.digest(&def, last).unwrap(), before);
         // Without a watermark every snapshot can still be read.
-        assert_eq!(store.digest(&def, Timestamp(1)).unwrap().1, (ranges[0].clone().step_by(step).len()) as u64);
-        assert!(store.to_compact(&def, Timestamp(0), Eagerness::Usual).is_none(), "merged for ever");
+        assert_eq!(
+            store.digest(&def, Timestamp(1)).unwrap().1,
+            (ranges[0].clone().step_by(step).len()) as u64
+        );
+        assert!(
+            store.to_compact(&def, Timestamp(0), Eagerness::Usual).is_none(),
+            "merged for ever"
+        );
         let version = store.table_version(def.id);
         for segment in &version.segments {
             let batches = segment.all_rows(&def, (0..segment.row_groups().unwrap().len()).collect());
-            let ids = batches.unwrap().flat_map(|b| b.unwrap().0.column(0).as_primitive::<Int64Type>().values().to_vec());
+            let ids = batches
+                .unwrap()
+                .flat_map(|b| b.unwrap().0.column(0).as_primitive::<Int64Type>().values().to_vec());
             assert!(ids.collect::<Vec<_>>().is_sorted());
         }
     };
     check(&[0..10, 10..20, 20..30], 1, None);
     check(&[0..10, 10..20, 20..30, 30..40], 1, Some((Reason::Small, 4)));
     // Three classes of size, three of each.
-    let mixed = [0..10, 10..20, 20..30, 100..200, 200..300, 300..400, 1_000..3_000, 3_000..5_000, 5_000..7_000];
+    let mixed = [
+        0..10,
+        10..20,
+        20..30,
+        100..200,
+        200..300,
+        300..400,
+        1_000..3_000,
+        3_000..5_000,
+        5_000..7_000,
+    ];
     check(&mixed, 1, None);
     // Twelve that overlap: three of each of four classes, so that none is merged for its size.
     let lengths = [20, 20, 20, 100, 100, 100, 400, 400, 400, 1_500, 1_500, 1_500];
@@ -531,16 +629,23 @@ fn a_segment_of_several_runs_comes_out_sorted() {
         segments: load.finish().unwrap(),
     };
     store.apply(LogIndex(1), Timestamp(1), &[load]).unwrap();
-    store.apply(LogIndex(2), Timestamp(2), &[removed(&def, &ids[..10])]).unwrap();
+    store
+        .apply(LogIndex(2), Timestamp(2), &[removed(&def, &ids[..10])])
+        .unwrap();
     // Not in a manifest yet: the log still names its file.
     assert!(store.to_compact(&def, Timestamp(2), Eagerness::Asked).is_none());
     let done = vacuum(&store, &def, 2);
     assert_eq!((done.rows_removed, done.files_after), (10, 1));
     let version = store.table_version(def.id);
     let segment = &version.segments[0];
-    assert_eq!((segment.meta.min_cts, segment.meta.max_cts), (Timestamp(1), Timestamp(1)));
+    assert_eq!(
+        (segment.meta.min_cts, segment.meta.max_cts),
+        (Timestamp(1), Timestamp(1))
+    );
     let batches = segment.all_rows(&def, (0..segment.row_groups().unwrap().len()).collect());
-    let found = batches.unwrap().flat_map(|b| b.unwrap().0.column(0).as_primitive::<Int64Type>().values().to_vec());
+    let found = batches
+        .unwrap()
+        .flat_map(|b| b.unwrap().0.column(0).as_primitive::<Int64Type>().values().to_vec());
     let mut expected = ids.split_off(10);
     expected.sort_unstable();
     assert_eq!(found.collect::<Vec<_>>(), expected);
