@@ -126,8 +126,11 @@ pub(super) fn lateral(
     if is_one_row(&plan) && (filter.is_none() || join_type == JoinType::Inner) {
         let (plan, columns) = one_row(outer, plan, names)?;
         let from = plan.schema().clone();
-        let position = |c: &Column| from.maybe_index_of_column(c).unwrap_or(0);
-        let positions: Vec<usize> = (0..width).chain(columns.iter().map(position)).collect();
+        let positions = columns
+            .iter()
+            .map(|c| from.index_of_column(c))
+            .collect::<Result<Vec<_>>>()?;
+        let positions = (0..width).chain(positions);
         let plan = restore(plan, schema, positions, &[])?;
         return match filter {
             Some(filter) => Ok(LogicalPlan::Filter(Filter::try_new(filter, Arc::new(plan))?)),
