@@ -11,8 +11,10 @@
 use crate::catalog::{Catalog, Relation};
 use crate::error::{bind_error, suggestion};
 use crate::rewrite::rewrite;
+use crate::sets::SERIES;
 use crate::session::{UTC, zone};
 use crate::types::SqlTypes;
+use crate::whole_rows;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, SchemaRef, TimeUnit};
 use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::catalog::{TableFunctionArgs, TableProvider};
@@ -32,6 +34,7 @@ use sqlparser::ast::{Query, Statement};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tessera_proto::fragment::StubTable;
+use tessera_proto::functions;
 use tessera_proto::table::ViewDef;
 use tessera_proto::{Error, Result};
 
@@ -61,6 +64,7 @@ pub(crate) fn bind_query(
             Err(error) => return Err(error),
         }
     }
+    whole_rows::expand(&mut statement, &tables);
     let names = Names { state, tables };
     let options = ParserOptions::from(&state.config().options().sql_parser);
     let fields = parameters.iter().map(|t| t.clone().map(parameter_field)).collect();
@@ -272,7 +276,9 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.state.scalar_functions().get(name).cloned()
+        let name = if name == SERIES { "generate_series" } else { name };
+        let known = self.state.scalar_functions().get(name).cloned();
+        known.or_else(|| functions::rewritten(name))
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {
@@ -280,7 +286,8 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
-        self.state.aggregate_functions().get(name).cloned()
+        let known = self.state.aggregate_functions().get(name).cloned();
+        known.or_else(|| functions::aggregate(name))
     }
 
     fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {

@@ -43,6 +43,21 @@ const PLAN_ERRORS: &[(&str, &str)] = &[
     ("Unsupported", "0A000"),
 ];
 
+/// Beginnings of PostgreSQL's functions that are known and not there, and what to do instead.
+const REFUSED: &[(&str, &str)] = &[
+    ("jsonb_", "there is no jsonb; the function of json is called json_..."),
+    ("to_jsonb", "there is no jsonb; use to_json"),
+    ("json_populate_", "take members out one by one: j ->> 'a'"),
+    ("json_to_record", "take members out one by one: j ->> 'a'"),
+    ("setseed", "random() cannot be repeated here"),
+    ("clock_timestamp", "now() is the time of the statement's snapshot"),
+    ("timeofday", "now() is the time of the statement's snapshot"),
+    ("to_tsvector", "there is no text search; use LIKE or regular expressions"),
+    ("to_tsquery", "there is no text search; use LIKE or regular expressions"),
+    ("lastval", "there are no sequences; gen_random_uuid() makes keys"),
+    ("nextval", "there are no sequences; gen_random_uuid() makes keys"),
+];
+
 /// An error of binding or optimising, for the user.
 pub fn bind_error(error: DataFusionError) -> Error {
     let known = match error.find_root() {
@@ -112,6 +127,9 @@ fn not_implemented(message: &str) -> Option<Error> {
 fn plan_error(message: &str) -> Option<Error> {
     if let Some(rest) = message.strip_prefix("Invalid function '") {
         let (name, rest) = rest.split_once('\'')?;
+        if let Some((_, hint)) = REFUSED.iter().find(|(known, _)| name.starts_with(known)) {
+            return Some(Error::unsupported(format!("function {name} is not supported"), *hint));
+        }
         let error = Error::new("42883", format!("function {name} does not exist"));
         let near = rest
             .split_once("Did you mean '")

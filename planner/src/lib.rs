@@ -8,6 +8,7 @@
 //! No I/O, no clock: everything comes from [`Catalog`] and [`PlanOptions`]. What executes the leaves is a
 //! [`tessera_proto::fragment::LeafRuntime`] in the session's configuration.
 
+mod arrays;
 pub mod bind;
 pub mod catalog;
 pub mod cluster;
@@ -23,13 +24,17 @@ pub mod prune;
 mod rewrite;
 pub mod series;
 pub mod session;
+mod sets;
 pub mod shard_local;
+mod spelling;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 pub mod types;
+mod whole_rows;
 mod window_limits;
+mod within_group;
 
 pub use bind::parameter_types;
 pub use catalog::{Catalog, ReferenceCopy, Relation};

@@ -8,11 +8,17 @@
 //!   f > 1e300                         f > CAST('1e300' AS double precision) more digits than numeric has here
 //!   every(b), variance(f), sign(n)    bool_and(b), var_samp(f), signum(n)   the same by another name
 //!   mod(a, b)                         a % b
+//!   age(ts), div(a, b)                [`crate::spelling`]          json_agg(x), unnest             [`crate::sets`]
+//!   a[1], array_remove(a, 1)          [`crate::arrays`]            mode() WITHIN GROUP (...)    [`crate::within_group`]
 //! ```
 //!
 //! Clients see the names of the query as it was written ([`crate::names`]).
 
+use crate::arrays;
+use crate::sets;
+use crate::spelling;
 use crate::types::Length;
+use crate::within_group;
 use datafusion::arrow::datatypes::DECIMAL128_MAX_PRECISION;
 use datafusion::execution::SessionState;
 use sqlparser::ast::{
@@ -48,6 +54,10 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let Some(other) = sets::rewritten_table(factor) {
+            *factor = other;
+            return ControlFlow::Continue(());
+        }
         let TableFactor::Table {
             name,
             alias,
@@ -81,6 +91,22 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Some(other) = arrays::rewritten(expr).or_else(|| spelling::rewritten(expr)) {
+            *expr = other;
+            return ControlFlow::Continue(());
+        }
+        if let Expr::Function(function) = expr
+            && let Some(other) = within_group::rewritten(function)
+        {
+            *function = other;
+            return ControlFlow::Continue(());
+        }
+        if let Expr::Function(function) = expr
+            && let Some(other) = sets::rewritten(function)
+        {
+            *expr = other;
+            return ControlFlow::Continue(());
+        }
         if let Expr::Function(function) = expr
             && let Some(other) = renamed(function)
         {

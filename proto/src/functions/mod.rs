@@ -3,18 +3,23 @@
 //! Of these a shard node's leaf may hold those of [`portable`]; the rest of what it may evaluate is DataFusion's own.
 
 pub mod arithmetic;
+pub mod arrays;
 mod decimal_average;
 pub mod division;
 pub mod json;
+pub mod json_build;
+pub mod ordered;
 mod random_uuid;
 pub mod rounding;
+pub mod rows;
 mod zero_if_null;
 
 pub use decimal_average::decimal_average;
 pub use zero_if_null::zero_if_null;
 
-use datafusion::logical_expr::ScalarUDF;
-use std::sync::Arc;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 
 /// How names of functions begin that only routers have: a plan with one of them runs there.
 pub const ROUTER_PREFIX: &str = "__router_";
@@ -22,7 +27,7 @@ pub const ROUTER_PREFIX: &str = "__router_";
 /// Those that users may name.
 pub fn public() -> Vec<ScalarUDF> {
     let mut all = vec![ScalarUDF::from(random_uuid::GenRandomUuid::default())];
-    let json = json::functions().into_iter().filter(|f| !f.name().starts_with("__"));
+    let json = json::functions().into_iter().chain(rows::functions()).filter(|f| !f.name().starts_with("__"));
     all.extend(json.map(|f| f.as_ref().clone()));
     all
 }
@@ -31,8 +36,30 @@ pub fn public() -> Vec<ScalarUDF> {
 pub fn portable() -> Vec<Arc<ScalarUDF>> {
     let mut all = rounding::functions();
     all.extend(json::functions());
+    all.extend(arrays::functions());
+    all.extend(json_build::functions());
+    all.extend(rows::functions());
     all.extend([arithmetic::function(), division::function()]);
     all
+}
+
+/// Aggregates that every node has besides DataFusion's.
+pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
+    ordered::functions()
+}
+
+/// One of [`aggregates`] by its name.
+pub fn aggregate(name: &str) -> Option<Arc<AggregateUDF>> {
+    aggregates().into_iter().find(|f| f.name() == name)
+}
+
+/// One that the planner puts in the place of another before names are looked up; [`portable`] has it, too.
+pub fn rewritten(name: &str) -> Option<Arc<ScalarUDF>> {
+    static ALL: LazyLock<HashMap<String, Arc<ScalarUDF>>> = LazyLock::new(|| {
+        let all = arrays::functions().into_iter().chain(json::functions()).chain(json_build::functions()).chain(rows::functions());
+        all.map(|f| (f.name().to_owned(), f)).collect()
+    });
+    ALL.get(name).cloned()
 }
 
 /// Those that only plans name.

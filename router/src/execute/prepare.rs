@@ -5,7 +5,7 @@
 //!   else                      as written; computed tables may be joined, their functions may not be used
 //! ```
 
-use super::{arithmetic, averages, literals, scalars};
+use super::{arithmetic, averages, literals, scalars, sorted_input, unnested};
 use crate::cluster::catalog::StatementCatalog;
 use crate::cluster::depends;
 use crate::ingest::ChangedRows;
@@ -108,6 +108,7 @@ pub(crate) async fn bind(
 pub(crate) fn read_literals(context: &StatementContext, plan: LogicalPlan) -> Result<LogicalPlan> {
     let zone = context.settings.get("timezone").unwrap_or_default();
     let read = plan.transform_up_with_subqueries(|node| {
+        unnested::check(&node)?;
         let preserver = NamePreserver::new(&node);
         let schema = merge_schema(&node.inputs());
         let rewrite = |expr| {
@@ -123,7 +124,8 @@ pub(crate) fn read_literals(context: &StatementContext, plan: LogicalPlan) -> Re
         // Always: a type below may have changed.
         changed
             .map_data(LogicalPlan::recompute_schema)?
-            .transform_data(averages::rewrite)
+            .transform_data(averages::rewrite)?
+            .transform_data(sorted_input::rewrite)
     })?;
     Ok(read.data)
 }
