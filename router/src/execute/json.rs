@@ -19,7 +19,7 @@ use datafusion::functions::utils::make_scalar_function;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ExprSchemable, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-    Volatility,
+    TypeSignature, Volatility,
 };
 use std::sync::Arc;
 use tessera_proto::Error;
@@ -89,7 +89,8 @@ pub(super) fn rewrite(call: &ScalarFunction, schema: &DFSchema, zone: &str) -> R
 }
 
 fn signature() -> Signature {
-    Signature::variadic_any(Volatility::Immutable)
+    let signatures = vec![TypeSignature::VariadicAny, TypeSignature::Nullary];
+    Signature::one_of(signatures, Volatility::Immutable)
 }
 
 fn check(kind: Kind, known: &str, args: &[Expr], schema: &DFSchema) -> Result<()> {
@@ -206,7 +207,7 @@ impl Build {
                     texts.append_null();
                     continue;
                 }
-                Kind::Element if !null && (columns[0].data_type().is_nested()) => {
+                Kind::Element if !null && columns[0].data_type().is_nested() => {
                     out.push_str(LINE);
                     values[0].write(row, &mut out);
                 }
