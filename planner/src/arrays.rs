@@ -25,7 +25,10 @@ impl ExprPlanner for ArrayOperators {
         let RawBinaryExpr { op, left, right } = expr;
         let known = matches!(
             op,
-            BinaryOperator::AtArrow | BinaryOperator::ArrowAt | BinaryOperator::PGOverlap | BinaryOperator::StringConcat
+            BinaryOperator::AtArrow
+                | BinaryOperator::ArrowAt
+                | BinaryOperator::PGOverlap
+                | BinaryOperator::StringConcat
         );
         let types = (left.get_type(schema), right.get_type(schema));
         let (true, (Ok(left_type), Ok(right_type))) = (known, types) else {
@@ -34,7 +37,10 @@ impl ExprPlanner for ArrayOperators {
         if !left_type.is_list() && !right_type.is_list() {
             return Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }));
         }
-        let (left, right) = (as_array(left, &left_type, &right_type), as_array(right, &right_type, &left_type));
+        let (left, right) = (
+            as_array(left, &left_type, &right_type),
+            as_array(right, &right_type, &left_type),
+        );
         Ok(match op {
             BinaryOperator::AtArrow => PlannerResult::Planned(ArrayKind::Contains.call(vec![left, right])),
             BinaryOperator::ArrowAt => PlannerResult::Planned(ArrayKind::Contains.call(vec![right, left])),
@@ -67,7 +73,10 @@ pub(crate) fn rewritten(expr: &AstExpr) -> Option<AstExpr> {
 }
 
 fn subscripts(root: &AstExpr, chain: &[AccessExpr]) -> Option<AstExpr> {
-    let dots = chain.iter().take_while(|access| matches!(access, AccessExpr::Dot(_))).count();
+    let dots = chain
+        .iter()
+        .take_while(|access| matches!(access, AccessExpr::Dot(_)))
+        .count();
     let (dots, chain) = chain.split_at(dots);
     if chain.is_empty() {
         return None;
@@ -127,8 +136,10 @@ fn function_of(function: &Function) -> Option<AstExpr> {
         }));
     }
     // One call for each dimension, the last one innermost.
-    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(value)), FunctionArg::Unnamed(FunctionArgExpr::Expr(AstExpr::Array(counts)))] =
-        list.args.as_slice()
+    let [
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(value)),
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(AstExpr::Array(counts))),
+    ] = list.args.as_slice()
     else {
         return None;
     };
@@ -139,7 +150,9 @@ fn function_of(function: &Function) -> Option<AstExpr> {
 
 /// A call by name.
 pub(crate) fn call(name: &str, args: Vec<AstExpr>) -> AstExpr {
-    let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg)));
+    let args = args
+        .into_iter()
+        .map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg)));
     AstExpr::Function(Function {
         name: ObjectName::from(vec![Ident::new(name)]),
         uses_odbc_syntax: false,

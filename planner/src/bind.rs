@@ -11,8 +11,8 @@
 use crate::catalog::{Catalog, Relation};
 use crate::error::{bind_error, suggestion};
 use crate::rewrite::rewrite;
-use crate::sets::SERIES;
 use crate::session::{UTC, zone};
+use crate::sets::SERIES;
 use crate::types::SqlTypes;
 use crate::whole_rows;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, SchemaRef, TimeUnit};

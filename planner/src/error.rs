@@ -52,7 +52,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("setseed", "random() cannot be repeated here"),
     ("clock_timestamp", "now() is the time of the statement's snapshot"),
     ("timeofday", "now() is the time of the statement's snapshot"),
-    ("to_tsvector", "there is no text search; use LIKE or regular expressions"),
+    (
+        "to_tsvector",
+        "there is no text search; use LIKE or regular expressions",
+    ),
     ("to_tsquery", "there is no text search; use LIKE or regular expressions"),
     ("lastval", "there are no sequences; gen_random_uuid() makes keys"),
     ("nextval", "there are no sequences; gen_random_uuid() makes keys"),

@@ -85,7 +85,10 @@ fn argument(value: &ScalarValue, to: &DataType, position: usize) -> Result<Scala
                 other => (*other).clone(),
             };
             let nanoseconds = DataType::Timestamp(TimeUnit::Nanosecond, zone.clone());
-            let changed = value.cast_to(&nanoseconds).ok().filter(|v| v.is_null() == value.is_null());
+            let changed = value
+                .cast_to(&nanoseconds)
+                .ok()
+                .filter(|v| v.is_null() == value.is_null());
             Ok(changed.ok_or_else(range)?)
         }
         to => value.cast_to(to),
@@ -98,7 +101,12 @@ fn scaled(value: &ScalarValue, scale: i8) -> Result<ScalarValue> {
         ScalarValue::Decimal128(Some(digits), _, _) => i64::try_from(*digits).ok(),
         _ => None,
     };
-    let range = || Error::new("22003", format!("a numeric series of {scale} digits after the point is out of range"));
+    let range = || {
+        Error::new(
+            "22003",
+            format!("a numeric series of {scale} digits after the point is out of range"),
+        )
+    };
     Ok(ScalarValue::Int64(Some(digits.ok_or_else(range)?)))
 }
 
@@ -131,7 +139,9 @@ fn kind(values: &[&ScalarValue], zone: &Arc<str>) -> Result<DataType> {
                 _ => None,
             });
             // A date beside a timestamp is one.
-            let plain = [first, second].into_iter().any(|t| matches!(t, DataType::Timestamp(_, None)));
+            let plain = [first, second]
+                .into_iter()
+                .any(|t| matches!(t, DataType::Timestamp(_, None)));
             Ok(DataType::Timestamp(TimeUnit::Microsecond, zone.filter(|_| !plain)))
         }
         types => {

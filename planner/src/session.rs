@@ -65,7 +65,11 @@ pub fn template_builder(runtime: Arc<RuntimeEnv>, leaves: Arc<LeafRuntime>) -> S
 
 /// Ours come first.
 fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
-    let mut all: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(JsonOperators), Arc::new(ArrayOperators), Arc::new(IntervalOperators)];
+    let mut all: Vec<Arc<dyn ExprPlanner>> = vec![
+        Arc::new(JsonOperators),
+        Arc::new(ArrayOperators),
+        Arc::new(IntervalOperators),
+    ];
     all.extend(SessionStateDefaults::default_expr_planners());
     all
 }

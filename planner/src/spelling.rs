@@ -38,7 +38,9 @@ impl ExprPlanner for IntervalOperators {
         };
         let is_span = |of: &DataType| matches!(of, DataType::Interval(_) | DataType::Duration(_));
         let (interval, factor) = match (is_span(&left_type), is_span(&right_type), &op) {
-            (true, false, BinaryOperator::Multiply) if right_type.is_numeric() => (left, cast(right, DataType::Float64)),
+            (true, false, BinaryOperator::Multiply) if right_type.is_numeric() => {
+                (left, cast(right, DataType::Float64))
+            }
             (false, true, BinaryOperator::Multiply) if left_type.is_numeric() => (right, cast(left, DataType::Float64)),
             (true, false, BinaryOperator::Divide) if right_type.is_numeric() => {
                 let inverse = Expr::BinaryExpr(BinaryExpr {

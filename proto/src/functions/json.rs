@@ -436,7 +436,9 @@ fn strip(value: &str, kept: &mut String) -> std::result::Result<(), Error> {
             return Ok(());
         }
     };
-    let Some(mut inside) = Inside::of(value, open) else { return Ok(()) };
+    let Some(mut inside) = Inside::of(value, open) else {
+        return Ok(());
+    };
     kept.push(open);
     let mut first = true;
     while let Some((key, value)) = inside.next()? {

@@ -27,7 +27,10 @@ pub const ROUTER_PREFIX: &str = "__router_";
 /// Those that users may name.
 pub fn public() -> Vec<ScalarUDF> {
     let mut all = vec![ScalarUDF::from(random_uuid::GenRandomUuid::default())];
-    let json = json::functions().into_iter().chain(rows::functions()).filter(|f| !f.name().starts_with("__"));
+    let json = json::functions()
+        .into_iter()
+        .chain(rows::functions())
+        .filter(|f| !f.name().starts_with("__"));
     all.extend(json.map(|f| f.as_ref().clone()));
     all
 }
@@ -56,7 +59,11 @@ pub fn aggregate(name: &str) -> Option<Arc<AggregateUDF>> {
 /// One that the planner puts in the place of another before names are looked up; [`portable`] has it, too.
 pub fn rewritten(name: &str) -> Option<Arc<ScalarUDF>> {
     static ALL: LazyLock<HashMap<String, Arc<ScalarUDF>>> = LazyLock::new(|| {
-        let all = arrays::functions().into_iter().chain(json::functions()).chain(json_build::functions()).chain(rows::functions());
+        let all = arrays::functions()
+            .into_iter()
+            .chain(json::functions())
+            .chain(json_build::functions())
+            .chain(rows::functions());
         all.map(|f| (f.name().to_owned(), f)).collect()
     });
     ALL.get(name).cloned()

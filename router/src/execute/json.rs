@@ -85,7 +85,10 @@ pub(super) fn rewrite(call: &ScalarFunction, schema: &DFSchema, zone: &str) -> R
         signature: signature(),
     };
     let function = Arc::new(ScalarUDF::from(function));
-    Ok(Some(Expr::ScalarFunction(ScalarFunction::new_udf(function, call.args.clone()))))
+    Ok(Some(Expr::ScalarFunction(ScalarFunction::new_udf(
+        function,
+        call.args.clone(),
+    ))))
 }
 
 fn signature() -> Signature {
@@ -94,7 +97,10 @@ fn signature() -> Signature {
 }
 
 fn check(kind: Kind, known: &str, args: &[Expr], schema: &DFSchema) -> Result<()> {
-    let types = args.iter().map(|arg| arg.get_type(schema)).collect::<Result<Vec<_>>>()?;
+    let types = args
+        .iter()
+        .map(|arg| arg.get_type(schema))
+        .collect::<Result<Vec<_>>>()?;
     let fits = match (kind, known, types.as_slice()) {
         (_, "row_to_json", [row]) => matches!(row, DataType::Struct(_)),
         (_, "array_to_json", [array]) => array.is_list() || array.is_null(),
@@ -114,7 +120,11 @@ fn check(kind: Kind, known: &str, args: &[Expr], schema: &DFSchema) -> Result<()
         return Ok(());
     }
     let types: Vec<_> = types.iter().map(ToString::to_string).collect();
-    Err(Error::new("42883", format!("function {known}({}) does not exist", types.join(", "))).into())
+    Err(Error::new(
+        "42883",
+        format!("function {known}({}) does not exist", types.join(", ")),
+    )
+    .into())
 }
 
 fn is_texts(data_type: &DataType) -> bool {
@@ -177,7 +187,9 @@ impl ScalarUDFImpl for Build {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         if args.args.is_empty() {
             let empty = if self.kind == Kind::BuildArray { "[]" } else { "{}" };
-            return Ok(ColumnarValue::Scalar(datafusion::scalar::ScalarValue::Utf8View(Some(empty.into()))));
+            return Ok(ColumnarValue::Scalar(datafusion::scalar::ScalarValue::Utf8View(Some(
+                empty.into(),
+            ))));
         }
         make_scalar_function(|columns| self.build(columns), vec![])(&args.args)
     }
@@ -195,7 +207,11 @@ impl Build {
         }
         let values = columns.iter().enumerate().map(|(at, column)| {
             let json = self.json.get(at).copied().unwrap_or(false);
-            let field = if json { json_field("") } else { Arc::new(Field::new("", column.data_type().clone(), true)) };
+            let field = if json {
+                json_field("")
+            } else {
+                Arc::new(Field::new("", column.data_type().clone(), true))
+            };
             Values::new(&field, column, &self.zone)
         });
         let values = values.collect::<Result<Vec<_>>>()?;
@@ -225,7 +241,9 @@ impl Build {
                         out.push_str(if at > 0 { ", " } else { "" });
                         if columns[2 * at].is_null(row) {
                             let message = format!("argument {} cannot be null", 2 * at + 1);
-                            return Err(Error::new("22023", message).with_hint("object keys should be text").into());
+                            return Err(Error::new("22023", message)
+                                .with_hint("object keys should be text")
+                                .into());
                         }
                         pair[0].write_key(row, &mut out)?;
                         out.push_str(" : ");
@@ -267,9 +285,7 @@ impl Values {
         Ok(match of {
             DataType::Null => Self::Null,
             _ if is_json(field) => Self::Plain(written(zone, column)?),
-            DataType::Boolean => {
-                Self::Plain(datafusion::arrow::compute::cast(column, &DataType::Utf8View)?)
-            }
+            DataType::Boolean => Self::Plain(datafusion::arrow::compute::cast(column, &DataType::Utf8View)?),
             of if of.is_floating() => Self::Float(written(zone, column)?),
             of if of.is_numeric() => Self::Plain(written(zone, column)?),
             DataType::List(inside) => {

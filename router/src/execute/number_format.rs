@@ -78,9 +78,10 @@ impl Pattern {
                 rest = after;
                 continue;
             }
-            let keyword = KEYWORDS
-                .iter()
-                .find(|word| rest.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word)));
+            let keyword = KEYWORDS.iter().find(|word| {
+                rest.get(..word.len())
+                    .is_some_and(|start| start.eq_ignore_ascii_case(word))
+            });
             let Some(keyword) = keyword else {
                 if first.eq_ignore_ascii_case(&'b') {
                     return Err(refused("B"));
@@ -163,11 +164,23 @@ impl Pattern {
         let start = self.zeros_from.map_or(start, |zeros| start.min(zeros));
         let (mut out, mut place, mut behind, mut signed) = (String::new(), 0, 0, false);
         let sign = match (self.sign, negative) {
-            (Sign::Usual, false) => if self.fill { " " } else { "" },
+            (Sign::Usual, false) => {
+                if self.fill {
+                    " "
+                } else {
+                    ""
+                }
+            }
             (Sign::Usual | Sign::Leading, true) => "-",
             (Sign::Leading, false) => "+",
             (Sign::Angle, true) => "<",
-            (Sign::Angle, false) => if self.fill { " " } else { "" },
+            (Sign::Angle, false) => {
+                if self.fill {
+                    " "
+                } else {
+                    ""
+                }
+            }
             _ => "",
         };
         let mut point = false;
@@ -178,7 +191,11 @@ impl Pattern {
                         if !std::mem::replace(&mut signed, true) {
                             out.push_str(sign);
                         }
-                        out.push(if too_long { '#' } else { char::from(whole.as_bytes()[place]) });
+                        out.push(if too_long {
+                            '#'
+                        } else {
+                            char::from(whole.as_bytes()[place])
+                        });
                     } else if self.fill {
                         out.push(' ');
                     }
@@ -261,7 +278,10 @@ impl Pattern {
         sign(&mut rest, &mut negative);
         let digits = out.bytes().any(|b| b.is_ascii_digit());
         if !digits {
-            return Err(Error::new("22P02", format!("invalid input syntax for type numeric: \"{text}\"")));
+            return Err(Error::new(
+                "22P02",
+                format!("invalid input syntax for type numeric: \"{text}\""),
+            ));
         }
         Ok(if negative { format!("-{out}") } else { out })
     }
@@ -299,7 +319,11 @@ mod tests {
             (".99", "0.50", " .##"),
             ("\"x\"99", "5", "x  5"),
         ] {
-            assert_eq!(Pattern::parse(pattern).unwrap().write(number), wanted, "{pattern} of {number}");
+            assert_eq!(
+                Pattern::parse(pattern).unwrap().write(number),
+                wanted,
+                "{pattern} of {number}"
+            );
         }
         for (pattern, text, wanted) in [
             ("9,999.9", "1,234.5", "1234.5"),
@@ -309,7 +333,11 @@ mod tests {
             ("9999", "12 3", "123"),
             ("9", "123", "1"),
         ] {
-            assert_eq!(Pattern::parse(pattern).unwrap().read(text).unwrap(), wanted, "{pattern} of {text}");
+            assert_eq!(
+                Pattern::parse(pattern).unwrap().read(text).unwrap(),
+                wanted,
+                "{pattern} of {text}"
+            );
         }
         assert_eq!(Pattern::parse("99").unwrap().read("a").unwrap_err().code, "22P02");
         for pattern in ["9.99EEEE", "RN", "9V9", "99TH", "B99"] {

@@ -306,9 +306,7 @@ fn function_of(mut call: ScalarFunction, schema: &DFSchema, zone: &str) -> DfRes
             };
             Transformed::yes(shown)
         }
-        ("array_to_string", first, 2 | 3) if is_list_of_others(&first) => {
-            Transformed::yes(joined(call.args, zone))
-        }
+        ("array_to_string", first, 2 | 3) if is_list_of_others(&first) => Transformed::yes(joined(call.args, zone)),
         // How `x = ANY (array)` is planned.
         ("array_has", first, 2) if !first.is_null() && may_have_null(&call.args[0]) => {
             Transformed::yes(ArrayKind::Any.call(call.args))

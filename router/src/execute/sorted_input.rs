@@ -99,7 +99,10 @@ fn ordered(plan: &LogicalPlan) -> DfResult<Option<(LogicalPlan, Vec<SortExpr>)>>
                         added(&mut exprs, other.clone())
                     }
                 };
-                order.push(SortExpr { expr: column, ..key.clone() });
+                order.push(SortExpr {
+                    expr: column,
+                    ..key.clone()
+                });
             }
             match changed {
                 false => Some((plan.clone(), order)),

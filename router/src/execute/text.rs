@@ -14,8 +14,8 @@ use bytes::BytesMut;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
-use datafusion::common::{Result, exec_err};
 use datafusion::common::utils::take_function_args;
+use datafusion::common::{Result, exec_err};
 use datafusion::functions::utils::make_scalar_function;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
@@ -42,10 +42,7 @@ pub(super) fn joined(args: Vec<Expr>, zone: &str) -> Expr {
         zone: zone.to_owned(),
         signature: Signature::variadic_any(Volatility::Immutable),
     };
-    Expr::ScalarFunction(ScalarFunction::new_udf(
-        Arc::new(ScalarUDF::from(function)),
-        args,
-    ))
+    Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(ScalarUDF::from(function)), args))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -37,7 +37,11 @@ pub(super) fn to_char(args: Vec<Expr>, data_type: &DataType) -> DfResult<Expr> {
         DataType::Date32 | DataType::Timestamp(_, None) | DataType::Null
     ) {
         let what = format!("to_char of {data_type} is not supported");
-        return Err(Error::unsupported(what, "it writes dates, timestamps without time zone, numbers and intervals").into());
+        return Err(Error::unsupported(
+            what,
+            "it writes dates, timestamps without time zone, numbers and intervals",
+        )
+        .into());
     }
     let pattern = constant(&pattern, "to_char")?;
     parse(&pattern)?;

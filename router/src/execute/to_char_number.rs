@@ -101,7 +101,9 @@ impl ScalarUDFImpl for Patterned {
     fn return_type(&self, _: &[DataType]) -> DfResult<DataType> {
         Ok(match self.kind {
             Kind::ReadNumber => {
-                let scale = Pattern::parse(&self.pattern)?.scale().min(usize::from(DECIMAL128_MAX_PRECISION));
+                let scale = Pattern::parse(&self.pattern)?
+                    .scale()
+                    .min(usize::from(DECIMAL128_MAX_PRECISION));
                 DataType::Decimal128(DECIMAL128_MAX_PRECISION, scale as i8)
             }
             _ => DataType::Utf8View,
@@ -189,7 +191,9 @@ fn read(values: &ArrayRef, pattern: &Pattern, result: &DataType) -> DfResult<Arr
         let number = pattern.read(text)?;
         let (whole, fraction) = number.split_once('.').unwrap_or((number.as_str(), ""));
         let digits = format!("{whole}{fraction:0<width$}", width = usize::from(scale.unsigned_abs()));
-        digits.parse().map_err(|_| Error::new("22003", "value overflows numeric format"))
+        digits
+            .parse()
+            .map_err(|_| Error::new("22003", "value overflows numeric format"))
     };
     let numbers = texts.as_string_view().iter().map(|text| text.map(one).transpose());
     let numbers = numbers.collect::<Result<Decimal128Array>>()?;
@@ -217,7 +221,10 @@ fn parts(pattern: &str) -> Result<Vec<Part>> {
             true => (&rest[2..], false),
             false => (rest, true),
         };
-        let starts = |word: &&str| bare.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+        let starts = |word: &&str| {
+            bare.get(..word.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(word))
+        };
         if let Some(quoted) = rest.strip_prefix('"') {
             let (inside, after) = quoted.split_once('"').unwrap_or((quoted, ""));
             parts.push(Part::Text(inside.to_owned()));

@@ -10,8 +10,8 @@
 use super::{ArrayKind, flattened, range};
 use crate::error::Error;
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, DynComparator, Int32Builder, ListArray, ListBuilder,
-    UInt64Array, make_comparator,
+    Array, ArrayRef, AsArray, BooleanArray, DynComparator, Int32Builder, ListArray, ListBuilder, UInt64Array,
+    make_comparator,
 };
 use datafusion::arrow::buffer::OffsetBuffer;
 use datafusion::arrow::compute::{SortOptions, interleave, take};
@@ -65,7 +65,12 @@ pub(super) fn replace(list: &ListArray, from: &ArrayRef, to: &ArrayRef) -> Resul
 fn rebuilt(list: &ListArray, values: ArrayRef, lengths: Vec<usize>) -> Result<ArrayRef> {
     let field = Arc::new(Field::new_list_field(values.data_type().clone(), true));
     let offsets = OffsetBuffer::from_lengths(lengths);
-    Ok(Arc::new(ListArray::try_new(field, offsets, values, list.nulls().cloned())?))
+    Ok(Arc::new(ListArray::try_new(
+        field,
+        offsets,
+        values,
+        list.nulls().cloned(),
+    )?))
 }
 
 pub(super) fn position(list: &ListArray, element: &ArrayRef, start: Option<&ArrayRef>) -> Result<ArrayRef> {

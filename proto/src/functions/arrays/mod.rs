@@ -150,7 +150,11 @@ impl ScalarUDFImpl for ArrayFunction {
         let wanted = self.coerced(types);
         wanted.ok_or_else(|| {
             let types: Vec<_> = types.iter().map(ToString::to_string).collect();
-            Error::new("42883", format!("function {}({}) does not exist", self.known, types.join(", "))).into()
+            Error::new(
+                "42883",
+                format!("function {}({}) does not exist", self.known, types.join(", ")),
+            )
+            .into()
         })
     }
 
@@ -313,7 +317,10 @@ fn flattened(list: &ListArray) -> Result<(ArrayRef, Vec<std::ops::Range<usize>>)
     let mut ranges: Vec<_> = (0..list.len()).map(|row| range(list, row)).collect();
     let mut values = list.values().clone();
     while element_type(values.data_type()).is_some() {
-        let inner = cast(&values, &list_of(element_type(values.data_type()).cloned().unwrap_or(DataType::Null)))?;
+        let inner = cast(
+            &values,
+            &list_of(element_type(values.data_type()).cloned().unwrap_or(DataType::Null)),
+        )?;
         let inner = inner.as_list::<i32>();
         let offsets = inner.value_offsets();
         for range in &mut ranges {

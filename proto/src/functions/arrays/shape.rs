@@ -8,7 +8,8 @@
 use super::{element_type, flattened, list_of, range};
 use crate::error::Error;
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, Int32Array, Int64Builder, ListArray, ListBuilder, StringViewArray, UInt64Array, UInt64Builder,
+    Array, ArrayRef, AsArray, Int32Array, Int64Builder, ListArray, ListBuilder, StringViewArray, UInt64Array,
+    UInt64Builder,
 };
 use datafusion::arrow::buffer::{NullBuffer, OffsetBuffer};
 use datafusion::arrow::compute::{cast, take};
@@ -75,7 +76,9 @@ pub(super) fn dims(list: &ListArray) -> Result<ArrayRef> {
         }
         Some(text).filter(|text| !text.is_empty())
     };
-    Ok(Arc::new(lengths(list)?.into_iter().map(text).collect::<StringViewArray>()))
+    Ok(Arc::new(
+        lengths(list)?.into_iter().map(text).collect::<StringViewArray>(),
+    ))
 }
 
 /// Parts of the arrays; `None` for NULL.
@@ -160,7 +163,9 @@ pub(super) fn ordinals(lists: &[ArrayRef]) -> Result<ArrayRef> {
     let rows = lists.first().map_or(0, |list| list.len());
     let mut all = ListBuilder::new(Int64Builder::new());
     for row in 0..rows {
-        let lengths = lists.iter().map(|list| list.as_list_opt::<i32>().map_or(0, |list| range(list, row).len()));
+        let lengths = lists
+            .iter()
+            .map(|list| list.as_list_opt::<i32>().map_or(0, |list| range(list, row).len()));
         let longest = lengths.max().unwrap_or(0) as i64;
         (1..=longest).for_each(|n| all.values().append_value(n));
         all.append(true);
@@ -208,7 +213,11 @@ mod tests {
         let list = ListArray::from_iter_primitive::<Int32Type, _, _>(vec![Some(vec![Some(1), Some(2), Some(3)])]);
         let bound = |n: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![n])) };
         let part = slice(&list, &bound(from), &bound(to)).unwrap();
-        part.as_list::<i32>().values().as_primitive::<Int32Type>().iter().collect()
+        part.as_list::<i32>()
+            .values()
+            .as_primitive::<Int32Type>()
+            .iter()
+            .collect()
     }
 
     #[test]

@@ -72,7 +72,9 @@ pub fn functions() -> Vec<Arc<AggregateUDF>> {
 
 /// The function that stands for one of PostgreSQL's with WITHIN GROUP.
 pub fn named(name: &str) -> Option<&'static str> {
-    ALL.iter().find(|(_, _, known)| *known == name).map(|(_, name, _)| *name)
+    ALL.iter()
+        .find(|(_, _, known)| *known == name)
+        .map(|(_, name, _)| *name)
 }
 
 /// How an order is told to the functions: for each of its columns, `descending` and `nulls_first`.
@@ -193,13 +195,19 @@ impl AggregateUDFImpl for OrderedSet {
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
         let field = |name: &str, data_type| Arc::new(Field::new(format_state_name(args.name, name), data_type, true));
         let values = |at: usize| {
-            let of = args.input_fields.get(at).map_or(DataType::Null, |f| f.data_type().clone());
+            let of = args
+                .input_fields
+                .get(at)
+                .map_or(DataType::Null, |f| f.data_type().clone());
             DataType::new_list(of, true)
         };
         Ok(match self.kind {
             Mode => vec![field("values", values(1))],
             PercentileDisc | PercentileCont => {
-                let fraction = args.input_fields.get(2).map_or(DataType::Null, |f| f.data_type().clone());
+                let fraction = args
+                    .input_fields
+                    .get(2)
+                    .map_or(DataType::Null, |f| f.data_type().clone());
                 vec![field("values", values(1)), field("fraction", fraction)]
             }
             Rank | DenseRank | PercentRank | CumeDist => {

@@ -57,7 +57,10 @@ impl Percentile {
         if first == second {
             return Ok(both.slice(0, 1));
         }
-        let (a, b) = (ScalarValue::try_from_array(&both, 0)?, ScalarValue::try_from_array(&both, 1)?);
+        let (a, b) = (
+            ScalarValue::try_from_array(&both, 0)?,
+            ScalarValue::try_from_array(&both, 1)?,
+        );
         between(&a, &b, place - first)?.to_array()
     }
 }
@@ -66,15 +69,20 @@ impl Percentile {
 fn numbers(fraction: &ScalarValue) -> Vec<Option<f64>> {
     match fraction {
         ScalarValue::Float64(number) => vec![*number],
-        ScalarValue::List(list) if list.len() == 1 && list.is_valid(0) => {
-            list.value(0).as_primitive_opt::<Float64Type>().map_or_else(Vec::new, |all| all.iter().collect())
-        }
+        ScalarValue::List(list) if list.len() == 1 && list.is_valid(0) => list
+            .value(0)
+            .as_primitive_opt::<Float64Type>()
+            .map_or_else(Vec::new, |all| all.iter().collect()),
         _ => vec![],
     }
 }
 
 fn check(fraction: &ScalarValue) -> Result<()> {
-    match numbers(fraction).into_iter().flatten().find(|n| !(0.0..=1.0).contains(n)) {
+    match numbers(fraction)
+        .into_iter()
+        .flatten()
+        .find(|n| !(0.0..=1.0).contains(n))
+    {
         Some(wrong) => {
             let message = format!("percentile value {wrong} is not between 0 and 1");
             Err(Error::new("22003", message).into())
@@ -161,7 +169,9 @@ impl Accumulator for Percentile {
             true => nothing.slice(0, 0),
             false => concat(&found)?,
         };
-        Ok(SingleRowListArrayBuilder::new(all).with_nullable(true).build_list_scalar())
+        Ok(SingleRowListArrayBuilder::new(all)
+            .with_nullable(true)
+            .build_list_scalar())
     }
 
     fn size(&self) -> usize {

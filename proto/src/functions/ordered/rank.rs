@@ -67,7 +67,10 @@ impl Accumulator for HypotheticalRank {
             return exec_err!("a rank of {} columns", columns.len());
         }
         let (there, given) = columns[1..].split_at(self.columns);
-        let (there, given) = (self.converter.convert_columns(there)?, self.converter.convert_columns(given)?);
+        let (there, given) = (
+            self.converter.convert_columns(there)?,
+            self.converter.convert_columns(given)?,
+        );
         for (row, given) in there.iter().zip(given.iter()) {
             self.all += 1;
             match row.cmp(&given) {

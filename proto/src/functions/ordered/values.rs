@@ -55,7 +55,9 @@ impl Values {
 
     pub(super) fn state(&self) -> Result<ScalarValue> {
         let values = self.decoded(0..self.len())?;
-        Ok(SingleRowListArrayBuilder::new(values).with_nullable(true).build_list_scalar())
+        Ok(SingleRowListArrayBuilder::new(values)
+            .with_nullable(true)
+            .build_list_scalar())
     }
 
     pub(super) fn len(&self) -> usize {

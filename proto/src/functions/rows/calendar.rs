@@ -33,7 +33,9 @@ fn date(year: i64, month: i64, day: i64) -> Result<NaiveDate> {
         year => year,
     };
     let parts = (i32::try_from(astronomical), u32::try_from(month), u32::try_from(day));
-    let (Ok(year), Ok(month), Ok(day)) = parts else { return Err(wrong()) };
+    let (Ok(year), Ok(month), Ok(day)) = parts else {
+        return Err(wrong());
+    };
     NaiveDate::from_ymd_opt(year, month, day).ok_or_else(wrong)
 }
 
@@ -111,7 +113,9 @@ fn time_to_days(mut i: IntervalMonthDayNano) -> Result<IntervalMonthDayNano> {
     let whole = i.nanoseconds / NANOS_DAY;
     i.nanoseconds -= whole * NANOS_DAY;
     let more = i32::try_from(whole).ok();
-    i.days = more.and_then(|more| i.days.checked_add(more)).ok_or_else(|| range("interval"))?;
+    i.days = more
+        .and_then(|more| i.days.checked_add(more))
+        .ok_or_else(|| range("interval"))?;
     if i.days > 0 && i.nanoseconds < 0 {
         i.nanoseconds += NANOS_DAY;
         i.days -= 1;
@@ -136,7 +140,9 @@ pub(super) fn justify_interval(row: Row<'_, '_>) -> Result<Out> {
     let whole = i.nanoseconds / NANOS_DAY;
     i.nanoseconds -= whole * NANOS_DAY;
     let more = i32::try_from(whole).ok();
-    i.days = more.and_then(|more| i.days.checked_add(more)).ok_or_else(|| range("interval"))?;
+    i.days = more
+        .and_then(|more| i.days.checked_add(more))
+        .ok_or_else(|| range("interval"))?;
     let whole = i.days / DAYS_MONTH;
     i.days -= whole * DAYS_MONTH;
     i.months = i.months.checked_add(whole).ok_or_else(|| range("interval"))?;
@@ -174,7 +180,11 @@ pub(super) fn times(row: Row<'_, '_>) -> Result<Out> {
         return Err(range("interval"));
     }
     let nanos = (micros as i64).checked_mul(1_000).ok_or_else(|| range("interval"))?;
-    Ok(Out::Interval(IntervalMonthDayNano::new(months as i32, total_days as i32, nanos)))
+    Ok(Out::Interval(IntervalMonthDayNano::new(
+        months as i32,
+        total_days as i32,
+        nanos,
+    )))
 }
 
 fn moment(row: Row<'_, '_>, at: usize) -> Option<i64> {
@@ -234,9 +244,10 @@ pub(super) fn overlaps(row: Row<'_, '_>) -> Result<Out> {
         (Some(only), None) | (None, Some(only)) => Some((only, None)),
         (None, None) => None,
     };
-    let (Some((from, to)), Some((other_from, other_to))) =
-        (ends(moment(row, 0), moment(row, 1)), ends(moment(row, 2), moment(row, 3)))
-    else {
+    let (Some((from, to)), Some((other_from, other_to))) = (
+        ends(moment(row, 0), moment(row, 1)),
+        ends(moment(row, 2), moment(row, 3)),
+    ) else {
         return Ok(Out::Null);
     };
     let inside = |start: i64, to: Option<i64>, longer: Option<i64>| match to {
@@ -271,7 +282,11 @@ mod tests {
             ("2026-03-31T00:00:00", "2026-02-28T00:00:00", 1, 3),
         ] {
             let row = [later, earlier].map(|at| Some(Value::Moment(micros(at))));
-            assert_eq!(age(&row).unwrap(), Out::Interval(IntervalMonthDayNano::new(months, days, 0)), "{later}");
+            assert_eq!(
+                age(&row).unwrap(),
+                Out::Interval(IntervalMonthDayNano::new(months, days, 0)),
+                "{later}"
+            );
         }
     }
 
@@ -281,8 +296,14 @@ mod tests {
         let i = |months, days, nanos| IntervalMonthDayNano::new(months, days, nanos);
         let row = |i| [Some(Value::Interval(i))];
         assert_eq!(justify_days(&row(i(0, 35, 0))).unwrap(), Out::Interval(i(1, 5, 0)));
-        assert_eq!(justify_hours(&row(i(0, 0, 27 * hour))).unwrap(), Out::Interval(i(0, 1, 3 * hour)));
-        assert_eq!(justify_interval(&row(i(1, 0, -hour))).unwrap(), Out::Interval(i(0, 29, 23 * hour)));
+        assert_eq!(
+            justify_hours(&row(i(0, 0, 27 * hour))).unwrap(),
+            Out::Interval(i(0, 1, 3 * hour))
+        );
+        assert_eq!(
+            justify_interval(&row(i(1, 0, -hour))).unwrap(),
+            Out::Interval(i(0, 29, 23 * hour))
+        );
         let by = |i, factor| times(&[Some(Value::Interval(i)), Some(Value::Float(factor))]).unwrap();
         assert_eq!(by(i(1, 0, 0), 0.5), Out::Interval(i(0, 15, 0)));
         assert_eq!(by(i(0, 1, 2 * hour), 2.0), Out::Interval(i(0, 2, 4 * hour)));

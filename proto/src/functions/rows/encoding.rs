@@ -71,9 +71,13 @@ pub(super) fn decode(row: Row<'_, '_>) -> Result<Out> {
             digits.chunks_exact(2).map(|pair| (pair[0] << 4) | pair[1]).collect()
         }
         "base64" => {
-            let symbols: String = given.chars().filter(|c| !matches!(c, ' ' | '\n' | '\t' | '\r')).collect();
+            let symbols: String = given
+                .chars()
+                .filter(|c| !matches!(c, ' ' | '\n' | '\t' | '\r'))
+                .collect();
             let decoded = base64().decode(symbols);
-            decoded.map_err(|e| Error::new("22023", "invalid base64 end sequence or symbol").with_detail(e.to_string()))?
+            decoded
+                .map_err(|e| Error::new("22023", "invalid base64 end sequence or symbol").with_detail(e.to_string()))?
         }
         "escape" => escaped(given.as_bytes())?,
         _ => return Err(unknown(encoding)),
@@ -138,10 +142,22 @@ mod tests {
             };
             let back = decode(&[Some(Value::Text(&text)), Some(Value::Text(encoding))]);
             assert_eq!(back.unwrap(), Out::Bytes(all.clone()), "{encoding}");
-            assert_eq!(encoding == "base64", text.lines().all(|line| line.len() <= 76) && text.contains('\n'));
+            assert_eq!(
+                encoding == "base64",
+                text.lines().all(|line| line.len() <= 76) && text.contains('\n')
+            );
         }
-        for (given, encoding) in [("abc", "hex"), ("zz", "hex"), ("YWI", "base64"), ("\\9", "escape"), ("a", "rot13")] {
-            assert!(decode(&[Some(Value::Text(given)), Some(Value::Text(encoding))]).is_err(), "{given}");
+        for (given, encoding) in [
+            ("abc", "hex"),
+            ("zz", "hex"),
+            ("YWI", "base64"),
+            ("\\9", "escape"),
+            ("a", "rot13"),
+        ] {
+            assert!(
+                decode(&[Some(Value::Text(given)), Some(Value::Text(encoding))]).is_err(),
+                "{given}"
+            );
         }
     }
 }

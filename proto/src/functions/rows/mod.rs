@@ -100,7 +100,12 @@ struct Definition {
     row: fn(Row<'_, '_>) -> Result<Out>,
 }
 
-const fn define(name: &'static str, takes: &'static [Kind], gives: Kind, row: fn(Row<'_, '_>) -> Result<Out>) -> Definition {
+const fn define(
+    name: &'static str,
+    takes: &'static [Kind],
+    gives: Kind,
+    row: fn(Row<'_, '_>) -> Result<Out>,
+) -> Definition {
     Definition {
         name,
         known: name,
@@ -144,20 +149,44 @@ const DEFINITIONS: &[Definition] = {
         define("quote_nullable", &[Text], Text, quoting::quote_nullable).with_nulls(),
         define("format", &[Text], Text, quoting::format).and_more().with_nulls(),
         define("num_nulls", &[Any], Int, numbers::nulls).and_more().with_nulls(),
-        define("num_nonnulls", &[Any], Int, numbers::not_nulls).and_more().with_nulls(),
+        define("num_nonnulls", &[Any], Int, numbers::not_nulls)
+            .and_more()
+            .with_nulls(),
         define("width_bucket", &[Float, Float, Float, Int], Int, numbers::width_bucket),
         define("__tessera_make_date", &[Int, Int, Int], Date, calendar::make_date).instead_of("make_date"),
         define("__tessera_make_time", &[Int, Int, Float], Time, calendar::make_time).instead_of("make_time"),
-        define("make_timestamp", &[Int, Int, Int, Int, Int, Float], Moment, calendar::make_timestamp),
-        define("make_interval", &[Int, Int, Int, Int, Int, Int, Float], Interval, calendar::make_interval).at_least(0),
+        define(
+            "make_timestamp",
+            &[Int, Int, Int, Int, Int, Float],
+            Moment,
+            calendar::make_timestamp,
+        ),
+        define(
+            "make_interval",
+            &[Int, Int, Int, Int, Int, Int, Float],
+            Interval,
+            calendar::make_interval,
+        )
+        .at_least(0),
         define("justify_days", &[Interval], Interval, calendar::justify_days),
         define("justify_hours", &[Interval], Interval, calendar::justify_hours),
         define("justify_interval", &[Interval], Interval, calendar::justify_interval),
         define("__tessera_age", &[Moment, Moment], Interval, calendar::age).instead_of("age"),
-        define("__tessera_overlaps", &[Moment, Moment, Moment, Moment], Bool, calendar::overlaps)
-            .instead_of("overlaps")
-            .with_nulls(),
-        define("__tessera_interval_times", &[Interval, Float], Interval, calendar::times).instead_of("*"),
+        define(
+            "__tessera_overlaps",
+            &[Moment, Moment, Moment, Moment],
+            Bool,
+            calendar::overlaps,
+        )
+        .instead_of("overlaps")
+        .with_nulls(),
+        define(
+            "__tessera_interval_times",
+            &[Interval, Float],
+            Interval,
+            calendar::times,
+        )
+        .instead_of("*"),
         define("__tessera_instant", &[Float], Moment, calendar::since_1970).instead_of("to_timestamp"),
         define("__tessera_encode", &[Bytes, Text], Text, encoding::encode).instead_of("encode"),
         define("__tessera_decode", &[Text, Text], Bytes, encoding::decode).instead_of("decode"),
@@ -165,9 +194,14 @@ const DEFINITIONS: &[Definition] = {
         define("convert_to", &[Text, Text], Bytes, encoding::convert_to),
         define("regexp_split_to_array", &[Text, Text, Text], Texts, regular::split).at_least(2),
         define("regexp_substr", &[Text, Text], Text, regular::substr),
-        define("__tessera_regexp_matches", &[Text, Text, Text], TextsList, regular::matches)
-            .at_least(2)
-            .instead_of("regexp_matches"),
+        define(
+            "__tessera_regexp_matches",
+            &[Text, Text, Text],
+            TextsList,
+            regular::matches,
+        )
+        .at_least(2)
+        .instead_of("regexp_matches"),
     ]
 };
 
