@@ -367,7 +367,7 @@ impl Kind {
 /// Argument `at` of a row, which its kind has made sure of.
 fn text<'a>(row: Row<'a, '_>, at: usize) -> &'a str {
     match row.get(at) {
-        Some(Some(Value::Text(text))) => text,
+        Some(Some(Value::Text(text))) => *text,
         _ => "",
     }
 }
@@ -388,7 +388,7 @@ fn float(row: Row<'_, '_>, at: usize) -> f64 {
 
 fn bytes<'a>(row: Row<'a, '_>, at: usize) -> &'a [u8] {
     match row.get(at) {
-        Some(Some(Value::Bytes(bytes))) => bytes,
+        Some(Some(Value::Bytes(bytes))) => *bytes,
         _ => &[],
     }
 }
