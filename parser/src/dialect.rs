@@ -14,7 +14,7 @@
 use std::any::TypeId;
 use std::cell::Cell;
 
-use sqlparser::ast::Expr;
+use sqlparser::ast::{BinaryOperator, Expr};
 use sqlparser::dialect::{Dialect, PostgreSqlDialect, Precedence};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -43,6 +43,39 @@ impl BoundedDialect {
     }
 }
 
+impl BoundedDialect {
+    /// What follows `BETWEEN SYMMETRIC` or `BETWEEN ASYMMETRIC`.
+    fn between(
+        &self,
+        parser: &mut Parser<'_>,
+        operand: &Expr,
+        negated: bool,
+        symmetric: bool,
+    ) -> Result<Expr, ParserError> {
+        let low = parser.parse_subexpr(self.prec_value(Precedence::Between))?;
+        parser.expect_keyword(Keyword::AND)?;
+        let high = parser.parse_subexpr(self.prec_value(Precedence::Between))?;
+        let between = |low: &Expr, high: &Expr| Expr::Between {
+            expr: Box::new(operand.clone()),
+            negated,
+            low: Box::new(low.clone()),
+            high: Box::new(high.clone()),
+        };
+        if !symmetric {
+            return Ok(between(&low, &high));
+        }
+        let op = match negated {
+            true => BinaryOperator::And,
+            false => BinaryOperator::Or,
+        };
+        Ok(Expr::Nested(Box::new(Expr::BinaryOp {
+            left: Box::new(between(&low, &high)),
+            op,
+            right: Box::new(between(&high, &low)),
+        })))
+    }
+}
+
 /// Hands methods without arguments on.
 macro_rules! delegate {
     ($($method:ident)*) => {
@@ -68,9 +101,20 @@ impl Dialect for BoundedDialect {
         }
     }
 
-    /// sqlparser reads everything that follows `IS DISTINCT FROM` as its right side, `AND` and `OR` included.
+    /// sqlparser reads everything that follows `IS DISTINCT FROM` as its right side, `AND` and `OR` included, and does not
+    /// know `BETWEEN SYMMETRIC`.
     fn parse_infix(&self, parser: &mut Parser<'_>, left: &Expr, _: u8) -> Option<Result<Expr, ParserError>> {
-        use Keyword::{DISTINCT, FROM, IS, NOT};
+        use Keyword::{ASYMMETRIC, BETWEEN, DISTINCT, FROM, IS, NOT, SYMMETRIC};
+        for (keywords, negated, symmetric) in [
+            (&[BETWEEN, SYMMETRIC][..], false, true),
+            (&[NOT, BETWEEN, SYMMETRIC][..], true, true),
+            (&[BETWEEN, ASYMMETRIC][..], false, false),
+            (&[NOT, BETWEEN, ASYMMETRIC][..], true, false),
+        ] {
+            if parser.parse_keywords(keywords) {
+                return Some(self.between(parser, left, negated, symmetric));
+            }
+        }
         let is_negated = parser.parse_keywords(&[IS, NOT, DISTINCT, FROM]);
         if !is_negated && !parser.parse_keywords(&[IS, DISTINCT, FROM]) {
             return None;

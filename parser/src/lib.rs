@@ -3,7 +3,8 @@
 //! ```text
 //!   text ── split.rs ──> tokens of each statement ── first words ──> one reader each
 //!                                                    │
-//!     SELECT VALUES TABLE WITH (        query.rs     │  SET SHOW RESET DISCARD           admin.rs
+//!     SELECT VALUES TABLE WITH (        query.rs (spelling.rs, desugar.rs)
+//!                                                    │  SET SHOW RESET DISCARD           admin.rs
 //!     EXPLAIN CREATE DROP               define.rs    │  VERIFY TABLE, ALTER SHARD        admin.rs
 //!     INSERT UPDATE DELETE              write.rs     │
 //!     CREATE [REFERENCE] TABLE          create_table.rs, types.rs
@@ -34,9 +35,11 @@ mod copy;
 mod create_table;
 mod cursor;
 mod define;
+mod desugar;
 mod dialect;
 mod error;
 mod query;
+mod spelling;
 mod split;
 mod statement;
 #[cfg(test)]
@@ -48,6 +51,7 @@ mod write;
 
 pub use error::ParseError;
 pub use query::is_default;
+pub use spelling::TIES;
 pub use split::{CHAIN_DEPTH_MAX, TEXT_BYTES_MAX, TOKENS_MAX};
 pub use statement::*;
 

@@ -12,14 +12,16 @@ use std::ops::ControlFlow;
 
 use sqlparser::ast::{
     Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr, Statement, TableFactor,
-    TableWithJoins, Visit, Visitor,
+    TableWithJoins, Visit, VisitMut, Visitor,
 };
 use sqlparser::parser::{Parser, ParserError};
-use sqlparser::tokenizer::{Location, Token, TokenWithSpan};
+use sqlparser::tokenizer::{Location, Token};
 
 use crate::cursor::{Cursor, is_word, starts_with};
+use crate::desugar::desugar;
 use crate::dialect::BoundedDialect;
 use crate::error::{ParseError, Stop, did_you_mean, unsupported};
+use crate::spelling::respell;
 use crate::split::{Tok, check_depth, syntax_error_near};
 use crate::statement::Unsupported;
 
@@ -124,7 +126,7 @@ pub(crate) fn parse_projection(cursor: &mut Cursor<'_>, count: usize) -> Result<
 }
 
 /// Reads the next `count` tokens by one of sqlparser's rules and checks what it let through.
-fn parse_next<T: Visit>(
+fn parse_next<T: Visit + VisitMut>(
     cursor: &mut Cursor<'_>,
     count: usize,
     what: &str,
@@ -135,7 +137,8 @@ fn parse_next<T: Visit>(
     if toks.is_empty() {
         return Err(start.syntax_error().with_hint(format!("expected {what}")).into());
     }
-    let tree = read(&start, toks, cursor.offset(), rule)?;
+    let mut tree = read(&start, toks, cursor.offset(), rule)?;
+    desugar(cursor.sql(), toks, &mut tree)?;
     refuse_leniency(cursor.sql(), toks, &tree)?;
     Ok(tree)
 }
@@ -154,7 +157,7 @@ fn read<T>(
     check_depth(cursor.sql(), toks)?;
     recursive::set_minimum_stack_size(STACK_BYTES_MIN);
     let dialect = BoundedDialect::new(toks.len());
-    let tokens: Vec<TokenWithSpan> = toks.iter().map(|tok| tok.token.clone()).collect();
+    let tokens = respell(cursor.sql(), toks)?;
     let mut parser = Parser::new(&dialect)
         .with_recursion_limit(RECURSION_MAX)
         .with_tokens_with_locations(tokens);
@@ -347,12 +350,6 @@ impl Visitor for Leniency {
         {
             return ControlFlow::Break(Refusal::Clause(("FOR XML/JSON, SETTINGS, FORMAT or |>", foreign)));
         }
-        if matches!(&query.fetch, Some(fetch) if fetch.with_ties || fetch.percent) {
-            return ControlFlow::Break(Refusal::Clause((
-                "FETCH ... WITH TIES",
-                "use rank() over the same order and filter on it",
-            )));
-        }
         match &*query.body {
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => {
                 ControlFlow::Break(Refusal::Clause((
@@ -391,7 +388,10 @@ impl Visitor for Leniency {
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> Refused {
         match factor {
             TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
-                ControlFlow::Break(Refusal::Clause(("TABLESAMPLE", "filter with random() < fraction")))
+                ControlFlow::Break(Refusal::Clause((
+                    "TABLESAMPLE of anything but a table",
+                    "filter with random() < fraction",
+                )))
             }
             TableFactor::Table {
                 with_ordinality: true, ..

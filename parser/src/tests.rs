@@ -232,7 +232,7 @@ fn queries_pass_through() {
         "query SELECT A, \"B\" FROM T WHERE x = $1",
     );
     check("VALUES (1, 'a'), (2, NULL)", "query VALUES (1, 'a'), (2, NULL)");
-    check("TABLE t", "query TABLE t");
+    check("TABLE t", "query SELECT * FROM t");
     check(
         "(SELECT 1) UNION ALL (SELECT 2)",
         "query (SELECT 1) UNION ALL (SELECT 2)",
@@ -929,4 +929,88 @@ fn errors_have_a_place_and_advice() {
     check_hint("SELECT (1", 10, "the \"(\" at line 1, column 8 is never closed");
     let error = parse("SELECT 1;\n\n  SELECT FROM WHERE").expect_err("no condition");
     assert_eq!((error.line, error.column), (3, 15));
+}
+
+#[test]
+fn postgresql_spellings_reach_the_planner_in_common_words() {
+    check("TABLE s.t ORDER BY 1", "query SELECT * FROM s.t ORDER BY 1");
+    check(
+        "WITH w AS (TABLE t) TABLE w",
+        "query WITH w AS (SELECT * FROM t) SELECT * FROM w",
+    );
+    check("SELECT 1 FROM ONLY t, ONLY (s.u) x", "query SELECT 1 FROM t, s.u x");
+    check(
+        "SELECT a FROM t ORDER BY a USING >, b USING <",
+        "query SELECT a FROM t ORDER BY a DESC, b ASC",
+    );
+    check(
+        "SELECT a FROM t JOIN u USING (a)",
+        "query SELECT a FROM t JOIN u USING(a)",
+    );
+    check("SELECT a FROM t FETCH FIRST ROW ONLY", "query SELECT a FROM t LIMIT 1");
+    check(
+        "SELECT a FROM t OFFSET 1 ROWS FETCH NEXT (1 + $1) ROWS ONLY",
+        "query SELECT a FROM t LIMIT (1 + $1) OFFSET 1 ROWS",
+    );
+    check(
+        "SELECT a FROM t ORDER BY a FETCH FIRST 2 ROWS WITH TIES",
+        "query SELECT a FROM t ORDER BY a LIMIT __tessera_ties(2)",
+    );
+    check(
+        "SELECT 1 FROM t GROUP BY DISTINCT ROLLUP (a), ROLLUP (a)",
+        "query SELECT 1 FROM t GROUP BY GROUPING SETS ((a), ())",
+    );
+    check("SELECT 1 FROM t GROUP BY a, ()", "query SELECT 1 FROM t GROUP BY a");
+    check("SELECT 1 FROM t GROUP BY ALL a", "query SELECT 1 FROM t GROUP BY a");
+    check(
+        "SELECT a BETWEEN SYMMETRIC b AND c OR d",
+        "query SELECT (a BETWEEN b AND c OR a BETWEEN c AND b) OR d",
+    );
+    check(
+        "SELECT a NOT BETWEEN SYMMETRIC 2 AND 1 AND d",
+        "query SELECT (a NOT BETWEEN 2 AND 1 AND a NOT BETWEEN 1 AND 2) AND d",
+    );
+    check("SELECT a COLLATE \"C\" < b", "query SELECT a < b");
+    check("SELECT U&'!0061!!' UESCAPE '!', N'b'", "query SELECT 'a!', 'b'");
+    check(
+        "SELECT |/ a, @ b, (t).c FROM t",
+        "query SELECT +sqrt(a), +abs(b), t.c FROM t",
+    );
+    check(
+        "SELECT 1 FROM s.t TABLESAMPLE SYSTEM (5)",
+        "query SELECT 1 FROM (SELECT * FROM s.t WHERE random() * 100 < 5) AS t",
+    );
+    check(
+        "SELECT sum(a) OVER (ORDER BY a ROWS 1 PRECEDING EXCLUDE NO OTHERS) FROM t",
+        "query SELECT sum(a) OVER (ORDER BY a ROWS 1 PRECEDING) FROM t",
+    );
+    check(
+        "SELECT exclude, group_by FROM t",
+        "query SELECT exclude, group_by FROM t",
+    );
+}
+
+#[test]
+fn postgresql_spellings_that_are_wrong_or_refused() {
+    let code = |sql: &str| parse(sql).map(|_| ()).map_err(|error| error.sqlstate);
+    assert_eq!(code("SELECT 1_000"), Err("42601"));
+    assert_eq!(code("SELECT 1x"), Err("42601"));
+    assert_eq!(code("SELECT 1e5x"), Err("42601"));
+    assert_eq!(code("SELECT a FROM t ORDER BY a USING ="), Err("42809"));
+    assert_eq!(code("SELECT a FROM t FETCH FIRST 1 ROW"), Err("42601"));
+    assert_eq!(code("SELECT a FROM t FETCH FIRST 1 PERCENT ROWS ONLY"), Err("42601"));
+    assert_eq!(code("SELECT a COLLATE \"de_DE\""), Err("42704"));
+    assert_eq!(code("SELECT U&'!00' UESCAPE '!'"), Err("42601"));
+    assert_eq!(code("SELECT 1 FROM t TABLESAMPLE SYSTEM (101)"), Err("2202H"));
+    let cubes = ["CUBE (a, b, c, d, e, f, g, h, i, j, k, l)"; 2].join(", ");
+    assert_eq!(code(&format!("SELECT 1 FROM t GROUP BY {cubes}")), Err("54001"));
+    check("SELECT X'1F'", "unsupported a bit string (B'...' or X'...')");
+    check(
+        "SELECT 1 FROM t TABLESAMPLE SYSTEM (1) REPEATABLE (2)",
+        "unsupported TABLESAMPLE ... REPEATABLE",
+    );
+    check(
+        "SELECT sum(a) OVER (ROWS 1 PRECEDING EXCLUDE TIES) FROM t",
+        "unsupported a window frame with EXCLUDE TIES",
+    );
 }
