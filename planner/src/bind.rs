@@ -9,10 +9,12 @@
 //! nearest name. Views expand at every use, at most [`VIEW_DEPTH_MAX`] deep.
 
 use crate::catalog::{Catalog, Relation};
-use crate::error::{bind_error, suggestion};
+use crate::error::{bind_error, suggestion, whole_row};
 use crate::rewrite::rewrite;
 use crate::session::{UTC, zone};
 use crate::types::SqlTypes;
+use crate::unique::Naming;
+use crate::{ties, unique};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, SchemaRef, TimeUnit};
 use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::catalog::{TableFunctionArgs, TableProvider};
@@ -48,8 +50,26 @@ pub(crate) fn bind_query(
     parameters: &[Option<DataType>],
     depth: usize,
 ) -> Result<LogicalPlan> {
+    let bound = bind_named(state, query, catalog, parameters, depth, Naming::Repeated);
+    match bound {
+        // Two items that DataFusion calls by one name though they are spelled in two ways: every item gets its own.
+        Err(error) if error.code == "42712" && error.message.starts_with("projections require unique") => {
+            bind_named(state, query, catalog, parameters, depth, Naming::All)
+        }
+        bound => bound,
+    }
+}
+
+fn bind_named(
+    state: &SessionState,
+    query: &Query,
+    catalog: &dyn Catalog,
+    parameters: &[Option<DataType>],
+    depth: usize,
+    naming: Naming,
+) -> Result<LogicalPlan> {
     let mut statement = Statement::Query(Box::new(query.clone()));
-    let functions = rewrite(&mut statement, state);
+    let found = rewrite(&mut statement, state, naming)?;
     let normalize = state.config().options().sql_parser.enable_ident_normalization;
     let (references, _) = resolve_table_references(&DfStatement::Statement(Box::new(statement.clone())), normalize)?;
     let mut tables = HashMap::with_capacity(references.len());
@@ -57,7 +77,7 @@ pub(crate) fn bind_query(
         match source_of(state, &reference, catalog, depth) {
             Ok(source) => drop(tables.insert(reference, source)),
             // A function in FROM is named like a relation; it is looked up with its arguments.
-            Err(_) if functions.iter().any(|name| name == reference.table()) => {}
+            Err(_) if found.functions.iter().any(|name| name == reference.table()) => {}
             Err(error) => return Err(error),
         }
     }
@@ -65,9 +85,13 @@ pub(crate) fn bind_query(
     let options = ParserOptions::from(&state.config().options().sql_parser);
     let fields = parameters.iter().map(|t| t.clone().map(parameter_field)).collect();
     let mut context = PlannerContext::new().with_prepare_param_data_types(fields);
-    SqlToRel::new_with_options(&names, options)
+    let plan = SqlToRel::new_with_options(&names, options)
         .sql_statement_to_plan_with_context(statement, &mut context)
-        .map_err(bind_error)
+        .map_err(|error| whole_row(&error, &found.tables).unwrap_or_else(|| bind_error(error)))?;
+    match found.ties {
+        true => ties::expand(plan).map_err(bind_error),
+        false => Ok(plan),
+    }
 }
 
 fn parameter_field(data_type: DataType) -> FieldRef {
@@ -272,7 +296,8 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.state.scalar_functions().get(name).cloned()
+        let ours = || unique::function(name).or_else(|| ties::function(name));
+        self.state.scalar_functions().get(name).cloned().or_else(ours)
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {

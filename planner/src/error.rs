@@ -37,11 +37,35 @@ const PLAN_ERRORS: &[(&str, &str)] = &[
     ("table name \"", "42712"),
     ("Source table contains", "42P10"),
     ("ORDER BY position", "42P10"),
+    ("Cannot find column with position", "42P10"),
+    ("Too many columns! The subquery should", "42601"),
     ("Order by column out of bounds", "42P10"),
     ("Can't cast value", "22P02"),
     ("Unsupported CAST", "42846"),
     ("Unsupported", "0A000"),
 ];
+
+/// Columns that every table of PostgreSQL has.
+const SYSTEM_COLUMNS: [&str; 6] = ["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
+
+/// The name of a table where a column's should be, if the error is that there is no such column.
+pub(crate) fn whole_row(error: &DataFusionError, tables: &[String]) -> Option<Error> {
+    let DataFusionError::SchemaError(schema, _) = error.find_root() else {
+        return None;
+    };
+    let SchemaError::FieldNotFound { field, .. } = schema.as_ref() else {
+        return None;
+    };
+    let name = &field.name;
+    if field.relation.is_none() && tables.contains(name) {
+        let what = format!("a whole row as a value (\"{name}\") is not supported");
+        return Some(Error::unsupported(what, format!("name its columns, or write {name}.*")));
+    }
+    SYSTEM_COLUMNS.contains(&name.as_str()).then(|| {
+        let what = format!("the system column \"{name}\" is not supported");
+        Error::unsupported(what, "rows have no address or transaction number; use the primary key")
+    })
+}
 
 /// An error of binding or optimising, for the user.
 pub fn bind_error(error: DataFusionError) -> Error {
@@ -94,7 +118,9 @@ fn no_column(field: &Column, valid: &[Column]) -> Error {
 
 /// What no rule could turn into a join ends up in the physical planner, which prints the whole expression.
 fn not_implemented(message: &str) -> Option<Error> {
-    let expression = message.strip_prefix("Physical plan does not support logical expression ")?;
+    let Some(expression) = message.strip_prefix("Physical plan does not support logical expression ") else {
+        return Some(not_there(message));
+    };
     let subquery = [
         "InSubquery",
         "Exists",
@@ -106,7 +132,41 @@ fn not_implemented(message: &str) -> Option<Error> {
         let hint = "move it to WHERE as a condition of its own, or write it as a join";
         return Some(Error::unsupported("this subquery is not supported in this place", hint));
     }
-    None
+    Some(not_there(message))
+}
+
+/// DataFusion does not do it.
+fn not_there(message: &str) -> Error {
+    let hint = "write the query in another way; what is supported is in the README";
+    let what = match without_tree(message) {
+        None => message.to_owned(),
+        Some("" | "Unsupported ast node in sqltorel") => "this kind of expression is not supported".to_owned(),
+        Some(text) => text.to_owned(),
+    };
+    Error::unsupported(what, hint)
+}
+
+/// What marks the beginning of a tree printed for those who wrote DataFusion.
+const TREES: [&str; 12] = [
+    "Identifier(",
+    "Ident {",
+    "Span(",
+    "Location(",
+    "ValueWithSpan",
+    "Literal(",
+    "Column(",
+    "Expr {",
+    "ObjectName(",
+    "Nested(",
+    "Some(",
+    " { ",
+];
+
+/// A message without the tree that is printed at its end; `None` if there is none.
+fn without_tree(message: &str) -> Option<&str> {
+    let tree = TREES.iter().filter_map(|mark| message.find(mark)).min()?;
+    let before = message[..tree].rsplit_once(':').map_or("", |(before, _)| before);
+    Some(before.trim_end_matches([' ', ':', '\'', '"']))
 }
 
 fn plan_error(message: &str) -> Option<Error> {
@@ -121,6 +181,22 @@ fn plan_error(message: &str) -> Option<Error> {
             Some(near) => error.with_hint(format!("did you mean \"{near}\"?")),
             None => error,
         });
+    }
+    for (start, code, what) in [
+        ("LIMIT must be >= 0", "2201W", "LIMIT"),
+        ("OFFSET must be >=0", "2201X", "OFFSET"),
+    ] {
+        if message.starts_with(start) {
+            return Some(Error::new(code, format!("{what} must not be negative")));
+        }
+    }
+    if let Some(text) = without_tree(message) {
+        let text = if text.is_empty() {
+            "this expression is not supported"
+        } else {
+            text
+        };
+        return Some(Error::unsupported(text, "write the query in another way"));
     }
     let (_, code) = PLAN_ERRORS.iter().find(|(start, _)| message.starts_with(start))?;
     let (first, more) = message.split_once('\n').unwrap_or((message, ""));

@@ -11,6 +11,7 @@
 pub mod bind;
 pub mod catalog;
 pub mod cluster;
+mod constants;
 pub mod error;
 mod exchange;
 pub mod explain;
@@ -19,6 +20,7 @@ pub mod join_order;
 mod json;
 pub mod leaf;
 pub mod names;
+pub mod operators;
 pub mod prune;
 mod rewrite;
 pub mod series;
@@ -28,7 +30,9 @@ pub mod shard_local;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod ties;
 pub mod types;
+mod unique;
 mod window_limits;
 
 pub use bind::parameter_types;

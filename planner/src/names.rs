@@ -7,13 +7,14 @@
 //! Names are read off the query's first SELECT list. What stands between two wildcards keeps DataFusion's name, because
 //! there nobody can tell which column belongs to which item.
 
+use crate::unique::MARK;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use sqlparser::ast::{Expr, Ident, Query, SelectItem, SetExpr};
 use std::sync::Arc;
 
 /// Names for the columns of `schema`, which is the result of `query`.
 pub fn result_names(query: &Query, schema: &Schema) -> Vec<String> {
-    let mut names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
+    let mut names: Vec<String> = schema.fields().iter().map(|f| without_mark(f.name())).collect();
     let Some(items) = select_list(&query.body) else {
         return names;
     };
@@ -60,8 +61,16 @@ fn select_list(body: &SetExpr) -> Option<&[SelectItem]> {
     }
 }
 
+/// A name as it was before [`crate::unique`] made it one that is there once.
+fn without_mark(name: &str) -> String {
+    match name.rsplit_once(MARK) {
+        Some((name, position)) if position.bytes().all(|b| b.is_ascii_digit()) => name.to_owned(),
+        _ => name.to_owned(),
+    }
+}
+
 /// `None` for wildcards.
-fn item_name(item: &SelectItem) -> Option<String> {
+pub(crate) fn item_name(item: &SelectItem) -> Option<String> {
     match item {
         SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
         SelectItem::UnnamedExpr(expr) => Some(name_of(expr).unwrap_or_else(|| "?column?".to_owned())),

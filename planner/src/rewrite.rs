@@ -4,50 +4,143 @@
 //!   FROM generate_series(1, 3)        FROM generate_series(1, 3) AS generate_series(generate_series)
 //!   FROM generate_series(1, 3) AS i   FROM generate_series(1, 3) AS i(i)
 //!   INTERVAL '1 day 02:03'            CAST('1 day 02:03' AS INTERVAL)       whoever binds reads it as PostgreSQL does
-//!   SELECT k, k, *                    SELECT k, k AS "k 2", *               names of a projection must be unique
 //!   f > 1e300                         f > CAST('1e300' AS double precision) more digits than numeric has here
 //!   every(b), variance(f), sign(n)    bool_and(b), var_samp(f), signum(n)   the same by another name
 //!   mod(a, b)                         a % b
 //! ```
 //!
-//! Clients see the names of the query as it was written ([`crate::names`]).
+//! Names and constants: [`crate::unique`], [`crate::constants`]. Clients see the names of the query as it was written
+//! ([`crate::names`]).
 
-use crate::types::Length;
+use crate::constants::{array, as_written, compared, integer};
+use crate::unique::{Naming, item_names, make_unique, show_casts};
 use datafusion::arrow::datatypes::DECIMAL128_MAX_PRECISION;
 use datafusion::execution::SessionState;
 use sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
-    Interval, ObjectName, Select, SelectItem, Statement, TableAlias, TableAliasColumnDef, TableFactor, Value,
-    ValueWithSpan, VisitMut, VisitorMut,
+    BinaryOperator, CastKind, DataType, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, GroupByExpr, Ident, Interval, LimitClause, NamedWindowExpr, ObjectName, OrderBy, OrderByKind,
+    Query, Select, Statement, TableAlias, TableAliasColumnDef, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
+    WindowFrameBound, WindowSpec, WindowType,
 };
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use tessera_parser::TIES;
+use tessera_proto::{Error, Result};
 
-/// Rewrites a statement in place; returns the names of functions in FROM, folded.
-pub fn rewrite(statement: &mut Statement, state: &SessionState) -> Vec<String> {
+/// What there is in a statement, for whoever binds it.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Names of functions in FROM, folded.
+    pub functions: Vec<String>,
+    /// Names that tables have in it, folded.
+    pub tables: Vec<String>,
+    /// It says WITH TIES.
+    pub ties: bool,
+}
+
+/// Rewrites a statement in place.
+///
+/// # Errors
+/// 22P02: a constant array that is none.
+pub(crate) fn rewrite(statement: &mut Statement, state: &SessionState, naming: Naming) -> Result<Found> {
     let mut rewriter = Rewriter {
         state,
-        functions: vec![],
+        naming,
+        found: Found::default(),
+        looked_into: HashSet::new(),
+        queries: vec![],
+        names: vec![],
     };
-    // Never breaks.
-    let _ = statement.visit(&mut rewriter);
-    rewriter.functions
+    match statement.visit(&mut rewriter) {
+        ControlFlow::Continue(()) => Ok(rewriter.found),
+        ControlFlow::Break(error) => Err(error),
+    }
 }
 
 struct Rewriter<'a> {
     state: &'a SessionState,
-    functions: Vec<String>,
+    naming: Naming,
+    found: Found,
+    /// Queries in FROM and WITH, by their place in memory: others see their columns.
+    looked_into: HashSet<*const Query>,
+    /// How items of the queries around are named.
+    queries: Vec<Naming>,
+    /// PostgreSQL's names of the items of the SELECTs around.
+    names: Vec<Vec<Option<String>>>,
 }
 
 impl VisitorMut for Rewriter<'_> {
-    type Break = ();
+    type Break = Error;
 
-    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        make_unique(select);
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        let inside = self.looked_into.contains(&std::ptr::from_ref(query));
+        self.queries.push(if inside { Naming::All } else { self.naming });
+        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+            self.looked_into.insert(std::ptr::from_ref(cte.query.as_ref()));
+        }
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        self.queries.pop();
+        if let Some(OrderBy {
+            kind: OrderByKind::Expressions(items),
+            ..
+        }) = &mut query.order_by
+        {
+            items.iter_mut().for_each(|item| as_written(&mut item.expr));
+        }
+        if let Some(LimitClause::LimitOffset { limit, offset, .. }) = &mut query.limit_clause {
+            let exprs = limit.iter_mut().chain(offset.iter_mut().map(|offset| &mut offset.value));
+            exprs.for_each(as_count);
+        }
+        show_casts(query);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        self.names.push(item_names(select));
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        let names = self.names.pop().unwrap_or_default();
+        if let GroupByExpr::Expressions(items, _) = &mut select.group_by {
+            for item in items {
+                match item {
+                    Expr::Rollup(sets) | Expr::Cube(sets) | Expr::GroupingSets(sets) => {
+                        sets.iter_mut().flatten().for_each(as_written);
+                    }
+                    item => as_written(item),
+                }
+            }
+        }
+        if let Some(Distinct::On(items)) = &mut select.distinct {
+            items.iter_mut().for_each(as_written);
+        }
+        for window in &mut select.named_window {
+            if let NamedWindowExpr::WindowSpec(window) = &mut window.1 {
+                mend_frame(window);
+            }
+        }
+        let naming = self.queries.last().copied().unwrap_or(self.naming);
+        make_unique(select, &names, naming);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        match factor {
+            TableFactor::Table { name, alias, .. } => {
+                let last = name.0.last().and_then(|part| part.as_ident());
+                let alias = alias.as_ref().map(|alias| &alias.name);
+                self.found.tables.extend(alias.or(last).map(folded));
+            }
+            TableFactor::Derived { subquery, alias, .. } => {
+                self.looked_into.insert(std::ptr::from_ref(subquery.as_ref()));
+                self.found.tables.extend(alias.as_ref().map(|alias| folded(&alias.name)));
+            }
+            _ => {}
+        }
         let TableFactor::Table {
             name,
             alias,
@@ -76,46 +169,122 @@ impl VisitorMut for Rewriter<'_> {
             // DataFusion looks the function up as it is written.
             *name = ObjectName::from(vec![Ident::new(&function)]);
         }
-        self.functions.push(function);
+        self.found.functions.push(function);
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::Function(function) = expr
-            && let Some(other) = renamed(function)
-        {
-            *expr = other;
-            return ControlFlow::Continue(());
-        }
-        if let Expr::Value(ValueWithSpan {
-            value: Value::Number(number, _),
-            span,
-        }) = expr
-            && is_beyond_numeric(number)
-        {
-            let text = Value::SingleQuotedString(number.clone()).with_span(*span);
-            *expr = cast(text, DataType::DoublePrecision);
-            return ControlFlow::Continue(());
-        }
-        let Expr::Interval(Interval {
-            value,
-            leading_field: None,
-            last_field: None,
-            ..
-        }) = expr
-        else {
-            return ControlFlow::Continue(());
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        let spelled = match expr {
+            Expr::Function(function) => {
+                self.found.ties |= is_ties(function);
+                Ok(renamed(function))
+            }
+            Expr::AnyOp { .. } | Expr::AllOp { .. } => compared(expr),
+            Expr::Cast { .. } => array(expr),
+            Expr::UnaryOp { .. } => Ok(integer(expr)),
+            Expr::Value(ValueWithSpan {
+                value: Value::Number(number, _),
+                span,
+            }) => Ok(match is_beyond_numeric(number) {
+                true => {
+                    let text = Value::SingleQuotedString(number.clone()).with_span(*span);
+                    Some(cast(text, DataType::DoublePrecision))
+                }
+                false => integer(expr),
+            }),
+            Expr::Interval(interval) => Ok(plain(interval).map(|text| {
+                let to = DataType::Interval {
+                    fields: None,
+                    precision: None,
+                };
+                cast(text.clone(), to)
+            })),
+            _ => Ok(None),
         };
-        if let Expr::Value(text) = value.as_ref()
-            && matches!(text.value, Value::SingleQuotedString(_))
-        {
-            let to = DataType::Interval {
-                fields: None,
-                precision: None,
-            };
-            *expr = cast(text.clone(), to);
+        match spelled {
+            Ok(Some(other)) => *expr = other,
+            Ok(None) => {}
+            Err(error) => return ControlFlow::Break(error),
         }
         ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        // DataFusion takes a row for one by its first value.
+        if let Expr::Tuple(values) = expr
+            && let Some(first) = values.first_mut()
+        {
+            as_written(first);
+        }
+        if let Expr::Function(function) = expr
+            && let Some(WindowType::WindowSpec(window)) = &mut function.over
+        {
+            mend_frame(window);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// What stands behind LIMIT or OFFSET: a bigint, parameters too.
+fn as_count(expr: &mut Expr) {
+    as_written(expr);
+    let is_number = matches!(expr, Expr::Value(value) if matches!(&value.value, Value::Number(..)));
+    let is_ties = matches!(expr, Expr::Function(function) if is_ties(function));
+    if !is_number && !is_ties {
+        let inner = std::mem::replace(expr, Expr::Value(Value::Null.into()));
+        *expr = Expr::Cast {
+            kind: CastKind::Cast,
+            expr: Box::new(inner),
+            data_type: DataType::BigInt(None),
+            array: false,
+            format: None,
+        };
+    }
+}
+
+fn is_ties(function: &Function) -> bool {
+    let name = function.name.0.last().and_then(|part| part.as_ident());
+    name.is_some_and(|name| name.value == TIES)
+}
+
+/// The text of `INTERVAL 'text'`.
+fn plain(interval: &Interval) -> Option<&ValueWithSpan> {
+    let (None, None) = (&interval.leading_field, &interval.last_field) else {
+        return None;
+    };
+    match interval.value.as_ref() {
+        Expr::Value(text) if matches!(text.value, Value::SingleQuotedString(_)) => Some(text),
+        _ => None,
+    }
+}
+
+/// Offsets of a frame as DataFusion reads them: numbers, and intervals in place of quoted constants and casts of them.
+fn mend_frame(window: &mut WindowSpec) {
+    let Some(frame) = &mut window.window_frame else { return };
+    for bound in [Some(&mut frame.start_bound), frame.end_bound.as_mut()].into_iter().flatten() {
+        let (WindowFrameBound::Preceding(Some(offset)) | WindowFrameBound::Following(Some(offset))) = bound else {
+            continue;
+        };
+        as_written(offset);
+        let text = match offset.as_ref() {
+            Expr::Cast {
+                expr,
+                data_type: DataType::Interval { .. },
+                ..
+            } => expr.as_ref(),
+            other => other,
+        };
+        if let Expr::Value(text) = text
+            && matches!(text.value, Value::SingleQuotedString(_))
+        {
+            **offset = Expr::Interval(Interval {
+                value: Box::new(Expr::Value(text.clone())),
+                leading_field: None,
+                leading_precision: None,
+                last_field: None,
+                fractional_seconds_precision: None,
+            });
+        }
     }
 }
 
@@ -155,6 +324,25 @@ fn renamed(function: &Function) -> Option<Expr> {
     }))
 }
 
+/// A call of a function.
+pub(crate) fn call(name: &str, args: Vec<Expr>) -> Expr {
+    let unnamed = |arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg));
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: args.into_iter().map(unnamed).collect(),
+            clauses: vec![],
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: vec![],
+    })
+}
+
 fn cast(constant: ValueWithSpan, data_type: DataType) -> Expr {
     Expr::Cast {
         kind: CastKind::Cast,
@@ -181,82 +369,7 @@ fn is_beyond_numeric(number: &str) -> bool {
     before.saturating_add(after) > i64::from(DECIMAL128_MAX_PRECISION)
 }
 
-/// Names repeated items of a SELECT list.
-fn make_unique(select: &mut Select) {
-    // With one table in FROM, `a` and `t.a` are the same.
-    let single = matches!(select.from.as_slice(), [only] if only.joins.is_empty());
-    let is_wildcard = |item: &SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
-    let wildcard = select.projection.iter().any(is_wildcard);
-    let mut seen = HashSet::new();
-    if !wildcard {
-        name_casts(select);
-    }
-    for (position, item) in select.projection.iter_mut().enumerate() {
-        let (expr, key, is_column) = match item {
-            SelectItem::ExprWithAlias { expr, alias } => (expr, format!("as {}", folded(alias)), false),
-            SelectItem::UnnamedExpr(expr) => {
-                let column = match expr {
-                    Expr::Identifier(ident) => Some(folded(ident)),
-                    Expr::CompoundIdentifier(parts) if single => parts.last().map(folded),
-                    _ => None,
-                };
-                let is_column = matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
-                let key = column.unwrap_or_else(|| spelled(expr));
-                (expr, key, is_column)
-            }
-            _ => continue,
-        };
-        if !seen.insert(key.clone()) || (wildcard && is_column) {
-            *item = SelectItem::ExprWithAlias {
-                expr: expr.clone(),
-                alias: Ident::with_quote('"', format!("{key} {}", position + 1)),
-            };
-        }
-    }
-}
-
-/// Gives casts of columns the column's name, as PostgreSQL does, where no other item has it: ORDER BY means them then.
-fn name_casts(select: &mut Select) {
-    let column = |expr: &Expr| match expr {
-        Expr::Identifier(ident) => Some(folded(ident)),
-        Expr::CompoundIdentifier(parts) => parts.last().map(folded),
-        _ => None,
-    };
-    let name = |item: &SelectItem| match item {
-        SelectItem::ExprWithAlias { alias, .. } => Some(folded(alias)),
-        SelectItem::UnnamedExpr(Expr::Cast { expr, .. }) => column(expr),
-        SelectItem::UnnamedExpr(expr) => column(expr),
-        _ => None,
-    };
-    let names: Vec<_> = select.projection.iter().map(name).collect();
-    for (item, name) in select.projection.iter_mut().zip(&names) {
-        if let SelectItem::UnnamedExpr(expr @ Expr::Cast { .. }) = item
-            && let Some(name) = name
-            && names.iter().flatten().filter(|other| *other == name).count() == 1
-        {
-            *item = SelectItem::ExprWithAlias {
-                expr: expr.clone(),
-                alias: Ident::with_quote('"', name),
-            };
-        }
-    }
-}
-
-/// One spelling for expressions that DataFusion gives one name.
-fn spelled(expr: &Expr) -> String {
-    let cast = |inner: String, data_type: &DataType| match data_type {
-        DataType::Text => format!("CAST({inner} AS text)"),
-        sized if Length::of(sized).is_some() => format!("CAST({inner} AS text)"),
-        other => format!("CAST({inner} AS {other})"),
-    };
-    match expr {
-        Expr::Cast { expr, data_type, .. } => cast(expr.to_string(), data_type),
-        Expr::TypedString(typed) => cast(typed.value.to_string(), &typed.data_type),
-        other => other.to_string(),
-    }
-}
-
-fn folded(ident: &Ident) -> String {
+pub(crate) fn folded(ident: &Ident) -> String {
     match ident.quote_style {
         None => ident.value.to_lowercase(),
         Some(_) => ident.value.clone(),

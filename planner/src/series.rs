@@ -1,7 +1,7 @@
 //! `generate_series` in FROM.
 //!
 //! ```text
-//!   generate_series(1, 10, 3) AS s              1 4 7 10           bigint, column s
+//!   generate_series(1, 10, 3) AS s              1 4 7 10           integer or bigint, column s
 //!   generate_series(date, date, interval)       timestamps, as PostgreSQL has them
 //! ```
 //!
@@ -35,6 +35,7 @@ impl TableFunctionImpl for Series {
         let to = kind(&values)?;
         let nanoseconds = match &to {
             DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Nanosecond, zone.clone()),
+            DataType::Int32 => DataType::Int64,
             other => other.clone(),
         };
         let mut converted = vec![];
@@ -70,8 +71,8 @@ fn kind(values: &[&ScalarValue]) -> Result<DataType> {
     let is_instant = |t: &DataType| matches!(t, DataType::Date32 | DataType::Timestamp(..) | DataType::Null);
     let known = |t: &DataType| t.is_integer() || t.is_null();
     match types.as_slice() {
-        [first, second] if known(first) && known(second) => Ok(DataType::Int64),
-        [first, second, step] if known(first) && known(second) && known(step) => Ok(DataType::Int64),
+        [first, second] if known(first) && known(second) => Ok(integer(&types)),
+        [first, second, step] if known(first) && known(second) && known(step) => Ok(integer(&types)),
         [
             first,
             second,
@@ -90,6 +91,14 @@ fn kind(values: &[&ScalarValue]) -> Result<DataType> {
                 .with_hint("it takes two or three integers, or two dates or timestamps and an interval, all constant")
                 .into())
         }
+    }
+}
+
+/// A series is of bigint where one of its arguments is.
+fn integer(arguments: &[DataType]) -> DataType {
+    match arguments.contains(&DataType::Int64) {
+        true => DataType::Int64,
+        false => DataType::Int32,
     }
 }
 

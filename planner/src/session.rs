@@ -7,8 +7,10 @@
 //! Some options are not the user's to choose, because leaves depend on them: see [`template_builder`].
 
 use crate::PlanOptions;
+use crate::constants::Constants;
 use crate::json::JsonOperators;
 use crate::leaf::LeafQueryPlanner;
+use crate::operators::Operators;
 use crate::series::Series;
 use datafusion::arrow::array::timezone::Tz;
 use datafusion::catalog::TableFunction;
@@ -63,7 +65,7 @@ pub fn template_builder(runtime: Arc<RuntimeEnv>, leaves: Arc<LeafRuntime>) -> S
 
 /// Ours come first.
 fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
-    let mut all: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(JsonOperators)];
+    let mut all: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(JsonOperators), Arc::new(Constants), Arc::new(Operators)];
     all.extend(SessionStateDefaults::default_expr_planners());
     all
 }

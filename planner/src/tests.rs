@@ -269,3 +269,108 @@ fn a_leaf_of_unknown_size_does_not_hide_another() {
     assert_eq!(crate::sum_of_known([Some(7), None, Some(5)]), Some(12));
     assert_eq!(crate::sum_of_known([None, None]), None);
 }
+
+#[test]
+fn constants_have_postgresqls_types() {
+    use DataType::{Decimal128, Int32, Int64};
+    let bench = Bench::new(cluster(1));
+    let types = |sql: &str| -> Vec<DataType> {
+        let planned = bench.plan(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+        planned.schema.fields().iter().map(|f| f.data_type().clone()).collect()
+    };
+    assert_eq!(
+        types("SELECT 1, -2147483648, 2147483648, 9223372036854775808"),
+        [Int32, Int32, Int64, Decimal128(19, 0)]
+    );
+    assert_eq!(types("SELECT 1 + 1, 1 + 2147483648"), [Int32, Int64]);
+    assert_eq!(types("SELECT x FROM (VALUES (1), (2)) v(x)"), [Int32]);
+    assert_eq!(types("SELECT * FROM generate_series(1, 2)"), [Int32]);
+    assert_eq!(types("SELECT * FROM generate_series(1, 2147483648)"), [Int64]);
+    assert_eq!(
+        types("WITH RECURSIVE r(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM r WHERE n < 3) SELECT n FROM r"),
+        [Int32]
+    );
+    // Positions stay positions.
+    assert_eq!(
+        bench.rows("SELECT a FROM (VALUES (2), (1)) v(a) ORDER BY 1").unwrap(),
+        ["1", "2"]
+    );
+    assert_eq!(
+        bench
+            .rows("SELECT a, count(*) FROM (VALUES (2), (2)) v(a) GROUP BY 1")
+            .unwrap(),
+        ["2|2"]
+    );
+}
+
+#[test]
+fn names_may_be_there_twice() {
+    let bench = Bench::new(cluster(3));
+    for (sql, rows) in [
+        ("SELECT 1::text, 1::boolean, 1, 1", "1|true|1|1"),
+        ("SELECT count(*) FROM (SELECT 1, 1, 2::text, 2::bigint) s", "1"),
+        (
+            "SELECT sum(x::int), sum(x::bigint), every(x > 0), bool_and(x > 0) FROM (VALUES (1), (2)) v(x)",
+            "3|3|true|true",
+        ),
+        (
+            "SELECT s.max, s.min FROM (SELECT max(x), min(x) FROM (VALUES (1), (2)) v(x)) s",
+            "2|1",
+        ),
+        ("SELECT substr('abc', 2), substring('abc' FROM 2)", "bc|bc"),
+    ] {
+        assert_eq!(
+            bench.rows(sql).unwrap_or_else(|e| panic!("{sql}: {e}")),
+            [rows],
+            "{sql}"
+        );
+    }
+    let shown = |sql: &str| names::result_names(&query(sql), bench.plan(sql).unwrap().schema.as_ref());
+    assert_eq!(
+        shown("SELECT * FROM (SELECT 1, 1, k, k FROM t) s"),
+        ["?column?", "?column?", "k", "k"]
+    );
+}
+
+#[test]
+fn ties_follow_the_last_row_wanted() {
+    let bench = Bench::new(cluster(3));
+    let rows = |sql: &str| bench.rows(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+    let v = "FROM (VALUES (1), (2), (2), (3)) v(x)";
+    assert_eq!(
+        rows(&format!("SELECT x {v} ORDER BY x FETCH FIRST 2 ROWS WITH TIES")),
+        ["1", "2", "2"]
+    );
+    assert_eq!(
+        rows(&format!("SELECT x {v} ORDER BY x OFFSET 2 FETCH FIRST ROW WITH TIES")),
+        ["2"]
+    );
+    assert_eq!(
+        rows(&format!("SELECT -x {v} ORDER BY x DESC FETCH FIRST 1 ROW WITH TIES")),
+        ["-3"]
+    );
+    assert_eq!(
+        rows(&format!("SELECT x {v} ORDER BY x FETCH FIRST 0 ROWS WITH TIES")),
+        [""; 0]
+    );
+    fails("SELECT 1 FETCH FIRST ROW WITH TIES", "42601", "without ORDER BY", "");
+    fails("SELECT k FROM t LIMIT -1", "2201W", "LIMIT must not be negative", "");
+    fails("SELECT k FROM t OFFSET -1", "2201X", "OFFSET must not be negative", "");
+}
+
+#[test]
+fn rows_as_values_and_printed_trees_are_refused_in_words() {
+    fails("SELECT t FROM t", "0A000", "a whole row as a value (\"t\")", "t.*");
+    fails("SELECT xmin FROM t", "0A000", "system column \"xmin\"", "primary key");
+    for sql in [
+        "SELECT k FROM t WHERE b IS NORMALIZED",
+        "SELECT (b).x.y FROM t",
+        "SELECT t.b.c.d.e FROM t",
+    ] {
+        let (code, message, _) = error(sql);
+        assert!(
+            !message.contains("Ident") && !message.contains("Span"),
+            "{sql}: {code} {message}"
+        );
+    }
+}
