@@ -6,13 +6,12 @@
 //!   sum(b)                   of bigint: of b as numeric, so that it cannot overflow; DataFusion's wraps around, too
 //! ```
 //!
-//! Not here: types. An integer constant is a bigint to DataFusion, so `int_column + 1` is one, where PostgreSQL's stays an integer.
+//! Constants have PostgreSQL's types already (`tessera_planner::constants`), so `int_column + 1` stays an integer.
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result as DfResult};
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
-use datafusion::scalar::ScalarValue;
 use tessera_proto::functions::arithmetic::checked;
 
 /// Digits of the sum of as many bigints as anybody has.
@@ -52,19 +51,11 @@ fn bigint(args: &[Expr], schema: &DFSchema) -> Option<Expr> {
     }
 }
 
-/// Whether values may be larger than an integer's: `CASE ... THEN 1 ELSE 0 END` is a bigint to DataFusion only, and as many as
-/// anybody has cannot overflow their sum.
+/// Whether values may be larger than an integer's: as many of those as anybody has cannot overflow their sum.
 fn is_wide(expr: &Expr, schema: &DFSchema) -> bool {
-    let wide = |e: &Expr| is_wide(e, schema);
     match expr {
-        Expr::Literal(ScalarValue::Int64(value), _) => value.is_some_and(|v| i32::try_from(v).is_err()),
-        Expr::Alias(alias) => wide(&alias.expr),
-        Expr::Negative(inner) => wide(inner),
-        Expr::Cast(cast) => wide(&cast.expr),
-        Expr::Case(case) => {
-            let values = case.when_then_expr.iter().map(|(_, then)| then);
-            values.chain(&case.else_expr).any(|value| wide(value))
-        }
+        Expr::Alias(alias) => is_wide(&alias.expr, schema),
+        Expr::Cast(cast) => is_wide(&cast.expr, schema),
         other => !matches!(
             other.get_type(schema),
             Ok(DataType::Int32 | DataType::Int16 | DataType::Int8)

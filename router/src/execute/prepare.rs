@@ -17,6 +17,7 @@ use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
+use datafusion::optimizer::analyzer::type_coercion::TypeCoercionRewriter;
 use datafusion::scalar::ScalarValue;
 use sqlparser::ast::Query;
 use std::collections::BTreeSet;
@@ -108,6 +109,11 @@ pub(crate) async fn bind(
 pub(crate) fn read_literals(context: &StatementContext, plan: LogicalPlan) -> Result<LogicalPlan> {
     let zone = context.settings.get("timezone").unwrap_or_default();
     let read = plan.transform_up_with_subqueries(|node| {
+        // Its type is that of all its branches; what is written around it depends on that.
+        let node = match node {
+            LogicalPlan::Union(union) => TypeCoercionRewriter::coerce_union(union)?,
+            node => node,
+        };
         let preserver = NamePreserver::new(&node);
         let schema = merge_schema(&node.inputs());
         let rewrite = |expr| {

@@ -12,8 +12,8 @@
 //!   a SIMILAR TO '(x|y)%'     a ~ '^(?:(x|y).*)$'
 //! ```
 //!
-//! Types that stay other than PostgreSQL's: integer constants are bigint, numerics of one column have one scale, roots and
-//! powers of numerics are double precision.
+//! Types that stay other than PostgreSQL's: numerics of one column have one scale, roots and powers of numerics are double
+//! precision.
 
 use super::text::text_of;
 use super::to_char::to_char;
@@ -23,12 +23,15 @@ use datafusion::common::{DFSchema, Result as DfResult};
 use datafusion::logical_expr::expr::{Between, Like, ScalarFunction};
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator, lit};
 use datafusion::scalar::ScalarValue;
+use tessera_planner::operators::is_extract;
 use tessera_proto::functions::division::divide;
 use tessera_proto::functions::rounding::{Mode, is_rounded, rounded, rounded_float, rounded_to};
 use tessera_proto::{Error, Result};
 
 const TIMESTAMP: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
 const MICROS_SECOND: f64 = 1e6;
+/// Of EXTRACT (epoch FROM date).
+const WHOLE_SECONDS: DataType = DataType::Decimal128(20, 0);
 
 /// One expression, its operands done already. Text is written for a session in `zone`.
 ///
@@ -55,6 +58,15 @@ fn cast_to(expr: Expr, to: DataType) -> Expr {
 
 fn cast_of(cast: Cast, schema: &DFSchema, zone: &str) -> Transformed<Expr> {
     let (from, to) = (type_of(&cast.expr, schema), cast.field.data_type().clone());
+    if is_extract(&cast.field) {
+        let of_date = matches!(cast.expr.as_ref(), Expr::ScalarFunction(part)
+            if part.args.get(1).is_some_and(|of| type_of(of, schema) == DataType::Date32));
+        let to = match of_date {
+            true => WHOLE_SECONDS,
+            false => to,
+        };
+        return Transformed::yes(cast_to(*cast.expr, to));
+    }
     if to.is_signed_integer()
         && (from.is_floating() || matches!(from, DataType::Decimal128(..)))
         && !is_rounded(&cast.expr)
@@ -289,7 +301,7 @@ fn mode(function: &str) -> Option<Mode> {
 /// The second argument, if it is a constant of so few digits that a numeric can have them.
 fn digits(args: &[Expr]) -> Option<i8> {
     match args.get(1) {
-        Some(Expr::Literal(ScalarValue::Int64(Some(digits)), _)) => i8::try_from(*digits)
+        Some(Expr::Literal(ScalarValue::Int32(Some(digits)), _)) => i8::try_from(*digits)
             .ok()
             .filter(|d| (0..=DECIMAL128_MAX_SCALE).contains(d)),
         _ => None,
