@@ -50,6 +50,21 @@ pub(crate) fn bind_query(
     parameters: &[Option<DataType>],
     depth: usize,
 ) -> Result<LogicalPlan> {
+    let mut query = query.clone();
+    crate::using::rewrite(&mut query, &|part| {
+        let plan = bind_rewritten(state, part, catalog, parameters, depth)?;
+        Ok(plan.schema().fields().iter().map(|f| f.name().clone()).collect())
+    })?;
+    bind_rewritten(state, &query, catalog, parameters, depth)
+}
+
+fn bind_rewritten(
+    state: &SessionState,
+    query: &Query,
+    catalog: &dyn Catalog,
+    parameters: &[Option<DataType>],
+    depth: usize,
+) -> Result<LogicalPlan> {
     let bound = bind_named(state, query, catalog, parameters, depth, Naming::Repeated);
     match bound {
         // Two items that DataFusion calls by one name though they are spelled in two ways: every item gets its own.

@@ -33,6 +33,7 @@ mod tests;
 mod ties;
 pub mod types;
 mod unique;
+mod using;
 mod window_limits;
 
 pub use bind::parameter_types;
