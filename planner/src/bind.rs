@@ -51,6 +51,7 @@ pub(crate) fn bind_query(
     depth: usize,
 ) -> Result<LogicalPlan> {
     let mut query = query.clone();
+    crate::group_keys::complete(&mut query, catalog);
     crate::using::rewrite(&mut query, &|part| {
         let plan = bind_rewritten(state, part, catalog, parameters, depth)?;
         Ok(plan.schema().fields().iter().map(|f| f.name().clone()).collect())

@@ -15,6 +15,7 @@ mod constants;
 pub mod error;
 mod exchange;
 pub mod explain;
+mod group_keys;
 pub mod growth;
 pub mod join_order;
 mod json;
