@@ -5,6 +5,7 @@
 //!   FROM generate_series(1, 3) AS i   FROM generate_series(1, 3) AS i(i)
 //!   INTERVAL '1 day 02:03'            CAST('1 day 02:03' AS INTERVAL)       whoever binds reads it as PostgreSQL does
 //!   f > 1e300                         f > CAST('1e300' AS double precision) more digits than numeric has here
+//!   SELECT generate_series(1, k)      SELECT unnest(generate_series(1, k))  a row each, not an array
 //!   every(b), variance(f), sign(n)    bool_and(b), var_samp(f), signum(n)   the same by another name
 //!   mod(a, b)                         a % b
 //! ```
@@ -100,6 +101,9 @@ impl VisitorMut for Rewriter<'_> {
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
         self.names.push(item_names(select));
+        for item in &mut select.projection {
+            crate::series::unnest_series(item);
+        }
         ControlFlow::Continue(())
     }
 

@@ -1,6 +1,7 @@
-//! `generate_series` in FROM.
+//! `generate_series` in FROM, and in a SELECT list.
 //!
 //! ```text
+//!   SELECT generate_series(1, k) FROM t         unnest(generate_series(1, k)): DataFusion's scalar function makes an array
 //!   generate_series(1, 10, 3) AS s              1 4 7 10           integer or bigint, column s
 //!   generate_series(date, date, interval)       timestamps, as PostgreSQL has them
 //! ```
@@ -15,6 +16,11 @@ use datafusion::common::{Result, ScalarValue, TableReference};
 use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::functions_table::generate_series::GenerateSeriesFunc;
 use datafusion::logical_expr::{Expr, LogicalPlanBuilder, cast, col, lit};
+use sqlparser::ast::{
+    Expr as SqlExpr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
+    ObjectName, Query, SelectItem, VisitMut, VisitorMut,
+};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use tessera_proto::Error;
 
@@ -92,6 +98,69 @@ fn kind(values: &[&ScalarValue]) -> Result<DataType> {
                 .into())
         }
     }
+}
+
+/// Makes rows of series in an item of a SELECT list.
+pub(crate) fn unnest_series(item: &mut SelectItem) {
+    struct Calls {
+        queries: usize,
+        found: bool,
+    }
+    impl VisitorMut for Calls {
+        type Break = ();
+        fn pre_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+            self.queries += 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_query(&mut self, _: &mut Query) -> ControlFlow<()> {
+            self.queries -= 1;
+            ControlFlow::Continue(())
+        }
+        fn post_visit_expr(&mut self, expr: &mut SqlExpr) -> ControlFlow<()> {
+            if let SqlExpr::Function(call) = expr
+                && self.queries == 0
+                && is_series(call)
+            {
+                let argument = FunctionArg::Unnamed(FunctionArgExpr::Expr(SqlExpr::Function(call.clone())));
+                let unnest = Function {
+                    name: ObjectName::from(vec![Ident::new("unnest")]),
+                    args: FunctionArguments::List(FunctionArgumentList {
+                        duplicate_treatment: None,
+                        args: vec![argument],
+                        clauses: vec![],
+                    }),
+                    ..call.clone()
+                };
+                *expr = SqlExpr::Function(unnest);
+                self.found = true;
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let alone = matches!(&*item, SelectItem::UnnamedExpr(SqlExpr::Function(call)) if is_series(call));
+    let mut calls = Calls {
+        queries: 0,
+        found: false,
+    };
+    // Never breaks.
+    let _ = item.visit(&mut calls);
+    if let SelectItem::UnnamedExpr(expr) = item
+        && calls.found
+        && alone
+    {
+        *item = SelectItem::ExprWithAlias {
+            expr: expr.clone(),
+            alias: Ident::new("generate_series"),
+        };
+    }
+}
+
+fn is_series(call: &Function) -> bool {
+    let only = match call.name.0.as_slice() {
+        [only] => only.as_ident(),
+        _ => None,
+    };
+    call.over.is_none() && only.is_some_and(|name| name.value.eq_ignore_ascii_case("generate_series"))
 }
 
 /// A series is of bigint where one of its arguments is.
