@@ -5,6 +5,7 @@
 //!   FROM generate_series(1, 3) AS i   FROM generate_series(1, 3) AS i(i)
 //!   INTERVAL '1 day 02:03'            CAST('1 day 02:03' AS INTERVAL)       whoever binds reads it as PostgreSQL does
 //!   f > 1e300                         f > CAST('1e300' AS double precision) more digits than numeric has here
+//!   1e15                              CAST('1000000000000000' AS numeric(16, 0)): DataFusion's has 1 digit and scale -15
 //!   SELECT generate_series(1, k)      SELECT unnest(generate_series(1, k))  a row each, not an array
 //!   every(b), variance(f), sign(n)    bool_and(b), var_samp(f), signum(n)   the same by another name
 //!   mod(a, b)                         a % b
@@ -18,10 +19,10 @@ use crate::unique::{Naming, item_names, make_unique, show_casts};
 use datafusion::arrow::datatypes::DECIMAL128_MAX_PRECISION;
 use datafusion::execution::SessionState;
 use sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, GroupByExpr, Ident, Interval, LimitClause, NamedWindowExpr, ObjectName, OrderBy, OrderByKind,
-    Query, Select, Statement, TableAlias, TableAliasColumnDef, TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
-    WindowFrameBound, WindowSpec, WindowType,
+    BinaryOperator, CastKind, DataType, Distinct, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentList, FunctionArguments, GroupByExpr, Ident, Interval, LimitClause, NamedWindowExpr, ObjectName,
+    OrderBy, OrderByKind, Query, Select, Statement, TableAlias, TableAliasColumnDef, TableFactor, Value, ValueWithSpan,
+    VisitMut, VisitorMut, WindowFrameBound, WindowSpec, WindowType,
 };
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -92,7 +93,9 @@ impl VisitorMut for Rewriter<'_> {
             items.iter_mut().for_each(|item| as_written(&mut item.expr));
         }
         if let Some(LimitClause::LimitOffset { limit, offset, .. }) = &mut query.limit_clause {
-            let exprs = limit.iter_mut().chain(offset.iter_mut().map(|offset| &mut offset.value));
+            let exprs = limit
+                .iter_mut()
+                .chain(offset.iter_mut().map(|offset| &mut offset.value));
             exprs.for_each(as_count);
         }
         show_casts(query);
@@ -141,7 +144,9 @@ impl VisitorMut for Rewriter<'_> {
             }
             TableFactor::Derived { subquery, alias, .. } => {
                 self.looked_into.insert(std::ptr::from_ref(subquery.as_ref()));
-                self.found.tables.extend(alias.as_ref().map(|alias| folded(&alias.name)));
+                self.found
+                    .tables
+                    .extend(alias.as_ref().map(|alias| folded(&alias.name)));
             }
             _ => {}
         }
@@ -189,12 +194,9 @@ impl VisitorMut for Rewriter<'_> {
             Expr::Value(ValueWithSpan {
                 value: Value::Number(number, _),
                 span,
-            }) => Ok(match is_beyond_numeric(number) {
-                true => {
-                    let text = Value::SingleQuotedString(number.clone()).with_span(*span);
-                    Some(cast(text, DataType::DoublePrecision))
-                }
-                false => integer(expr),
+            }) => Ok(match with_exponent(number) {
+                Some((text, data_type)) => Some(cast(Value::SingleQuotedString(text).with_span(*span), data_type)),
+                None => integer(expr),
             }),
             Expr::Interval(interval) => Ok(plain(interval).map(|text| {
                 let to = DataType::Interval {
@@ -265,7 +267,10 @@ fn plain(interval: &Interval) -> Option<&ValueWithSpan> {
 /// Offsets of a frame as DataFusion reads them: numbers, and intervals in place of quoted constants and casts of them.
 fn mend_frame(window: &mut WindowSpec) {
     let Some(frame) = &mut window.window_frame else { return };
-    for bound in [Some(&mut frame.start_bound), frame.end_bound.as_mut()].into_iter().flatten() {
+    for bound in [Some(&mut frame.start_bound), frame.end_bound.as_mut()]
+        .into_iter()
+        .flatten()
+    {
         let (WindowFrameBound::Preceding(Some(offset)) | WindowFrameBound::Following(Some(offset))) = bound else {
             continue;
         };
@@ -357,20 +362,36 @@ fn cast(constant: ValueWithSpan, data_type: DataType) -> Expr {
     }
 }
 
-/// Whether a constant with an exponent has more digits before and after its point than a numeric can have.
-fn is_beyond_numeric(number: &str) -> bool {
-    let Some((mantissa, exponent)) = number.split_once(['e', 'E']) else {
-        return false;
-    };
+/// A constant with an exponent as digits, and its type: a numeric if its digits before and after its point fit one.
+fn with_exponent(number: &str) -> Option<(String, DataType)> {
+    let (mantissa, exponent) = number.split_once(['e', 'E'])?;
+    let double = Some((number.to_owned(), DataType::DoublePrecision));
     let Ok(exponent) = exponent.parse::<i64>() else {
         // Not even a number's exponent fits; the cast says what is wrong.
-        return true;
+        return double;
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let whole = whole.trim_start_matches('0').len() as i64;
-    let before = whole.saturating_add(exponent).max(0);
+    let significant = whole.trim_start_matches('0').len() as i64;
+    let before = significant.saturating_add(exponent).max(0);
     let after = (fraction.len() as i64).saturating_sub(exponent).max(0);
-    before.saturating_add(after) > i64::from(DECIMAL128_MAX_PRECISION)
+    if before.saturating_add(after) > i64::from(DECIMAL128_MAX_PRECISION) {
+        return double;
+    }
+    // Where the point goes in the mantissa's digits; so few that padding them is harmless.
+    let digits = format!("{whole}{fraction}");
+    let point = whole.len() as i64 + exponent;
+    let padded = match point {
+        ..=0 => format!("{}{digits}", "0".repeat((1 - point) as usize)),
+        _ => format!("{digits:0<width$}", width = point as usize),
+    };
+    let (whole, fraction) = padded.split_at(point.max(1) as usize);
+    let text = match fraction {
+        "" => whole.to_owned(),
+        fraction => format!("{whole}.{fraction}"),
+    };
+    let precision = (before + after).max(1) as u64;
+    let size = ExactNumberInfo::PrecisionAndScale(precision, after);
+    Some((text, DataType::Numeric(size)))
 }
 
 pub(crate) fn folded(ident: &Ident) -> String {
