@@ -5,6 +5,7 @@
 pub mod arithmetic;
 mod decimal_average;
 pub mod division;
+pub mod domain;
 pub mod json;
 mod random_uuid;
 pub mod rounding;
@@ -31,6 +32,7 @@ pub fn public() -> Vec<ScalarUDF> {
 pub fn portable() -> Vec<Arc<ScalarUDF>> {
     let mut all = rounding::functions();
     all.extend(json::functions());
+    all.extend(domain::functions());
     all.extend([arithmetic::function(), division::function()]);
     all
 }

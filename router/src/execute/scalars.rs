@@ -9,6 +9,8 @@
 //!   round(f), round(n, 1)     halves to the even neighbour, of numerics away from zero (DataFusion's has two types)
 //!   extract(second FROM ts)   with its fraction
 //!   to_char(ts, 'YYYY-MM')    __router_to_char          DataFusion reads the pattern as strftime does
+//!   ln(f), sqrt(f), f ^ g     __tessera_ln, ...          fail where DataFusion gives NaN or infinity
+//!   tz AT TIME ZONE 'z'       to_local_time of it       DataFusion gives the same instant again
 //!   a SIMILAR TO '(x|y)%'     a ~ '^(?:(x|y).*)$'
 //! ```
 //!
@@ -20,11 +22,13 @@ use super::to_char::to_char;
 use datafusion::arrow::datatypes::{DECIMAL128_MAX_SCALE, DataType, TimeUnit};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result as DfResult};
+use datafusion::functions::datetime::to_local_time;
 use datafusion::logical_expr::expr::{Between, Like, ScalarFunction};
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator, lit};
 use datafusion::scalar::ScalarValue;
 use tessera_planner::operators::is_extract;
 use tessera_proto::functions::division::divide;
+use tessera_proto::functions::domain;
 use tessera_proto::functions::rounding::{Mode, is_rounded, rounded, rounded_float, rounded_to};
 use tessera_proto::{Error, Result};
 
@@ -73,6 +77,14 @@ fn cast_of(cast: Cast, schema: &DFSchema, zone: &str) -> Transformed<Expr> {
     {
         let expr = Box::new(rounded(*cast.expr));
         return Transformed::yes(Expr::Cast(Cast { expr, ..cast }));
+    }
+    // Only AT TIME ZONE makes nanoseconds: timestamptz has microseconds here.
+    if let DataType::Timestamp(TimeUnit::Nanosecond, at @ Some(_)) = &to {
+        let there = cast_to(*cast.expr, DataType::Timestamp(TimeUnit::Microsecond, at.clone()));
+        return Transformed::yes(match from {
+            DataType::Timestamp(_, Some(_)) => to_local_time().call(vec![there]),
+            _ => there,
+        });
     }
     if is_text(&to) && is_written_otherwise(&from) {
         let text = text_of(*cast.expr, zone);
@@ -279,6 +291,7 @@ fn function_of(mut call: ScalarFunction, schema: &DFSchema, zone: &str) -> DfRes
                 right: Box::new(lit(MICROS_SECOND)),
             }))
         }
+        (name, ..) if let Some(checked) = domain::checked(name, &call.args) => Transformed::yes(checked),
         ("to_char", first, 2) => Transformed::yes(to_char(call.args, &first)?),
         ("to_date" | "to_timestamp", _, 2..) => {
             let what = format!("{} with a pattern is not supported", call.func.name());
