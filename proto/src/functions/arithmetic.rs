@@ -65,7 +65,7 @@ pub(super) struct Arithmetic {
 impl Default for Arithmetic {
     fn default() -> Self {
         Self {
-            signature: Signature::variadic_any(Volatility::Immutable),
+            signature: Signature::user_defined(Volatility::Immutable),
         }
     }
 }
@@ -88,6 +88,20 @@ impl ScalarUDFImpl for Arithmetic {
         }
     }
 
+    /// Operands of several types become the widest: a column may have got a wider type after binding, as in a UNION.
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        let Some((symbols, operands)) = types.split_first() else {
+            return plan_err!("{NAME} without operators");
+        };
+        let widest = operands.iter().cloned().reduce(wider);
+        let widest = widest.filter(|t| t.is_signed_integer() || t.is_floating());
+        let Some(widest) = widest else {
+            return plan_err!("{NAME} of {types:?}");
+        };
+        let operands = operands.iter().map(|_| widest.clone());
+        Ok(std::iter::once(symbols.clone()).chain(operands).collect())
+    }
+
     /// That of the operators it stands for, so that whoever refers to the column by it still finds it.
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
         spelled(args)
@@ -106,6 +120,21 @@ impl ScalarUDFImpl for Arithmetic {
             value = step(symbol, &value, &operand)?;
         }
         Ok(value)
+    }
+}
+
+/// The type that holds values of both; an integer and a float4 are a float8, as in PostgreSQL.
+fn wider(a: DataType, b: DataType) -> DataType {
+    match (&a, &b) {
+        (a, b) if a == b => a.clone(),
+        (DataType::Null, _) => b,
+        (_, DataType::Null) => a,
+        (a, b) if a.is_signed_integer() && b.is_signed_integer() => {
+            let width = |t: &DataType| t.primitive_width().unwrap_or(0);
+            if width(a) >= width(b) { a.clone() } else { b.clone() }
+        }
+        (a, b) if a.is_floating() || b.is_floating() => DataType::Float64,
+        _ => a,
     }
 }
 
