@@ -26,6 +26,7 @@ use datafusion::logical_expr::{EmptyRelation, LogicalPlan};
 use datafusion::physical_expr::ScalarFunctionExpr;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode};
+use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{Distribution, ExecutionPlan, ExecutionPlanProperties, PhysicalExpr};
 use datafusion::prelude::SessionConfig;
@@ -76,6 +77,11 @@ pub(crate) async fn distribute(
     }
     if is_too_deep(&plan) {
         return Ok(Outcome::Gather("it is nested too deeply".into()));
+    }
+    if plan.exists(|node| Ok(node.is::<RecursiveQueryExec>()))? {
+        return Ok(Outcome::Gather(
+            "a recursive query reads its inputs again, an exchange is read once".into(),
+        ));
     }
     if let Some(function) = router_function(&plan)? {
         let what = function.trim_start_matches(ROUTER_PREFIX);
