@@ -441,7 +441,7 @@ fn create_table_as_takes_names_and_our_clauses() {
     check(
         "create table if not exists s.t (a, \"B\") with (fillfactor = 80) shard by hash (a) shards 4 as \
          table u with data",
-        "table s.t [\"a\", \"B\"] Some(([\"a\"], Some(4))) as TABLE u data=true exists=true",
+        "table s.t [\"a\", \"B\"] Some(([\"a\"], Some(4))) as SELECT * FROM u data=true exists=true",
     );
     check(
         "CREATE REFERENCE TABLE t AS WITH w AS (SELECT 1) SELECT * FROM w WITH NO DATA",
@@ -887,10 +887,9 @@ fn what_is_not_there_yet_is_named() {
         "WITH x AS (SELECT 1) DELETE FROM t USING x",
         "WITH x AS (DELETE FROM t RETURNING a) SELECT * FROM x",
         "DELETE FROM t WHERE a IN (SELECT 1 FOR SHARE)",
-        "DELETE FROM t USING u TABLESAMPLE BERNOULLI (1)",
         "UPDATE t SET a = 1 RETURNING (SELECT 1 INTO u)",
         "INSERT INTO t SELECT 1 FOR UPDATE",
-        "SELECT * FROM t TABLESAMPLE BERNOULLI (1)",
+        "SELECT * FROM t TABLESAMPLE BERNOULLI (1) REPEATABLE (7)",
         "CREATE MATERIALIZED VIEW v AS SELECT 1",
     ] {
         let statements = parse(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
