@@ -3,7 +3,7 @@
 //! ```text
 //!   reads few rows ─────────────────────────────────────▶ runs
 //!   reads many      ──▶ a place, first come first served ──▶ runs until its plan has ended
-//!   ran out of memory ▶ all places ──▶ runs again, alone among those
+//!   ran out of memory ▶ all places ──▶ runs again, alone among those: as planned if others ran beside it, then with joins that spill
 //! ```
 //!
 //! They share cores, so that more of them at a time are not sooner done, and memory, of which each then has less: thirty hash
@@ -53,6 +53,11 @@ impl Admission {
             places: Arc::new(Semaphore::new(count as usize)),
             count,
         }
+    }
+
+    /// Whether a query has a place or waits for all of them now. A moment later it may be different.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.places.available_permits() < self.count as usize
     }
 
     /// Waits for a place if `plan` reads much.

@@ -131,13 +131,17 @@ fn types_of(params: &[ScalarValue]) -> Vec<Option<DataType>> {
         .collect()
 }
 
-/// Starts a query and waits for its first batch. A query that runs out of memory before it is planned once more, with joins
-/// that spill.
+/// Starts a query and waits for its first batch. A query that runs out of memory before it runs once more: as it was planned,
+/// when it shared the memory with others, then with joins that spill.
 ///
 /// # Errors
 /// The planner's, the nodes', 57014, 53200.
 pub(crate) async fn open(context: &StatementContext, request: Request<'_>) -> Result<Running> {
     let mut opened = open_as_set(context, &request, Entry::Usual).await;
+    if out_of_memory(&opened) && context.engine.admission().is_shared() {
+        // Alone it may fit; a hash join that does is several times as fast as one that spills.
+        opened = open_as_set(context, &request, Entry::Alone).await;
+    }
     if out_of_memory(&opened) && context.settings.is_on(HASH_JOIN) {
         let mut frugal = context.clone();
         frugal.settings.set(HASH_JOIN, "off")?;
