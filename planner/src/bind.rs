@@ -312,8 +312,11 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        let ours = || unique::function(name).or_else(|| ties::function(name));
-        self.state.scalar_functions().get(name).cloned().or_else(ours)
+        let known = self.state.scalar_functions().get(name).cloned();
+        known
+            .or_else(|| unique::function(name))
+            .or_else(|| ties::function(name))
+            .or_else(|| tessera_proto::functions::subquery_marker(name))
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {

@@ -34,6 +34,7 @@ mod tests;
 mod ties;
 pub mod types;
 mod unique;
+mod unnest;
 mod using;
 mod window_limits;
 
@@ -199,10 +200,35 @@ pub async fn bind(
 /// # Errors
 /// 42804, 42883: types that do not go together.
 pub fn analyze(state: &SessionState, plan: LogicalPlan) -> Result<LogicalPlan> {
-    state
-        .analyzer()
-        .execute_and_check(plan, state.config_options(), |_, _| {})
+    let analyze = |plan| {
+        state
+            .analyzer()
+            .execute_and_check(plan, state.config_options(), |_, _| {})
+    };
+    if !unnest::is_nested(&plan) {
+        return analyze(plan).map_err(bind_error);
+    }
+    // DataFusion checks subqueries by what its own rules can do.
+    analyze(plan.clone())
+        .or_else(|_| analyze(unnest::rewrite(plan)?))
         .map_err(bind_error)
+}
+
+/// DataFusion's own rules for subqueries come first; what they leave is unnested before a second run.
+fn optimize(state: &SessionState, plan: &LogicalPlan) -> Result<LogicalPlan> {
+    if !unnest::is_nested(plan) {
+        return state.optimize(plan).map_err(bind_error);
+    }
+    if !unnest::is_ours(plan) && !unnest::is_deep(plan) {
+        let guarded = unnest::guard(plan.clone()).map_err(bind_error)?;
+        if let Ok(optimized) = state.optimize(&guarded)
+            && !unnest::is_nested(&optimized)
+        {
+            return Ok(optimized);
+        }
+    }
+    let flat = unnest::rewrite(plan.clone()).map_err(bind_error)?;
+    state.optimize(&flat).map_err(bind_error)
 }
 
 /// Optimised, cut into leaves and planned. `plan` must have no placeholders left.
@@ -216,7 +242,7 @@ pub async fn plan(
     options: &PlanOptions,
 ) -> Result<Planned> {
     growth::check(&plan)?;
-    let optimized = state.optimize(&plan).map_err(bind_error)?;
+    let optimized = optimize(state, &plan)?;
     let cluster = Cluster::of_plan(&optimized, catalog)?;
     let optimized = match state.config().get_extension::<session::Bare>() {
         Some(bare) if options.join_order && options.shard_local => {

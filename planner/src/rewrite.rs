@@ -16,6 +16,7 @@
 
 use crate::constants::{array, as_written, compared, integer};
 use crate::unique::{Naming, item_names, make_unique, show_casts};
+use crate::unnest::written;
 use datafusion::arrow::datatypes::DECIMAL128_MAX_PRECISION;
 use datafusion::execution::SessionState;
 use sqlparser::ast::{
@@ -136,6 +137,7 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        written::table(factor);
         match factor {
             TableFactor::Table { name, alias, .. } => {
                 let last = name.0.last().and_then(|part| part.as_ident());
@@ -183,6 +185,7 @@ impl VisitorMut for Rewriter<'_> {
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        written::expression(expr);
         let spelled = match expr {
             Expr::Function(function) => {
                 self.found.ties |= is_ties(function);

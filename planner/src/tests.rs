@@ -57,10 +57,16 @@ fn errors_are_postgresqls() {
     fails("SELECT k FROM t WHERE b > ARRAY[1]", "42883", "", "");
     fails("SELECT k FROM t WHERE a", "42804", "", "");
     fails(
-        "SELECT k IN (SELECT k FROM u) FROM t",
+        "SELECT (SELECT sum(t.a) FROM u) FROM t",
         "0A000",
-        "subquery is not supported",
+        "an aggregate of outer columns alone",
         "join",
+    );
+    fails(
+        "SELECT k, s.y FROM (SELECT k, random() AS x FROM t) q, LATERAL (SELECT count(*) AS y FROM u WHERE u.x > q.x) s",
+        "0A000",
+        "may not come out the same twice",
+        "a volatile function",
     );
     fails("SELECT 1 / 0", "22012", "division by zero", "");
     fails("SELECT CAST('x' AS int)", "22P02", "", "");

@@ -1,7 +1,7 @@
 //! Every feature of SELECT over every shape of data on every cluster shape: the same rows as in one process.
 //!
 //! ```text
-//!   { 88 features } x { NULL keys, skewed key, empty shards, one row } x { 1, 2, 3 nodes } x { in process, gRPC }
+//!   { 103 features } x { NULL keys, skewed key, empty shards, one row } x { 1, 2, 3 nodes } x { in process, gRPC }
 //!                   x { as it is, no leaves, no join order, exchanges }
 //! ```
 //!
@@ -122,6 +122,36 @@ const SPELLED: &[Spelled] = &[
     ("sample", "SELECT count(*) FROM {t} TABLESAMPLE BERNOULLI (100)", "SELECT count(*) FROM {t}", Any),
     ("integer constants", "SELECT id + 1, CASE WHEN a = 1 THEN 1 ELSE 0 END, k + 2147483648 FROM {t}",
         "SELECT id + 1, CASE WHEN a = 1 THEN 1 ELSE 0 END, k + 2147483648 FROM {t}", Any),
+    ("lateral without from", "SELECT t.id, s.x FROM {t} t, LATERAL (SELECT t.a * 2 AS x) s",
+        "SELECT id, a * 2 FROM {t}", Any),
+    ("lateral values", "SELECT t.id, s.x FROM {t} t CROSS JOIN LATERAL (VALUES (t.a), (t.a + 1)) s(x)",
+        "SELECT id, a FROM {t} UNION ALL SELECT id, a + 1 FROM {t}", Any),
+    ("lateral limit", "SELECT t.id, s.x FROM {t} t LEFT JOIN LATERAL (SELECT x FROM {u} u WHERE u.k = t.k ORDER BY x DESC LIMIT 1) s ON true",
+        "SELECT t.id, s.x FROM {t} t LEFT JOIN (SELECT k, x, row_number() OVER (PARTITION BY k ORDER BY x DESC) AS n FROM {u}) s ON s.k = t.k AND s.n = 1", Any),
+    ("lateral aggregate, inequality", "SELECT t.id, s.c FROM {t} t, LATERAL (SELECT count(*) AS c FROM {u} u WHERE u.x > t.a) s",
+        "SELECT t.id, count(u.x) FROM {t} t LEFT JOIN {u} u ON u.x > t.a GROUP BY t.id", Any),
+    ("lateral aggregate, two columns", "SELECT t.id, s.m FROM {t} t, LATERAL (SELECT sum(x) AS m FROM {u} u WHERE u.k = t.k AND u.x < t.a) s",
+        "SELECT t.id, sum(u.x) FROM {t} t LEFT JOIN {u} u ON u.k = t.k AND u.x < t.a GROUP BY t.id", Any),
+    ("exists as a value", "SELECT id, EXISTS (SELECT 1 FROM {u} u WHERE u.k = t.k AND u.x > 2) FROM {t} t",
+        "SELECT t.id, count(u.k) > 0 FROM {t} t LEFT JOIN {u} u ON u.k = t.k AND u.x > 2 GROUP BY t.id", Any),
+    ("in as a value", "SELECT id, k IN (SELECT k FROM {u}) FROM {t}",
+        "SELECT t.id, CASE WHEN count(u.k) > 0 THEN true WHEN (SELECT count(*) FROM {u}) = 0 THEN false WHEN min(t.k) IS NULL OR (SELECT count(*) FROM {u} WHERE k IS NULL) > 0 THEN NULL ELSE false END FROM {t} t LEFT JOIN {u} u ON u.k = t.k GROUP BY t.id", Any),
+    ("not in, correlated", "SELECT id FROM {t} t WHERE a NOT IN (SELECT x FROM {u} u WHERE u.k = t.k)",
+        "SELECT t.id FROM {t} t LEFT JOIN {u} u ON u.k = t.k AND (u.x = t.a OR u.x IS NULL OR t.a IS NULL) GROUP BY t.id HAVING count(u.k) = 0", Any),
+    ("row in", "SELECT id FROM {t} WHERE (k, a) IN (SELECT k, x FROM {u})",
+        "SELECT DISTINCT t.id FROM {t} t JOIN {u} u ON u.k = t.k AND u.x = t.a", Any),
+    ("order by a subquery", "SELECT id FROM {t} t ORDER BY (SELECT count(*) FROM {u} u WHERE u.k = t.k) DESC, id",
+        "SELECT t.id FROM {t} t LEFT JOIN {u} u ON u.k = t.k GROUP BY t.id ORDER BY count(u.k) DESC, t.id", Total),
+    ("two levels", "SELECT id FROM {t} t WHERE EXISTS (SELECT 1 FROM {u} u WHERE u.k = t.k AND EXISTS (SELECT 1 FROM {o} o WHERE o.id = u.x AND o.id >= t.a))",
+        "SELECT DISTINCT t.id FROM {t} t JOIN {u} u ON u.k = t.k JOIN {o} o ON o.id = u.x AND o.id >= t.a", Any),
+    ("lateral union", "SELECT t.id, s.x FROM {t} t, LATERAL (SELECT x FROM {u} u WHERE u.k = t.k UNION ALL SELECT t.a) s",
+        "SELECT t.id, u.x FROM {t} t JOIN {u} u ON u.k = t.k UNION ALL SELECT id, a FROM {t}", Any),
+    ("lateral window", "SELECT t.id, s.x, s.r FROM {t} t, LATERAL (SELECT x, rank() OVER (ORDER BY x) AS r FROM {u} u WHERE u.k = t.k) s",
+        "SELECT t.id, u.x, rank() OVER (PARTITION BY t.id ORDER BY u.x) FROM {t} t JOIN {u} u ON u.k = t.k", Any),
+    ("lateral distinct", "SELECT t.id, s.x FROM {t} t, LATERAL (SELECT DISTINCT x FROM {u} u WHERE u.k = t.k) s",
+        "SELECT DISTINCT t.id, u.x FROM {t} t JOIN {u} u ON u.k = t.k", Any),
+    ("lateral series", "SELECT t.id, g FROM {t} t, generate_series(1, t.a) g",
+        "SELECT t.id, g.n FROM {t} t JOIN (VALUES (1), (2), (3), (4)) g(n) ON g.n <= t.a", Any),
 ];
 
 /// A shape of data: its name, rows of {t}, and the key of row `i` of {t}, {u} and {o}.

@@ -9,9 +9,13 @@ pub mod domain;
 pub mod json;
 mod random_uuid;
 pub mod rounding;
+mod series;
+mod subquery;
 mod zero_if_null;
 
 pub use decimal_average::decimal_average;
+pub use series::SERIES;
+pub use subquery::{ARRAY_OF_ROWS, ROW, single_row, subquery_marker};
 pub use zero_if_null::zero_if_null;
 
 use datafusion::logical_expr::ScalarUDF;
@@ -33,7 +37,12 @@ pub fn portable() -> Vec<Arc<ScalarUDF>> {
     let mut all = rounding::functions();
     all.extend(json::functions());
     all.extend(domain::functions());
-    all.extend([arithmetic::function(), division::function()]);
+    all.extend(subquery::functions());
+    all.extend([
+        arithmetic::function(),
+        division::function(),
+        Arc::new(series::function()),
+    ]);
     all
 }
 
