@@ -219,7 +219,7 @@ fn optimize(state: &SessionState, plan: &LogicalPlan) -> Result<LogicalPlan> {
     if !unnest::is_nested(plan) {
         return state.optimize(plan).map_err(bind_error);
     }
-    if !unnest::is_ours(plan) && !unnest::is_deep(plan) {
+    if unnest::is_theirs(plan) {
         let guarded = unnest::guard(plan.clone()).map_err(bind_error)?;
         if let Ok(optimized) = state.optimize(&guarded)
             && !unnest::is_nested(&optimized)

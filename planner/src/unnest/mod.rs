@@ -23,6 +23,7 @@ mod push;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod theirs;
 mod value;
 pub mod written;
 
@@ -36,7 +37,8 @@ use domain::{Names, outer_references};
 use push::refused;
 use shape::{named, project, restore};
 use std::sync::Arc;
-use value::{any_columns, array, array_subquery, attach as attach_value, is_marker, is_subquery, rows, single};
+pub use theirs::is_theirs;
+use value::{any_columns, array, array_subquery, attach as attach_value, is_subquery, rows, single};
 
 /// Whether a plan has subqueries in expressions, or outer references: what cannot run.
 pub fn is_nested(plan: &LogicalPlan) -> bool {
@@ -49,50 +51,6 @@ pub fn is_nested(plan: &LogicalPlan) -> bool {
         })
     });
     nested || walked.is_err()
-}
-
-/// Whether DataFusion's rules would take a plan for something else: rows and arrays of subqueries are functions to them.
-pub fn is_ours(plan: &LogicalPlan) -> bool {
-    let mut ours = false;
-    let walked = plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|expr| {
-            ours |= expr.exists(|e| Ok(is_marker(e)))?;
-            Ok(TreeNodeRecursion::Continue)
-        })
-    });
-    ours || walked.is_err()
-}
-
-/// Whether some subquery reads what is not in the rows beside it but further out: DataFusion takes that for a column of theirs.
-pub fn is_deep(plan: &LogicalPlan) -> bool {
-    let mut deep = false;
-    let walked = plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::Join(join) = node {
-            join.right.apply(|side| {
-                if let LogicalPlan::Subquery(s) = side {
-                    deep |= !reads_of(s, &[join.left.as_ref()])?;
-                }
-                Ok(TreeNodeRecursion::Continue)
-            })?;
-        }
-        let inputs = node.inputs();
-        node.apply_expressions(|expr| {
-            expr.apply(|e| {
-                if let Some(s) = subquery_of(e) {
-                    deep |= !reads_of(s, &inputs)?;
-                }
-                Ok(TreeNodeRecursion::Continue)
-            })
-        })
-    });
-    deep || walked.is_err()
-}
-
-/// Whether all outer references of a subquery are to columns of `inputs`.
-fn reads_of(subquery: &Subquery, inputs: &[&LogicalPlan]) -> Result<bool> {
-    let has = |c: &Column| inputs.iter().any(|i| i.schema().maybe_index_of_column(c).is_some());
-    let found = outer_references(&subquery.subquery)?;
-    Ok(found.iter().all(|(_, column)| has(column)))
 }
 
 fn subquery_of(expr: &Expr) -> Option<&Subquery> {

@@ -318,10 +318,12 @@ fn limit(limit: Limit, domain: &Domain, names: &mut Names) -> Result<Pushed> {
     };
     let schema = input.schema().clone();
     let (input, d) = push(input, domain, names)?;
-    let number = row_number()
-        .partition_by(d.iter().cloned().map(Expr::Column).collect())
-        .order_by(sorts(sort, domain, &d)?)
-        .build()?;
+    let mut number = row_number().partition_by(d.iter().cloned().map(Expr::Column).collect());
+    let sorts = sorts(sort, domain, &d)?;
+    if !sorts.is_empty() {
+        number = number.order_by(sorts);
+    }
+    let number = number.build()?;
     let plan = LogicalPlan::Window(Window::try_new(vec![number], Arc::new(input))?);
     let last = plan.schema().fields().len() - 1;
     let number = Expr::Column(Column::from(plan.schema().qualified_field(last)));
