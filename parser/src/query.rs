@@ -315,6 +315,23 @@ fn refuse_leniency(sql: &str, toks: &[Tok], tree: &impl Visit) -> Result<(), Sto
     }
 }
 
+/// Functions in FROM whose rows come from an array, and can be numbered.
+fn is_unnested(name: &ObjectName) -> bool {
+    const NAMES: [&str; 9] = [
+        "unnest",
+        "generate_series",
+        "json_array_elements",
+        "json_array_elements_text",
+        "json_object_keys",
+        "json_each",
+        "json_each_text",
+        "string_to_table",
+        "regexp_split_to_table",
+    ];
+    let last = name.0.last().and_then(|part| part.as_ident());
+    last.is_some_and(|name| NAMES.iter().any(|known| name.value.eq_ignore_ascii_case(known)))
+}
+
 /// Finds what sqlparser reads and should not: clauses that would have no effect, and reserved words as names.
 struct Leniency;
 
@@ -394,12 +411,15 @@ impl Visitor for Leniency {
                 )))
             }
             TableFactor::Table {
+                with_ordinality: true,
+                args: Some(_),
+                name,
+                ..
+            } if is_unnested(name) => ControlFlow::Continue(()),
+            TableFactor::Table {
                 with_ordinality: true, ..
             }
             | TableFactor::Function {
-                with_ordinality: true, ..
-            }
-            | TableFactor::UNNEST {
                 with_ordinality: true, ..
             } => ControlFlow::Break(Refusal::Clause((
                 "WITH ORDINALITY",

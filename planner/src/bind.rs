@@ -14,7 +14,7 @@ use crate::rewrite::rewrite;
 use crate::session::{UTC, zone};
 use crate::types::SqlTypes;
 use crate::unique::Naming;
-use crate::{ties, unique};
+use crate::{ties, unique, whole_rows};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, SchemaRef, TimeUnit};
 use datafusion::catalog::cte_worktable::CteWorkTable;
 use datafusion::catalog::{TableFunctionArgs, TableProvider};
@@ -34,6 +34,7 @@ use sqlparser::ast::{Query, Statement};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tessera_proto::fragment::StubTable;
+use tessera_proto::functions;
 use tessera_proto::table::ViewDef;
 use tessera_proto::{Error, Result};
 
@@ -97,7 +98,13 @@ fn bind_named(
             Err(error) => return Err(error),
         }
     }
-    let names = Names { state, tables };
+    whole_rows::expand(&mut statement, &tables);
+    let options = found.ordered.then(|| {
+        let mut options = state.config_options().as_ref().clone();
+        options.sql_parser.enable_subquery_sort_elimination = false;
+        options
+    });
+    let names = Names { state, tables, options };
     let options = ParserOptions::from(&state.config().options().sql_parser);
     let fields = parameters.iter().map(|t| t.clone().map(parameter_field)).collect();
     let mut context = PlannerContext::new().with_prepare_param_data_types(fields);
@@ -278,6 +285,8 @@ fn renamed(plan: LogicalPlan, names: &[String]) -> DfResult<LogicalPlan> {
 struct Names<'a> {
     state: &'a SessionState,
     tables: HashMap<TableReference, Arc<dyn TableSource>>,
+    /// Other options than the state's.
+    options: Option<ConfigOptions>,
 }
 
 impl ContextProvider for Names<'_> {
@@ -312,11 +321,12 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        let ours = || unique::function(name).or_else(|| ties::function(name));
         let known = self.state.scalar_functions().get(name).cloned();
         known
-            .or_else(|| unique::function(name))
-            .or_else(|| ties::function(name))
-            .or_else(|| tessera_proto::functions::subquery_marker(name))
+            .or_else(ours)
+            .or_else(|| functions::subquery_marker(name))
+            .or_else(|| functions::rewritten(name))
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {
@@ -324,7 +334,8 @@ impl ContextProvider for Names<'_> {
     }
 
     fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
-        self.state.aggregate_functions().get(name).cloned()
+        let known = self.state.aggregate_functions().get(name).cloned();
+        known.or_else(|| functions::aggregate(name))
     }
 
     fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
@@ -336,7 +347,7 @@ impl ContextProvider for Names<'_> {
     }
 
     fn options(&self) -> &ConfigOptions {
-        self.state.config_options()
+        self.options.as_ref().unwrap_or_else(|| self.state.config_options())
     }
 
     fn udf_names(&self) -> Vec<String> {

@@ -67,11 +67,30 @@ pub(crate) fn whole_row(error: &DataFusionError, tables: &[String]) -> Option<Er
     })
 }
 
+/// Beginnings of PostgreSQL's functions that are known and not there, and what to do instead.
+const REFUSED: &[(&str, &str)] = &[
+    ("jsonb_", "there is no jsonb; the function of json is called json_..."),
+    ("to_jsonb", "there is no jsonb; use to_json"),
+    ("json_populate_", "take members out one by one: j ->> 'a'"),
+    ("json_to_record", "take members out one by one: j ->> 'a'"),
+    ("setseed", "random() cannot be repeated here"),
+    ("clock_timestamp", "now() is the time of the statement's snapshot"),
+    ("timeofday", "now() is the time of the statement's snapshot"),
+    (
+        "to_tsvector",
+        "there is no text search; use LIKE or regular expressions",
+    ),
+    ("to_tsquery", "there is no text search; use LIKE or regular expressions"),
+    ("lastval", "there are no sequences; gen_random_uuid() makes keys"),
+    ("nextval", "there are no sequences; gen_random_uuid() makes keys"),
+];
+
 /// An error of binding or optimising, for the user.
 pub fn bind_error(error: DataFusionError) -> Error {
     let known = match error.find_root() {
         DataFusionError::SchemaError(schema, _) => Some(schema_error(schema)),
-        DataFusionError::Plan(message) => plan_error(message),
+        DataFusionError::Plan(message) => no_function(message).or_else(|| plan_error(message)),
+        DataFusionError::Execution(message) => no_function(message),
         DataFusionError::NotImplemented(message) => not_implemented(message),
         _ => None,
     };
@@ -169,9 +188,19 @@ fn without_tree(message: &str) -> Option<&str> {
     Some(before.trim_end_matches([' ', ':', '\'', '"']))
 }
 
+/// What a function of ours says of arguments that it does not take, without what DataFusion puts around it.
+fn no_function(message: &str) -> Option<Error> {
+    let (_, rest) = message.split_once("user-defined coercion failed with: External error: ")?;
+    let (said, _) = rest.split_once(" does not exist")?;
+    Some(Error::new("42883", format!("{said} does not exist")).with_hint("you might need to add explicit type casts"))
+}
+
 fn plan_error(message: &str) -> Option<Error> {
     if let Some(rest) = message.strip_prefix("Invalid function '") {
         let (name, rest) = rest.split_once('\'')?;
+        if let Some((_, hint)) = REFUSED.iter().find(|(known, _)| name.starts_with(known)) {
+            return Some(Error::unsupported(format!("function {name} is not supported"), *hint));
+        }
         let error = Error::new("42883", format!("function {name} does not exist"));
         let near = rest
             .split_once("Did you mean '")

@@ -8,6 +8,7 @@
 //! No I/O, no clock: everything comes from [`Catalog`] and [`PlanOptions`]. What executes the leaves is a
 //! [`tessera_proto::fragment::LeafRuntime`] in the session's configuration.
 
+mod arrays;
 pub mod bind;
 pub mod catalog;
 pub mod cluster;
@@ -26,7 +27,9 @@ pub mod prune;
 mod rewrite;
 pub mod series;
 pub mod session;
+mod sets;
 pub mod shard_local;
+mod spelling;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -36,10 +39,13 @@ pub mod types;
 mod unique;
 mod unnest;
 mod using;
+mod whole_rows;
 mod window_limits;
+mod within_group;
 
 pub use bind::parameter_types;
 pub use catalog::{Catalog, ReferenceCopy, Relation};
+pub use rewrite::ORDERED_AGGREGATES;
 pub use session::{session_state, template, template_builder};
 
 use cluster::Cluster;

@@ -40,6 +40,11 @@ pub fn result_names(query: &Query, schema: &Schema) -> Vec<String> {
     names
 }
 
+/// Names of a query's columns, read off its SELECT list; `None` where it has wildcards.
+pub(crate) fn item_names(query: &Query) -> Option<Vec<String>> {
+    select_list(&query.body)?.iter().map(item_name).collect()
+}
+
 /// `schema` with the columns named as the client of `query` sees them.
 pub fn result_schema(query: &Query, schema: &Schema) -> SchemaRef {
     let names = result_names(query, schema);

@@ -1,20 +1,17 @@
-//! Operators and EXTRACT as function calls of PostgreSQL's types.
+//! EXTRACT as function calls of PostgreSQL's types.
 //!
 //! ```text
-//!   a && b (arrays)                     array_has_any(a, b)
 //!   EXTRACT (epoch FROM x), (second)    CAST(date_part(..) AS numeric), six digits after the point; see [`is_extract`]
 //! ```
 //!
 //! The other fields of EXTRACT stay integers, where PostgreSQL has numerics without digits after the point.
 
 use datafusion::arrow::datatypes::{DataType, Field};
-use datafusion::common::{DFSchema, Result};
+use datafusion::common::Result;
 use datafusion::functions::datetime::date_part;
-use datafusion::functions_nested::expr_fn::array_has_any;
+use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::expr::{Cast, ScalarFunction};
-use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
-use datafusion::logical_expr::{Expr, ExprSchemable};
-use sqlparser::ast::BinaryOperator;
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -35,14 +32,6 @@ pub fn is_extract(field: &Field) -> bool {
 }
 
 impl ExprPlanner for Operators {
-    fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
-        let is_list = |expr: &Expr| matches!(expr.get_type(schema), Ok(DataType::List(_) | DataType::LargeList(_)));
-        if matches!(expr.op, BinaryOperator::PGOverlap) && (is_list(&expr.left) || is_list(&expr.right)) {
-            return Ok(PlannerResult::Planned(array_has_any(expr.left, expr.right)));
-        }
-        Ok(PlannerResult::Original(expr))
-    }
-
     fn plan_extract(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
         let field = match args.first() {
             Some(Expr::Literal(field, _)) => field.try_as_str().flatten(),

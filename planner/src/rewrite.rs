@@ -9,6 +9,8 @@
 //!   SELECT generate_series(1, k)      SELECT unnest(generate_series(1, k))  a row each, not an array
 //!   every(b), variance(f), sign(n)    bool_and(b), var_samp(f), signum(n)   the same by another name
 //!   mod(a, b)                         a % b
+//!   age(ts), div(a, b)                [`crate::spelling`]          json_agg(x), unnest             [`crate::sets`]
+//!   a[1], array_remove(a, 1)          [`crate::arrays`]            mode() WITHIN GROUP (...)    [`crate::within_group`]
 //! ```
 //!
 //! Names and constants: [`crate::unique`], [`crate::constants`]. Clients see the names of the query as it was written
@@ -17,6 +19,7 @@
 use crate::constants::{array, as_written, compared, integer};
 use crate::unique::{Naming, item_names, make_unique, show_casts};
 use crate::unnest::written;
+use crate::{arrays, sets, spelling, within_group};
 use datafusion::arrow::datatypes::DECIMAL128_MAX_PRECISION;
 use datafusion::execution::SessionState;
 use sqlparser::ast::{
@@ -30,6 +33,9 @@ use std::ops::ControlFlow;
 use tessera_parser::TIES;
 use tessera_proto::{Error, Result};
 
+/// Aggregates that show the order of their rows.
+pub const ORDERED_AGGREGATES: [&str; 4] = ["array_agg", "string_agg", "json_agg", "json_object_agg"];
+
 /// What there is in a statement, for whoever binds it.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
@@ -39,6 +45,8 @@ pub(crate) struct Found {
     pub tables: Vec<String>,
     /// It says WITH TIES.
     pub ties: bool,
+    /// It has an aggregate that shows the order of its rows.
+    pub ordered: bool,
 }
 
 /// Rewrites a statement in place.
@@ -138,6 +146,10 @@ impl VisitorMut for Rewriter<'_> {
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
         written::table(factor);
+        if let Some(other) = sets::rewritten_table(factor) {
+            *factor = other;
+            return ControlFlow::Continue(());
+        }
         match factor {
             TableFactor::Table { name, alias, .. } => {
                 let last = name.0.last().and_then(|part| part.as_ident());
@@ -186,10 +198,18 @@ impl VisitorMut for Rewriter<'_> {
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
         written::expression(expr);
+        if let Some(other) = arrays::rewritten(expr).or_else(|| spelling::rewritten(expr)) {
+            *expr = other;
+            return ControlFlow::Continue(());
+        }
         let spelled = match expr {
             Expr::Function(function) => {
                 self.found.ties |= is_ties(function);
-                Ok(renamed(function))
+                self.found.ordered |= shows_order(function);
+                let other = within_group::rewritten(function).map(Expr::Function);
+                Ok(other
+                    .or_else(|| sets::rewritten(function))
+                    .or_else(|| renamed(function)))
             }
             Expr::AnyOp { .. } | Expr::AllOp { .. } => compared(expr),
             Expr::Cast { .. } => array(expr),
@@ -249,6 +269,16 @@ fn as_count(expr: &mut Expr) {
             format: None,
         };
     }
+}
+
+/// Whether a function's value depends on the order of its rows.
+fn shows_order(function: &Function) -> bool {
+    let name = function.name.0.last().and_then(|part| part.as_ident());
+    name.is_some_and(|name| {
+        ORDERED_AGGREGATES
+            .iter()
+            .any(|known| name.value.eq_ignore_ascii_case(known))
+    })
 }
 
 fn is_ties(function: &Function) -> bool {

@@ -3,14 +3,15 @@
 //! ```text
 //!   SELECT generate_series(1, k) FROM t         unnest(generate_series(1, k)): DataFusion's scalar function makes an array
 //!   generate_series(1, 10, 3) AS s              1 4 7 10           integer or bigint, column s
-//!   generate_series(date, date, interval)       timestamps, as PostgreSQL has them
+//!   generate_series(ts, '2026-01-03', '1 day')  timestamps; of dates they are with time zone, as PostgreSQL has them
+//!   generate_series(1, 2, 0.5)                  1.0 1.5 2.0        numeric: integers of the last digit, scaled
 //! ```
 //!
 //! DataFusion's function makes the rows, on the router; here its arguments and its column get the types of ours:
-//! microseconds, where it counts nanoseconds. Arguments are constants. Not here: numeric series (42883), and timestamps
-//! outside of 1677 to 2262 (22008).
+//! microseconds, where it counts nanoseconds. Arguments are constants. Not here: timestamps outside of 1677 to 2262 (22008).
 
-use datafusion::arrow::datatypes::{DataType, IntervalUnit, TimeUnit};
+use crate::session::zone;
+use datafusion::arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, IntervalUnit, TimeUnit};
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::{Result, ScalarValue, TableReference};
 use datafusion::datasource::{ViewTable, provider_as_source};
@@ -38,23 +39,15 @@ impl TableFunctionImpl for Series {
                 _ => None,
             })
             .collect();
-        let to = kind(&values)?;
-        let nanoseconds = match &to {
-            DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Nanosecond, zone.clone()),
-            DataType::Int32 => DataType::Int64,
-            other => other.clone(),
-        };
-        let mut converted = vec![];
-        for (i, value) in values.iter().enumerate() {
-            let to = match &nanoseconds {
-                DataType::Timestamp(..) if i == 2 => &DataType::Interval(IntervalUnit::MonthDayNano),
-                other => other,
-            };
-            let range = || {
-                Error::new("22008", "timestamp out of range for generate_series").with_hint("1677 to 2262 is possible")
-            };
-            let changed = value.cast_to(to).ok().filter(|v| v.is_null() == value.is_null());
-            converted.push(lit(changed.ok_or_else(range)?));
+        let to = kind(&values, &zone(args.session().config_options()))?;
+        let mut converted = values
+            .iter()
+            .enumerate()
+            .map(|(i, value)| Ok(lit(argument(value, &to, i)?)))
+            .collect::<Result<Vec<_>>>()?;
+        if let (DataType::Decimal128(_, scale), 2) = (&to, converted.len()) {
+            let one = ScalarValue::Int64(Some(1)).cast_to(&to)?;
+            converted.push(lit(scaled(&one, *scale)?));
         }
         if converted.get(2).is_some_and(is_zero) {
             return Err(Error::new("22023", "step size cannot equal zero").into());
@@ -66,35 +59,103 @@ impl TableFunctionImpl for Series {
         let rows = GenerateSeriesFunc {}.call_with_args(TableFunctionArgs::new(&converted, args.session()))?;
         let name = TableReference::bare("generate_series");
         let scan = LogicalPlanBuilder::scan(name, provider_as_source(rows), None)?;
-        let column = cast(col("value"), to).alias("generate_series");
+        let value = match &to {
+            DataType::Decimal128(_, scale) => {
+                let digit = ScalarValue::Decimal128(Some(1), scale.unsigned_abs().max(1), *scale);
+                cast(cast(col("value"), DataType::Decimal128(19, 0)) * lit(digit), to.clone())
+            }
+            _ => cast(col("value"), to.clone()),
+        };
+        let column = value.alias("generate_series");
         Ok(Arc::new(ViewTable::new(scan.project(vec![column])?.build()?, None)))
     }
 }
 
-/// The type of the series.
-fn kind(values: &[&ScalarValue]) -> Result<DataType> {
+/// One argument as DataFusion's function takes it for a series of type `to`.
+fn argument(value: &ScalarValue, to: &DataType, position: usize) -> Result<ScalarValue> {
+    match to {
+        DataType::Decimal128(_, scale) => match value.is_null() {
+            true => Ok(ScalarValue::Int64(None)),
+            false => scaled(&value.cast_to(to)?, *scale),
+        },
+        DataType::Timestamp(_, zone) => {
+            let range = || {
+                Error::new("22008", "timestamp out of range for generate_series").with_hint("1677 to 2262 is possible")
+            };
+            if position == 2 {
+                return value.cast_to(&DataType::Interval(IntervalUnit::MonthDayNano));
+            }
+            // A date is midnight in the session's zone: without a zone first.
+            let value = match value {
+                date @ ScalarValue::Date32(_) => date.cast_to(&DataType::Timestamp(TimeUnit::Microsecond, None))?,
+                other => (*other).clone(),
+            };
+            let nanoseconds = DataType::Timestamp(TimeUnit::Nanosecond, zone.clone());
+            let changed = value
+                .cast_to(&nanoseconds)
+                .ok()
+                .filter(|v| v.is_null() == value.is_null());
+            Ok(changed.ok_or_else(range)?)
+        }
+        DataType::Int32 => value.cast_to(&DataType::Int64),
+        to => value.cast_to(to),
+    }
+}
+
+/// A numeric as an integer of its last digit.
+fn scaled(value: &ScalarValue, scale: i8) -> Result<ScalarValue> {
+    let digits = match value {
+        ScalarValue::Decimal128(Some(digits), _, _) => i64::try_from(*digits).ok(),
+        _ => None,
+    };
+    let range = || {
+        Error::new(
+            "22003",
+            format!("a numeric series of {scale} digits after the point is out of range"),
+        )
+    };
+    Ok(ScalarValue::Int64(Some(digits.ok_or_else(range)?)))
+}
+
+/// The type of the series, in a session in `zone`.
+fn kind(values: &[&ScalarValue], zone: &Arc<str>) -> Result<DataType> {
     let types: Vec<DataType> = values.iter().map(|v| v.data_type()).collect();
-    let is_instant = |t: &DataType| matches!(t, DataType::Date32 | DataType::Timestamp(..) | DataType::Null);
+    let is_typed = |t: &DataType| matches!(t, DataType::Date32 | DataType::Timestamp(..));
+    let is_instant = |t: &DataType| is_typed(t) || t.is_string() || t.is_null();
     let known = |t: &DataType| t.is_integer() || t.is_null();
+    let is_number = |t: &DataType| known(t) || matches!(t, DataType::Decimal128(..));
+    let shaped = matches!(types.len(), 2 | 3);
     match types.as_slice() {
-        [first, second] if known(first) && known(second) => Ok(integer(&types)),
-        [first, second, step] if known(first) && known(second) && known(step) => Ok(integer(&types)),
-        [
-            first,
-            second,
-            DataType::Interval(_) | DataType::Utf8 | DataType::Utf8View | DataType::Null,
-        ] if is_instant(first) && is_instant(second) => {
+        types if shaped && types.iter().all(known) => Ok(integer(types)),
+        types if shaped && types.iter().all(is_number) => {
+            let scale = types.iter().map(|t| match t {
+                DataType::Decimal128(_, scale) => *scale,
+                _ => 0,
+            });
+            Ok(DataType::Decimal128(DECIMAL128_MAX_PRECISION, scale.max().unwrap_or(0)))
+        }
+        [first, second, step]
+            if is_instant(first)
+                && is_instant(second)
+                && (is_typed(first) || is_typed(second) || (first.is_null() && second.is_null()))
+                && (matches!(step, DataType::Interval(_)) || step.is_string() || step.is_null()) =>
+        {
             let zone = [first, second].into_iter().find_map(|t| match t {
                 DataType::Timestamp(_, Some(zone)) => Some(zone.clone()),
+                DataType::Date32 => Some(zone.clone()),
                 _ => None,
             });
-            Ok(DataType::Timestamp(TimeUnit::Microsecond, zone))
+            // A date beside a timestamp is one.
+            let plain = [first, second]
+                .into_iter()
+                .any(|t| matches!(t, DataType::Timestamp(_, None)));
+            Ok(DataType::Timestamp(TimeUnit::Microsecond, zone.filter(|_| !plain)))
         }
         types => {
             let names: Vec<_> = types.iter().map(ToString::to_string).collect();
             let message = format!("function generate_series({}) does not exist", names.join(", "));
             Err(Error::new("42883", message)
-                .with_hint("it takes two or three integers, or two dates or timestamps and an interval, all constant")
+                .with_hint("it takes two or three numbers, or two dates or timestamps and an interval, all constant")
                 .into())
         }
     }

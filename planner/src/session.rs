@@ -7,11 +7,13 @@
 //! Some options are not the user's to choose, because leaves depend on them: see [`template_builder`].
 
 use crate::PlanOptions;
+use crate::arrays::ArrayOperators;
 use crate::constants::Constants;
 use crate::json::JsonOperators;
 use crate::leaf::LeafQueryPlanner;
 use crate::operators::Operators;
 use crate::series::Series;
+use crate::spelling::IntervalOperators;
 use datafusion::arrow::array::timezone::Tz;
 use datafusion::catalog::TableFunction;
 use datafusion::config::ConfigOptions;
@@ -65,7 +67,13 @@ pub fn template_builder(runtime: Arc<RuntimeEnv>, leaves: Arc<LeafRuntime>) -> S
 
 /// Ours come first.
 fn expr_planners() -> Vec<Arc<dyn ExprPlanner>> {
-    let mut all: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(JsonOperators), Arc::new(Constants), Arc::new(Operators)];
+    let mut all: Vec<Arc<dyn ExprPlanner>> = vec![
+        Arc::new(JsonOperators),
+        Arc::new(Constants),
+        Arc::new(ArrayOperators),
+        Arc::new(IntervalOperators),
+        Arc::new(Operators),
+    ];
     all.extend(SessionStateDefaults::default_expr_planners());
     all
 }

@@ -320,6 +320,9 @@ impl ShardService for FakeNode {
         for function in functions::portable() {
             state.register_udf(function)?;
         }
+        for function in functions::aggregates() {
+            state.register_udaf(function)?;
+        }
         let codec = LeafPlanCodec { tables: Some(tables) };
         let plan = logical_plan_from_bytes_with_extension_codec(&request.plan, &state.task_ctx(), &codec)?;
         let plan = DefaultPhysicalPlanner::default()

@@ -3,7 +3,7 @@
 //! ```text
 //!   timestamp    Timestamp(us)            numeric        Decimal128(38, 10), as in CREATE TABLE
 //!   timestamptz  Timestamp(us, zone)      time           Time64(us)
-//!   json         Utf8View; the field's metadata says so, see [`is_json`]
+//!   json         Utf8View; the field's metadata says so
 //!   uuid         FixedSizeBinary(16)      varchar(n)     Utf8View; n is in the field's metadata, see [`length`]
 //! ```
 //!
@@ -15,6 +15,7 @@ use datafusion::logical_expr::planner::TypePlanner;
 use sqlparser::ast::{CharacterLength, DataType as SqlDataType, ExactNumberInfo, TimezoneInfo};
 use std::collections::HashMap;
 use std::sync::Arc;
+use tessera_proto::functions::json::json_field;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl TypePlanner for SqlTypes {
             | SqlDataType::Decimal(ExactNumberInfo::None)
             | SqlDataType::Dec(ExactNumberInfo::None) => DataType::Decimal128(38, 10),
             SqlDataType::Bytea => DataType::BinaryView,
-            SqlDataType::JSON => return Ok(Some(json_field())),
+            SqlDataType::JSON => return Ok(Some(json_field(""))),
             SqlDataType::Uuid => DataType::FixedSizeBinary(16),
             sql_type if let Some(length) = Length::of(sql_type) => return Ok(Some(length.field())),
             _ => return Ok(None),
@@ -84,19 +85,6 @@ impl Length {
         let metadata = HashMap::from([(LENGTH.to_owned(), value)]);
         Arc::new(Field::new("", DataType::Utf8View, true).with_metadata(metadata))
     }
-}
-
-/// Key of the metadata of the field of a cast to json.
-const JSON: &str = "tessera.json";
-
-fn json_field() -> FieldRef {
-    let metadata = HashMap::from([(JSON.to_owned(), String::new())]);
-    Arc::new(Field::new("", DataType::Utf8View, true).with_metadata(metadata))
-}
-
-/// Whether a cast's target is json. Whoever binds the plan checks the text and drops the metadata.
-pub fn is_json(field: &Field) -> bool {
-    field.metadata().contains_key(JSON)
 }
 
 /// The declared length that a cast's target carries. Whoever binds the plan applies it and drops the metadata: DataFusion's

@@ -110,6 +110,9 @@ pub fn worker(
     for function in functions::public().into_iter().chain(functions::internal()) {
         template.register_udf(Arc::new(function))?;
     }
+    for function in functions::aggregates() {
+        template.register_udaf(function)?;
+    }
     let template = Arc::new(template);
     let runtime = template.runtime_env().clone();
     let leaves = Arc::new(LeafRuntime {

@@ -118,7 +118,7 @@ impl Engine {
             carry_errors: false,
         });
         let mut template = tessera_planner::template(runtime_env(options.memory)?, leaves);
-        for function in functions::public() {
+        for function in functions::public().into_iter().chain(crate::execute::functions()) {
             template.register_udf(Arc::new(function))?;
         }
         let threads = options.query_threads.max(1);

@@ -139,6 +139,7 @@ impl Executor {
         functions.extend(tessera_proto::functions::portable());
         let mut aggregates = SessionStateDefaults::default_aggregate_functions();
         aggregates.extend(text_extremes::functions());
+        aggregates.extend(tessera_proto::functions::aggregates());
         let template = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(memory)

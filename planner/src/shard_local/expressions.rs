@@ -33,6 +33,7 @@ static NODE_FUNCTIONS: LazyLock<NodeFunctions> = LazyLock::new(|| NodeFunctions 
         .collect(),
     aggregate: SessionStateDefaults::default_aggregate_functions()
         .into_iter()
+        .chain(functions::aggregates())
         .map(|f| (f.name().to_owned(), f))
         .collect(),
     window: SessionStateDefaults::default_window_functions()

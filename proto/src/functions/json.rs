@@ -7,19 +7,22 @@
 //!
 //! `->`, `->>`, `#>` and `#>>` are planned to these functions; `json_extract_path`, `json_extract_path_text`,
 //! `json_array_length` and `json_typeof` can be named. Of keys that come twice the last counts. Whatever is not JSON is 22P02.
-//! Not here: `jsonb`, building JSON, and functions that return sets. Source: PostgreSQL 15, section 9.16.
+//! `json_strip_nulls` leaves members out that are null. Functions that return sets are lists here, which the planner unnests:
+//! `json_array_elements[_text]`, `json_object_keys`, `json_each[_text]`. Building JSON is [`super::json_build`]'s and the router's.
+//! Not here: `jsonb`. Source: PostgreSQL 15, section 9.16.
 
 use crate::error::Error;
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int32Array, StringViewBuilder};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int32Array, ListBuilder, StringViewBuilder};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Int64Type};
-use datafusion::common::{Result, exec_err, plan_err};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Int64Type};
+use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::functions::utils::make_scalar_function;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use serde::de::{DeserializeOwned, IgnoredAny};
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 /// What is done with a document.
@@ -37,6 +40,18 @@ pub enum Json {
     PathText,
     /// Elements of an array.
     Length,
+    /// Members that are null are left out, however deep.
+    Strip,
+    /// The elements of an array, as a list.
+    Elements,
+    /// The same as text.
+    ElementsText,
+    /// The keys of an object, as a list.
+    Keys,
+    /// The values of an object, as a list.
+    Values,
+    /// The same as text.
+    ValuesText,
     /// `object`, `array`, `string`, `number`, `boolean` or `null`.
     TypeOf,
 }
@@ -49,6 +64,12 @@ static FUNCTIONS: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
         Json::Path,
         Json::PathText,
         Json::Length,
+        Json::Strip,
+        Json::Elements,
+        Json::ElementsText,
+        Json::Keys,
+        Json::Values,
+        Json::ValuesText,
         Json::TypeOf,
     ];
     all.map(|kind| Arc::new(ScalarUDF::from(JsonFunction::new(kind))))
@@ -60,7 +81,35 @@ pub fn functions() -> Vec<Arc<ScalarUDF>> {
     FUNCTIONS.clone()
 }
 
+/// Key of the metadata of a field that holds json, whose type is text's.
+const JSON: &str = "tessera.json";
+
+/// The field of a json value: as of a cast to json, and of what the functions here return.
+pub fn json_field(name: &str) -> FieldRef {
+    let metadata = HashMap::from([(JSON.to_owned(), String::new())]);
+    Arc::new(Field::new(name, DataType::Utf8View, true).with_metadata(metadata))
+}
+
+/// Whether a field holds json.
+pub fn is_json(field: &Field) -> bool {
+    field.metadata().contains_key(JSON)
+}
+
 impl Json {
+    /// Whether it returns json.
+    fn returns_json(self) -> bool {
+        matches!(self, Self::Check | Self::Get | Self::Path | Self::Strip)
+    }
+
+    /// Whether it returns a list; of json, or of text.
+    fn listed(self) -> Option<bool> {
+        match self {
+            Self::Elements | Self::Values => Some(true),
+            Self::ElementsText | Self::Keys | Self::ValuesText => Some(false),
+            _ => None,
+        }
+    }
+
     /// A call.
     pub fn call(self, args: Vec<Expr>) -> Expr {
         Expr::ScalarFunction(ScalarFunction::new_udf(FUNCTIONS[self as usize].clone(), args))
@@ -92,6 +141,12 @@ impl ScalarUDFImpl for JsonFunction {
             Json::Path => "json_extract_path",
             Json::PathText => "json_extract_path_text",
             Json::Length => "json_array_length",
+            Json::Strip => "json_strip_nulls",
+            Json::Elements => "__tessera_json_elements",
+            Json::ElementsText => "__tessera_json_elements_text",
+            Json::Keys => "__tessera_json_keys",
+            Json::Values => "__tessera_json_values",
+            Json::ValuesText => "__tessera_json_values_text",
             Json::TypeOf => "json_typeof",
         }
     }
@@ -102,9 +157,9 @@ impl ScalarUDFImpl for JsonFunction {
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         let arguments = match self.kind {
-            Json::Check | Json::Length | Json::TypeOf => types.len() == 1,
             Json::Get | Json::GetText => types.len() == 2,
             Json::Path | Json::PathText => !types.is_empty(),
+            _ => types.len() == 1,
         };
         let is_text = |t: &DataType| t.is_string() || t.is_null();
         let fits = match types {
@@ -120,11 +175,27 @@ impl ScalarUDFImpl for JsonFunction {
         }
         Ok(match self.kind {
             Json::Length => DataType::Int32,
+            kind if let Some(json) = kind.listed() => DataType::List(item(json)),
             _ => DataType::Utf8View,
         })
     }
 
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        if self.kind.returns_json() {
+            return Ok(json_field(self.name()));
+        }
+        let types: Vec<_> = args.arg_fields.iter().map(|f| f.data_type().clone()).collect();
+        Ok(Arc::new(Field::new(self.name(), self.return_type(&types)?, true)))
+    }
+
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let is_constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+        if is_constant && self.kind.listed().is_some() {
+            // A scalar made of an element of the array would forget that its elements are json.
+            let lists = self.evaluate(&ColumnarValue::values_to_arrays(&args.args)?)?;
+            let list = ScalarValue::List(Arc::new(lists.as_list::<i32>().clone()));
+            return Ok(ColumnarValue::Scalar(list));
+        }
         make_scalar_function(|columns| self.evaluate(columns), vec![])(&args.args)
     }
 }
@@ -143,6 +214,21 @@ impl JsonFunction {
             let lengths = (0..rows).map(|row| document(row).map(length).transpose());
             return Ok(Arc::new(lengths.collect::<std::result::Result<Int32Array, Error>>()?));
         }
+        if let Some(json) = self.kind.listed() {
+            let mut lists = ListBuilder::new(StringViewBuilder::new()).with_field(item(json));
+            for row in 0..rows {
+                match document(row) {
+                    Some(text) => {
+                        for part in self.listed(text)? {
+                            lists.values().append_option(part);
+                        }
+                        lists.append(true);
+                    }
+                    None => lists.append(false),
+                }
+            }
+            return Ok(Arc::new(lists.finish()));
+        }
         let mut texts = StringViewBuilder::with_capacity(rows);
         for row in 0..rows {
             let found = match document(row) {
@@ -155,6 +241,35 @@ impl JsonFunction {
             texts.append_option(found);
         }
         Ok(Arc::new(texts.finish()))
+    }
+
+    /// What the lists are of.
+    fn listed(&self, text: &str) -> std::result::Result<Vec<Option<String>>, Error> {
+        check(text)?;
+        let value = text.trim_matches(WHITE);
+        let array = matches!(self.kind, Json::Elements | Json::ElementsText);
+        let Some(mut inside) = Inside::of(value, if array { '[' } else { '{' }) else {
+            let (of, name) = match (self.kind, type_of(value)) {
+                (Json::Elements, "object") => ("cannot call %s on a non-array", "json_array_elements"),
+                (Json::ElementsText, "object") => ("cannot call %s on a non-array", "json_array_elements_text"),
+                (Json::Elements, _) => ("cannot call %s on a scalar", "json_array_elements"),
+                (Json::ElementsText, _) => ("cannot call %s on a scalar", "json_array_elements_text"),
+                (Json::Keys, "array") => ("cannot call %s on an array", "json_object_keys"),
+                (Json::Keys, _) => ("cannot call %s on a scalar", "json_object_keys"),
+                (_, "array") => ("cannot deconstruct an array as an object", ""),
+                _ => ("cannot deconstruct a scalar", ""),
+            };
+            return Err(Error::new("22023", of.replace("%s", name)));
+        };
+        let mut all = vec![];
+        while let Some((key, value)) = inside.next()? {
+            all.push(match self.kind {
+                Json::Keys => key,
+                Json::ElementsText | Json::ValuesText => as_text(value)?,
+                _ => Some(value.to_owned()),
+            });
+        }
+        Ok(all)
     }
 
     fn found(&self, text: &str, keys: &[Keys], row: usize) -> std::result::Result<Option<String>, Error> {
@@ -181,8 +296,12 @@ impl JsonFunction {
         }
         Ok(match self.kind {
             Json::TypeOf => Some(type_of(value).to_owned()),
-            Json::GetText | Json::PathText if value == "null" => None,
-            Json::GetText | Json::PathText if value.starts_with('"') => Some(parse(value)?),
+            Json::GetText | Json::PathText => as_text(value)?,
+            Json::Strip => {
+                let mut kept = String::with_capacity(value.len());
+                strip(value, &mut kept)?;
+                Some(kept)
+            }
             _ => Some(value.to_owned()),
         })
     }
@@ -303,6 +422,56 @@ fn element(value: &str, position: i64) -> std::result::Result<Option<&str>, Erro
         position
     };
     Ok(usize::try_from(position).ok().and_then(|p| all.get(p).copied()))
+}
+
+/// A value as text: a string's own, and nothing for null.
+fn as_text(value: &str) -> std::result::Result<Option<String>, Error> {
+    Ok(match value {
+        "null" => None,
+        string if string.starts_with('"') => Some(parse(string)?),
+        other => Some(other.to_owned()),
+    })
+}
+
+/// Writes a value without members that are null and without white space. The document was checked, and with it its depth.
+fn strip(value: &str, kept: &mut String) -> std::result::Result<(), Error> {
+    let (open, close) = match value.as_bytes().first() {
+        Some(b'{') => ('{', '}'),
+        Some(b'[') => ('[', ']'),
+        _ => {
+            kept.push_str(value);
+            return Ok(());
+        }
+    };
+    let Some(mut inside) = Inside::of(value, open) else {
+        return Ok(());
+    };
+    kept.push(open);
+    let mut first = true;
+    while let Some((key, value)) = inside.next()? {
+        if key.is_some() && value == "null" {
+            continue;
+        }
+        if !std::mem::take(&mut first) {
+            kept.push(',');
+        }
+        if let Some(key) = key {
+            super::json_build::quote(&key, kept);
+            kept.push(':');
+        }
+        strip(value, kept)?;
+    }
+    kept.push(close);
+    Ok(())
+}
+
+/// The field of a list's elements.
+fn item(json: bool) -> FieldRef {
+    let name = Field::LIST_FIELD_DEFAULT_NAME;
+    match json {
+        true => json_field(name),
+        false => Arc::new(Field::new(name, DataType::Utf8View, true)),
+    }
 }
 
 fn length(text: &str) -> std::result::Result<i32, Error> {

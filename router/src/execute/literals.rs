@@ -5,6 +5,7 @@
 //!   ts < 'infinity'    b = '\x00'         k IN ('1', '2')         compared: read as the other side's type
 //!   n < f              n numeric, f floating point: both as double precision
 //!   'abcd'::varchar(2) ab                 'ab  '::char(3) ab      cut to length, as an explicit cast does
+//!   '{1,NULL}'::int[]  read by [`array_literal`]
 //!   '{"a": 1}'::json   checked; it stays text
 //!   $1::date           the parameter is a date                   where the client does not say its type
 //! ```
@@ -14,6 +15,7 @@
 //!
 //! Not here: constants that stand for an argument of a function or an operand of arithmetic; those keep DataFusion's typing.
 
+use super::array_literal;
 use crate::copy::value::ColumnBuilder;
 use crate::pg::read_numeric;
 use datafusion::arrow::datatypes::{DataType, IntervalUnit, TimeUnit};
@@ -25,9 +27,9 @@ use datafusion::logical_expr::expr::{Between, InList, Placeholder};
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator, lit};
 use datafusion::scalar::ScalarValue;
 use std::sync::Arc;
-use tessera_planner::types::{Length, is_json, length};
+use tessera_planner::types::{Length, length};
 use tessera_proto::Result;
-use tessera_proto::functions::json::Json;
+use tessera_proto::functions::json::{Json, is_json};
 use tessera_proto::sql_type::SqlType;
 
 /// One expression, its operands read already. A timestamptz without a zone is of `zone`.
@@ -178,6 +180,10 @@ fn text_of(value: &ScalarValue) -> Option<&str> {
 
 /// The value that `text` stands for; `None` for types that text is cast to as it is.
 fn value_of(text: &str, to: &DataType, zone: &str) -> Result<Option<ScalarValue>> {
+    if let DataType::List(field) = to {
+        let element = |text: &str, of: &DataType| value_of(text, of, zone);
+        return Ok(Some(array_literal::read(text, field.data_type(), &element)?));
+    }
     let sql_type = match to {
         DataType::Boolean => SqlType::Bool,
         DataType::Int16 => SqlType::Int2,

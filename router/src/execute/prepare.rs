@@ -5,7 +5,7 @@
 //!   else                      as written; computed tables may be joined, their functions may not be used
 //! ```
 
-use super::{arithmetic, averages, literals, scalars};
+use super::{arithmetic, averages, literals, scalars, sorted_input, unnested};
 use crate::cluster::catalog::StatementCatalog;
 use crate::cluster::depends;
 use crate::ingest::ChangedRows;
@@ -114,6 +114,7 @@ pub(crate) fn read_literals(context: &StatementContext, plan: LogicalPlan) -> Re
             LogicalPlan::Union(union) => TypeCoercionRewriter::coerce_union(union)?,
             node => node,
         };
+        unnested::check(&node)?;
         let preserver = NamePreserver::new(&node);
         let schema = merge_schema(&node.inputs());
         let rewrite = |expr| {
@@ -129,7 +130,8 @@ pub(crate) fn read_literals(context: &StatementContext, plan: LogicalPlan) -> Re
         // Always: a type below may have changed.
         changed
             .map_data(LogicalPlan::recompute_schema)?
-            .transform_data(averages::rewrite)
+            .transform_data(averages::rewrite)?
+            .transform_data(sorted_input::rewrite)
     })?;
     Ok(read.data)
 }

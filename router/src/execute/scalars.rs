@@ -11,22 +11,30 @@
 //!   to_char(ts, 'YYYY-MM')    __router_to_char          DataFusion reads the pattern as strftime does
 //!   ln(f), sqrt(f), f ^ g     __tessera_ln, ...          fail where DataFusion gives NaN or infinity
 //!   tz AT TIME ZONE 'z'       to_local_time of it       DataFusion gives the same instant again
+//!   2 = ANY (array)           __tessera_array_any       NULL where an element is, and none is equal
 //!   a SIMILAR TO '(x|y)%'     a ~ '^(?:(x|y).*)$'
 //! ```
 //!
 //! Types that stay other than PostgreSQL's: numerics of one column have one scale, roots and powers of numerics are double
 //! precision.
 
-use super::text::text_of;
-use super::to_char::to_char;
+use super::json;
+use super::text::{joined, text_of};
+use super::to_char::{constant, to_char};
+use super::to_char_number::to_number;
+use super::type_names;
+use datafusion::arrow::array::Array;
 use datafusion::arrow::datatypes::{DECIMAL128_MAX_SCALE, DataType, TimeUnit};
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result as DfResult};
 use datafusion::functions::datetime::to_local_time;
+use datafusion::functions::expr_fn::{character_length, encode};
 use datafusion::logical_expr::expr::{Between, Like, ScalarFunction};
 use datafusion::logical_expr::{BinaryExpr, Cast, Expr, ExprSchemable, Operator, lit};
 use datafusion::scalar::ScalarValue;
 use tessera_planner::operators::is_extract;
+use tessera_proto::functions;
+use tessera_proto::functions::arrays::ArrayKind;
 use tessera_proto::functions::division::divide;
 use tessera_proto::functions::domain;
 use tessera_proto::functions::rounding::{Mode, is_rounded, rounded, rounded_float, rounded_to};
@@ -260,6 +268,9 @@ fn regular(pattern: &str) -> String {
 }
 
 fn function_of(mut call: ScalarFunction, schema: &DFSchema, zone: &str) -> DfResult<Transformed<Expr>> {
+    if let Some(built) = json::rewrite(&call, schema, zone)? {
+        return Ok(Transformed::yes(built));
+    }
     let first = call.args.first().map_or(DataType::Null, |arg| type_of(arg, schema));
     Ok(match (call.func.name(), first, call.args.len()) {
         (name, DataType::Decimal128(..), 1) if let Some(mode) = mode(name) => {
@@ -292,6 +303,46 @@ fn function_of(mut call: ScalarFunction, schema: &DFSchema, zone: &str) -> DfRes
             }))
         }
         (name, ..) if let Some(checked) = domain::checked(name, &call.args) => Transformed::yes(checked),
+        ("format" | "quote_literal" | "quote_nullable" | "quote_ident", ..) => {
+            let mut changed = false;
+            for arg in &mut call.args {
+                let data_type = type_of(arg, schema);
+                if is_written_otherwise(&data_type) || !(is_text(&data_type) || data_type.is_null()) {
+                    *arg = text_of(std::mem::take(arg), zone);
+                    changed = true;
+                }
+            }
+            Transformed::new_transformed(Expr::ScalarFunction(call), changed)
+        }
+        ("pg_typeof", _, 1) => Transformed::yes(lit(type_names::name_of(&call.args[0], schema))),
+        ("length" | "character_length", first, 1) if first.is_binary() => {
+            // DataFusion counts bytes of texts only.
+            let digits = encode(call.args.swap_remove(0), lit("hex"));
+            Transformed::yes(character_length(digits) / lit(2_i32))
+        }
+        // Seconds since 1970 are an instant.
+        ("to_timestamp", first, 1) if first.is_numeric() => {
+            let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()));
+            let Some(seconds) = functions::rows::named("to_timestamp").and_then(functions::rewritten) else {
+                return Ok(Transformed::no(Expr::ScalarFunction(call)));
+            };
+            let naive = ScalarFunction::new_udf(seconds, vec![cast_to(call.args.swap_remove(0), DataType::Float64)]);
+            let instant = cast_to(Expr::ScalarFunction(naive), utc);
+            let shown = match zone {
+                "" | "UTC" | "Etc/UTC" | "GMT" | "+00:00" | "Z" => instant,
+                zone => cast_to(instant, DataType::Timestamp(TimeUnit::Microsecond, Some(zone.into()))),
+            };
+            Transformed::yes(shown)
+        }
+        ("array_to_string", first, 2 | 3) if is_list_of_others(&first) => Transformed::yes(joined(call.args, zone)),
+        // How `x = ANY (array)` is planned.
+        ("array_has", first, 2) if !first.is_null() && may_have_null(&call.args[0]) => {
+            Transformed::yes(ArrayKind::Any.call(call.args))
+        }
+        ("to_number", first, 2) if is_text(&first) || first.is_null() => {
+            let pattern = constant(&call.args[1], "to_number")?;
+            Transformed::yes(to_number(call.args.swap_remove(0), pattern)?)
+        }
         ("to_char", first, 2) => Transformed::yes(to_char(call.args, &first)?),
         ("to_date" | "to_timestamp", _, 2..) => {
             let what = format!("{} with a pattern is not supported", call.func.name());
@@ -299,6 +350,34 @@ fn function_of(mut call: ScalarFunction, schema: &DFSchema, zone: &str) -> DfRes
         }
         _ => Transformed::no(Expr::ScalarFunction(call)),
     })
+}
+
+/// Arrays whose elements a client would see otherwise than DataFusion writes them.
+fn is_list_of_others(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(field) | DataType::LargeList(field) => {
+            let of = field.data_type();
+            is_list_of_others(of) || *of == DataType::Boolean || (is_written_otherwise(of) && !of.is_nested())
+        }
+        _ => false,
+    }
+}
+
+/// Whether an array may hold NULL. A parameter is looked at when its value is known.
+fn may_have_null(array: &Expr) -> bool {
+    match array {
+        Expr::Literal(value, _) => match value {
+            ScalarValue::List(list) => list.values().null_count() > 0,
+            value => !value.is_null(),
+        },
+        Expr::ScalarFunction(call) if call.func.name() == "make_array" => {
+            let constant = |arg: &Expr| matches!(arg, Expr::Literal(value, _) if !value.is_null());
+            !call.args.iter().all(constant)
+        }
+        Expr::Cast(cast) => may_have_null(&cast.expr),
+        Expr::Placeholder(_) => false,
+        _ => true,
+    }
 }
 
 fn mode(function: &str) -> Option<Mode> {

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Patterns of PostgreSQL 15, table 9.27, that have no zone, no era, no roman numerals and no ordinal suffix. Not here:
-//! numbers and intervals, which are refused. Runs on the router: nodes do not have it.
+//! numbers and intervals, which are [`super::to_char_number`]'s. Runs on the router: nodes do not have it.
 
+use super::to_char_number;
 use chrono::{DateTime, Datelike, NaiveDateTime, Timelike};
 use datafusion::arrow::array::{ArrayRef, AsArray, StringViewBuilder};
 use datafusion::arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
@@ -28,21 +29,21 @@ use tessera_proto::{Error, Result};
 /// 0A000 for other types, for patterns that are not constant, and for what they may not contain here.
 pub(super) fn to_char(args: Vec<Expr>, data_type: &DataType) -> DfResult<Expr> {
     let [value, pattern] = take_function_args("to_char", args)?;
+    if to_char_number::writes(data_type) {
+        return to_char_number::to_char(value, data_type, constant(&pattern, "to_char")?);
+    }
     if !matches!(
         data_type,
         DataType::Date32 | DataType::Timestamp(_, None) | DataType::Null
     ) {
         let what = format!("to_char of {data_type} is not supported");
-        return Err(Error::unsupported(what, "it writes dates and timestamps without time zone").into());
+        return Err(Error::unsupported(
+            what,
+            "it writes dates, timestamps without time zone, numbers and intervals",
+        )
+        .into());
     }
-    let pattern = match &pattern {
-        Expr::Literal(value, _) => value.try_as_str().map(|text| text.unwrap_or_default().to_owned()),
-        _ => None,
-    };
-    let Some(pattern) = pattern else {
-        let what = "to_char with a pattern that is not constant is not supported";
-        return Err(Error::unsupported(what, "write the pattern in quotes").into());
-    };
+    let pattern = constant(&pattern, "to_char")?;
     parse(&pattern)?;
     let signature = Signature::any(1, Volatility::Immutable);
     let function = Arc::new(ScalarUDF::from(ToChar { pattern, signature }));
@@ -51,6 +52,19 @@ pub(super) fn to_char(args: Vec<Expr>, data_type: &DataType) -> DfResult<Expr> {
         DataType::Timestamp(TimeUnit::Microsecond, None),
     ));
     Ok(Expr::ScalarFunction(ScalarFunction::new_udf(function, vec![value])))
+}
+
+/// The text of a constant pattern; the empty one for NULL.
+///
+/// # Errors
+/// 0A000 where it is no constant.
+pub(super) fn constant(pattern: &Expr, function: &str) -> Result<String> {
+    let text = match pattern {
+        Expr::Literal(value, _) => value.try_as_str().map(|text| text.unwrap_or_default().to_owned()),
+        _ => None,
+    };
+    let what = || format!("{function} with a pattern that is not constant is not supported");
+    text.ok_or_else(|| Error::unsupported(what(), "write the pattern in quotes"))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -343,6 +343,9 @@ impl ShardService for FakeNode {
         for function in tessera_proto::functions::portable() {
             state.register_udf(function)?;
         }
+        for function in tessera_proto::functions::aggregates() {
+            state.register_udaf(function)?;
+        }
         let codec = LeafPlanCodec {
             tables: Some(Arc::new(source)),
         };
