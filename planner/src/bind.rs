@@ -187,6 +187,7 @@ fn source_of(
             let stub = StubTable {
                 schema: def.visible_schema(),
                 statistics: catalog.statistics(def.id),
+                common: catalog.common_values(def.id),
                 def: def.clone(),
             };
             in_zone(state, Arc::new(stub), &def.name)?

@@ -12,6 +12,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::Statistics;
 use std::fmt::Debug;
 use std::sync::Arc;
+use tessera_proto::common_values::TableCommonValues;
 use tessera_proto::table::{ColocationGroup, TableDef, ViewDef};
 use tessera_proto::{GroupId, LogIndex, NodeId, TableId, v1};
 
@@ -54,6 +55,8 @@ pub trait Catalog: Send + Sync + Debug {
     fn nodes(&self) -> Vec<NodeId>;
     /// Statistics of a table's visible columns over all its shards, inexact; `None` when nobody knows.
     fn statistics(&self, table: TableId) -> Option<Statistics>;
+    /// The most common values of its visible columns; empty when nobody knows.
+    fn common_values(&self, table: TableId) -> TableCommonValues;
     /// Revision of the meta store that this snapshot shows; nodes must be at least as new to run its plans.
     fn revision(&self) -> u64;
 }

@@ -6,12 +6,12 @@
 //!       orders  lineitem                        └─LeafPlanner─> ShardLocalExec with the statistics of the subplan
 //! ```
 //!
-//! Every owner gets the same plan bytes and its own shards. Statistics come from planning the subplan over the stub tables
-//! without optimiser rules and asking its root; they are inexact, because what the nodes do with the plan is theirs.
+//! Every owner gets the same plan bytes and its own shards. Statistics: `estimate`.
 
 use crate::PlanOptions;
 use crate::catalog::Catalog;
 use crate::cluster::Cluster;
+use crate::estimate::statistics;
 use crate::shard_local::locality::{Locality, Reads};
 use async_trait::async_trait;
 use datafusion::catalog::Session;
@@ -22,7 +22,6 @@ use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNode, UserDefinedLogicalNodeCore};
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 use datafusion_proto::bytes::logical_plan_to_bytes_with_extension_codec;
 use datafusion_proto::protobuf::LogicalPlanNode;
@@ -303,23 +302,6 @@ impl QueryPlanner for LeafQueryPlanner {
 struct LeafPlanner {
     /// For statistics, where they are wanted.
     bare: Option<Arc<SessionState>>,
-}
-
-/// What the planner believes about the rows of a subplan over stub tables. `bare` is a session without physical optimiser
-/// rules. Wrong statistics cost time, missing ones must not cost the query, so whatever fails here means "unknown".
-pub async fn statistics(plan: &LogicalPlan, bare: &SessionState) -> Statistics {
-    estimate(plan, bare).await.unwrap_or_else(|error| {
-        tracing::debug!(%error, "no statistics for a subplan");
-        Statistics::new_unknown(plan.schema().as_arrow())
-    })
-}
-
-async fn estimate(plan: &LogicalPlan, bare: &SessionState) -> DfResult<Statistics> {
-    let physical = DefaultPhysicalPlanner::default()
-        .create_physical_plan(plan, bare)
-        .await?;
-    let statistics = StatisticsContext::new().compute(physical.as_ref(), &StatisticsArgs::new())?;
-    Ok(statistics.as_ref().clone().to_inexact())
 }
 
 #[async_trait]

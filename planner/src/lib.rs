@@ -14,6 +14,7 @@ pub mod catalog;
 pub mod cluster;
 mod constants;
 pub mod error;
+mod estimate;
 mod exchange;
 pub mod explain;
 mod group_keys;
@@ -250,7 +251,8 @@ pub async fn plan(
     growth::check(&plan)?;
     let optimized = optimize(state, &plan)?;
     let cluster = Cluster::of_plan(&optimized, catalog)?;
-    let optimized = match state.config().get_extension::<session::Bare>() {
+    let bare = state.config().get_extension::<session::Bare>();
+    let optimized = match &bare {
         Some(bare) if options.join_order && options.shard_local => {
             join_order::reorder(optimized, state, &bare.0, &cluster).await
         }
@@ -277,7 +279,14 @@ pub async fn plan(
         explain: vec![],
     };
     if options.profile {
-        estimate_leaves(&planned.physical, &mut planned.fragments)?;
+        match (explain::leaves(&cut).as_slice(), planned.fragments.as_mut_slice(), bare) {
+            // Nothing is planned above it, so nobody has asked yet.
+            ([leaf], [fragment], Some(bare)) if matches!(cut, LogicalPlan::Extension(_)) => {
+                let known = estimate::statistics(&leaf.plan, &bare.0).await;
+                fragment.rows = known.num_rows.get_value().copied();
+            }
+            (_, fragments, _) => estimate_leaves(&planned.physical, fragments)?,
+        }
     }
     let mut notes = vec![];
     if planned.strategy == Strategy::Exchange {

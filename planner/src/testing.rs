@@ -14,11 +14,12 @@ use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::catalog::TableProvider;
-use datafusion::common::{ColumnStatistics, Statistics, stats::Precision};
-use datafusion::datasource::MemTable;
+use datafusion::common::{ColumnStatistics, ScalarValue, Statistics, stats::Precision};
+use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{collect, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
@@ -30,8 +31,9 @@ use futures::StreamExt;
 use sqlparser::ast::Statement;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex};
+use tessera_proto::common_values::{CommonValues, TableCommonValues};
 use tessera_proto::exchange::{LocalChannel, worker};
-use tessera_proto::fragment::{LeafPlanCodec, LeafRuntime, TableSource};
+use tessera_proto::fragment::{LeafPlanCodec, LeafRuntime, StubTable, TableSource};
 use tessera_proto::functions;
 use tessera_proto::ipc::relabel;
 use tessera_proto::profile::Profiles;
@@ -57,6 +59,8 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
 pub struct TestTable {
     pub def: Arc<TableDef>,
     pub rows: RecordBatch,
+    /// What is believed of it, where that is more than its size.
+    pub known: Option<(Statistics, TableCommonValues)>,
 }
 
 /// Tables, groups and a number of nodes.
@@ -147,8 +151,38 @@ impl TestCluster {
             TestTable {
                 def: Arc::new(def),
                 rows,
+                known: None,
             },
         );
+        self
+    }
+
+    /// Has the planner believe this of a table: rows, and of each column distinct values, NULLs and common values. Numbers are
+    /// those from 1 to as many as there are distinct ones.
+    pub fn believed(mut self, name: &str, rows: usize, columns: Vec<(usize, usize, CommonValues)>) -> Self {
+        let (statistics, common): (Vec<_>, Vec<_>) = columns
+            .into_iter()
+            .zip(self.tables[name].rows.columns())
+            .map(|((distinct, nulls, common), column)| {
+                let mut known = ColumnStatistics {
+                    distinct_count: Precision::Inexact(distinct),
+                    null_count: Precision::Inexact(nulls),
+                    ..ColumnStatistics::new_unknown()
+                };
+                if column.data_type().is_integer() {
+                    let number = |n: usize| ScalarValue::from(n as i64).cast_to(column.data_type()).unwrap();
+                    known.min_value = Precision::Inexact(number(1));
+                    known.max_value = Precision::Inexact(number(distinct));
+                }
+                (known, common)
+            })
+            .unzip();
+        let statistics = Statistics {
+            num_rows: Precision::Inexact(rows),
+            total_byte_size: Precision::Inexact(rows * 100),
+            column_statistics: statistics,
+        };
+        self.tables.get_mut(name).unwrap().known = Some((statistics, common.into()));
         self
     }
 
@@ -162,6 +196,20 @@ impl TestCluster {
         };
         self.views.insert(name.into(), Arc::new(view));
         self
+    }
+
+    /// A scan of a table, with what is believed of its rows.
+    pub fn scan(&self, name: &str, alias: &str) -> (LogicalPlan, Statistics) {
+        let def = self.tables[name].def.clone();
+        let statistics = self.statistics(def.id).unwrap();
+        let stub = StubTable {
+            schema: def.visible_schema(),
+            statistics: Some(statistics.clone()),
+            common: self.common_values(def.id),
+            def,
+        };
+        let scan = LogicalPlanBuilder::scan(alias, provider_as_source(Arc::new(stub)), None);
+        (scan.unwrap().build().unwrap(), statistics)
     }
 
     fn owner(&self, shard: u32) -> NodeId {
@@ -219,12 +267,23 @@ impl Catalog for TestCluster {
 
     fn statistics(&self, table: TableId) -> Option<Statistics> {
         let table = self.tables.values().find(|t| t.def.id == table)?;
+        if let Some((statistics, _)) = &table.known {
+            return Some(statistics.clone());
+        }
         let columns = table.rows.num_columns();
         Some(Statistics {
             num_rows: Precision::Inexact(table.rows.num_rows()),
             total_byte_size: Precision::Inexact(table.rows.get_array_memory_size()),
             column_statistics: vec![ColumnStatistics::new_unknown(); columns],
         })
+    }
+
+    fn common_values(&self, table: TableId) -> TableCommonValues {
+        let known = self.tables.values().find(|t| t.def.id == table);
+        known
+            .and_then(|t| t.known.as_ref())
+            .map(|(_, common)| common.clone())
+            .unwrap_or_default()
     }
 
     fn revision(&self) -> u64 {

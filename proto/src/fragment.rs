@@ -11,6 +11,7 @@
 //! It claims `UnknownPartitioning`: claiming `Hash` with our own token function makes DataFusion join wrongly, silently.
 //! Not here: choosing the subplan (planner) and running it on a node (shard-node).
 
+use crate::common_values::TableCommonValues;
 use crate::error::Error;
 use crate::exchange::Carried;
 use crate::functions::ROUTER_PREFIX;
@@ -216,6 +217,8 @@ pub struct StubTable {
     pub schema: SchemaRef,
     /// Inexact statistics from the nodes, one entry per column of `schema`.
     pub statistics: Option<Statistics>,
+    /// The most common values of the first columns of `schema`, or nothing.
+    pub common: TableCommonValues,
 }
 
 impl StubTable {

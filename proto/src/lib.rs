@@ -12,6 +12,7 @@
 pub mod broadcast;
 pub mod client;
 pub mod clock;
+pub mod common_values;
 pub mod error;
 pub mod exchange;
 pub mod flight;
@@ -48,4 +49,4 @@ pub use error::{Error, Result, Retry};
 pub use ids::{Epoch, GroupId, LogIndex, NodeId, ReplicaId, ShardId, TableId, Timestamp, TxnId};
 
 /// Version of everything two processes exchange or a disk keeps; a mismatch is refused at the handshake.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;

@@ -30,6 +30,7 @@ use std::time::Duration;
 use tessera_meta::MetaStore;
 use tessera_meta::secret::cluster_secret;
 use tessera_meta::view::{ClusterView, ViewKeeper};
+use tessera_proto::Timestamp;
 use tessera_proto::clock::now_ms;
 use tessera_proto::flight::seal::Secret;
 use tessera_proto::fragment::LeafRuntime;
@@ -84,6 +85,8 @@ pub struct Engine {
     runtime: Mutex<Option<tokio::runtime::Runtime>>,
     handle: tokio::runtime::Handle,
     statistics: ArcSwap<statistics::ClusterStatistics>,
+    /// Held by who asks for new ones.
+    refreshing: tokio::sync::Mutex<()>,
     row_ids: tokio::sync::Mutex<RowIds>,
     secret: Secret,
     finishing: Arc<Semaphore>,
@@ -142,6 +145,7 @@ impl Engine {
             handle: runtime.handle().clone(),
             runtime: Mutex::new(Some(runtime)),
             statistics: ArcSwap::default(),
+            refreshing: tokio::sync::Mutex::default(),
             row_ids: tokio::sync::Mutex::default(),
             secret,
             finishing: Arc::new(Semaphore::new(FINISHING_MAX)),
@@ -196,10 +200,13 @@ impl Engine {
         self.statistics.load_full()
     }
 
-    /// Asks every node for its statistics now. Nodes that do not answer keep their last ones.
-    pub async fn refresh_statistics(&self) {
+    /// Asks every node for its statistics now, with all that committed up to `snapshot` if there is one. Nodes that do not answer
+    /// keep their last ones.
+    pub async fn refresh_statistics(&self, snapshot: Option<Timestamp>) {
+        // One at a time: who began earlier would put older answers in the place of newer ones.
+        let _one = self.refreshing.lock().await;
         let view = self.view();
-        let fresh = statistics::collect(&view, self.directory.as_ref(), &self.statistics()).await;
+        let fresh = statistics::collect(&view, self.directory.as_ref(), &self.statistics(), snapshot).await;
         self.statistics.store(Arc::new(fresh));
     }
 
@@ -332,7 +339,7 @@ async fn poll(engine: Arc<Engine>) {
     let work = async {
         let mut changes = engine.views.changes();
         loop {
-            engine.refresh_statistics().await;
+            engine.refresh_statistics(None).await;
             if let Err(error) = reassign::add_reference_copies(&engine).await {
                 tracing::warn!(%error, "reference tables could not be spread to new nodes");
             }

@@ -85,7 +85,7 @@ async fn loaded(dir: &std::path::Path) -> (tessera::embedded::Embedded, Client) 
     options.load = Load::Stream;
     options.queries = Some(vec![6]);
     run(&tpch::workload(), options).await.expect("loaded");
-    cluster.engine().refresh_statistics().await;
+    cluster.engine().refresh_statistics(None).await;
     let client = cluster::connect(&cluster.url()).await;
     client.simple_query("SET tessera.distributed = off").await.expect("set");
     (cluster, client)

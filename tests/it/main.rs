@@ -24,6 +24,7 @@
 //!   kills.rs     kill -9 of the whole process and of single nodes, at random moments
 //!   memory.rs    little memory: spill, sort-merge joins, many queries at once
 //!   analyze.rs   EXPLAIN ANALYZE: what every node did and what moved
+//!   common_values.rs  the most common values of columns in estimates and in pg_stats
 //!   bad_input.rs errors a user can make, and their SQLSTATEs
 //! ```
 
@@ -31,6 +32,7 @@ mod analyze;
 mod bad_input;
 mod clients;
 mod cluster;
+mod common_values;
 mod copies;
 mod copy_to;
 mod damage;

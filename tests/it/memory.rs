@@ -183,7 +183,7 @@ async fn fill(cluster: &Embedded, client: &Client) {
     client.batch_execute(table).await.expect("a table");
     let rows = "INSERT INTO t SELECT n, 240000 - n, repeat('x', 100) || n FROM generate_series(1, 240000) AS s (n)";
     client.batch_execute(rows).await.expect("rows");
-    cluster.engine().refresh_statistics().await;
+    cluster.engine().refresh_statistics(None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,7 +258,7 @@ async fn tpch_completes_in_a_quarter_of_its_memory() {
     let mut options = BenchOptions::new(cluster.url(), scale);
     (options.load, options.queries) = (Load::Stream, Some(vec![6]));
     run(&tpch::workload(), options).await.expect("loads");
-    cluster.engine().refresh_statistics().await;
+    cluster.engine().refresh_statistics(None).await;
     let client = connect(&cluster.url()).await;
     let mut failed = vec![];
     println!("query      peak     limit  refused  time limited / unlimited");

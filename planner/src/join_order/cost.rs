@@ -6,10 +6,11 @@
 //! ```
 //!
 //! Rows of a join: product of the sides, divided by the larger number of distinct keys. A side has no more keys than rows,
-//! however many values each of their columns has: those of one key are rarely independent. The constants are measured ones
-//! (`docs`); only their ratio matters.
+//! however many values each of their columns has: those of one key are rarely independent. Where both sides have common values
+//! of their only key, those meet each other (`skew.rs`). The constants are measured ones (`docs`); only their ratio matters.
 
 use super::graph::{Graph, equal_sides, is_over};
+use super::skew::Skew;
 use crate::cluster::Cluster;
 use crate::shard_local::locality::{Locality, derive};
 use datafusion::arrow::datatypes::DataType;
@@ -72,6 +73,8 @@ impl Joined {
 pub struct Costs<'a> {
     graph: &'a Graph<'a>,
     relations: Vec<Relation>,
+    /// Common values of the relations' keys.
+    skew: Skew,
     cluster: &'a Cluster,
     /// An aggregate above shrinks the rows before they leave the nodes.
     shrinks: bool,
@@ -82,6 +85,7 @@ impl<'a> Costs<'a> {
     pub fn new(graph: &'a Graph<'a>, relations: Vec<Relation>, cluster: &'a Cluster, shrinks: bool) -> Self {
         Self {
             graph,
+            skew: Skew::of(&graph.classes, &relations),
             relations,
             cluster,
             shrinks,
@@ -219,7 +223,12 @@ impl<'a> Costs<'a> {
         let keys = |joined: &Joined, distinct: f64| distinct.clamp(1.0, joined.rows.max(1.0));
         let lefts = keys(left, on.iter().map(|(l, _)| self.distinct(l, left)).product());
         let rights = keys(right, on.iter().map(|(_, r)| self.distinct(r, right)).product());
-        let rows = (left.rows * right.rows / lefts.max(rights)).max(1.0);
+        let equal = match on.len() {
+            1 => self.skew.equal(&left.tree.relations(), &right.tree.relations()),
+            _ => None,
+        };
+        let rows = left.rows * right.rows * equal.unwrap_or(1.0 / lefts.max(rights));
+        let rows = rows.max(1.0);
         let (kind, constraint, nulls) = (JoinType::Inner, JoinConstraint::On, NullEquality::NullEqualsNothing);
         let plan = LogicalPlan::Join(Join::try_new(l, r, on, filter, kind, constraint, nulls, false).ok()?);
         let locality = match (&left.locality, &right.locality) {
@@ -281,7 +290,7 @@ pub struct Candidate {
 }
 
 /// Distinct values of a column: as counted, else bounded by its range, else by the number of rows.
-fn distinct_in(expr: &Expr, relation: &Relation) -> f64 {
+pub(super) fn distinct_in(expr: &Expr, relation: &Relation) -> f64 {
     let rows = relation
         .statistics
         .num_rows

@@ -17,14 +17,13 @@
 mod cost;
 mod dynamic;
 mod graph;
-mod selectivity;
 mod semi;
+mod skew;
 
 use crate::cluster::Cluster;
-use crate::leaf::statistics;
+use crate::estimate::statistics;
 use crate::shard_local::rule;
 use cost::{Costs, Tree};
-use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result as DfResult};
 use datafusion::execution::SessionState;
@@ -93,12 +92,7 @@ async fn cheaper(root: &LogicalPlan, shrinks: bool, bare: &SessionState, cluster
     let mut relations = vec![];
     for relation in &graph.relations {
         let plan = graph.filtered(relation).ok()?;
-        let mut known = statistics(&plan, bare).await;
-        if let Some(filter) = selectivity::filter(&plan)
-            && let Some(rows) = selectivity::rows(filter, &statistics(&filter.input, bare).await)
-        {
-            known.num_rows = Precision::Inexact(rows as usize);
-        }
+        let known = statistics(&plan, bare).await;
         let locality = rule::locality(&plan, cluster);
         relations.push(cost::Relation {
             plan,

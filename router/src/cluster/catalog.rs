@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tessera_meta::view::{ClusterView, ShardEntry};
 use tessera_planner::{Catalog, ReferenceCopy, Relation};
+use tessera_proto::common_values::TableCommonValues;
 use tessera_proto::service::NodeDirectory;
 use tessera_proto::{GroupId, LogIndex, NodeId, Result, ShardId, TableId, Timestamp, v1};
 
@@ -49,6 +50,7 @@ impl StatementCatalog {
         let system = SystemSource {
             view: view.clone(),
             statuses: statistics.statuses.clone(),
+            statistics: statistics.clone(),
             database: context.params.database.clone(),
             user: context.params.user.clone(),
         };
@@ -207,7 +209,12 @@ impl Catalog for StatementCatalog {
     }
 
     fn statistics(&self, table: TableId) -> Option<Statistics> {
-        self.statistics.tables.get(&table).cloned()
+        self.statistics.tables.get(&table).map(|known| known.statistics.clone())
+    }
+
+    fn common_values(&self, table: TableId) -> TableCommonValues {
+        let known = self.statistics.tables.get(&table);
+        known.map(|known| known.common.clone()).unwrap_or_default()
     }
 
     fn revision(&self) -> u64 {

@@ -8,11 +8,13 @@
 //!   placement.rs      which nodes hold a new group's shards         pure
 //!   reassign.rs       reference copies for nodes that join later
 //!   statistics.rs     what nodes report, added up per table
+//!   common_values.rs  the same of the most common values of a column
 //! ```
 
 pub mod bootstrap;
 pub mod catalog;
 pub mod catalog_store;
+mod common_values;
 pub mod define;
 pub mod depends;
 pub mod placement;

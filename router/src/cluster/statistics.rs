@@ -6,8 +6,9 @@
 //!           shard 1 (leader) rows 20, a: 20 distinct      ┘   or a is the shard key; else the largest shard's)
 //! ```
 //!
-//! Everything is `Inexact`: rows come and go between two polls.
+//! Everything is `Inexact`: rows come and go between two polls. The most common values: `common_values.rs`.
 
+use super::common_values;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use datafusion_proto::protobuf;
@@ -17,9 +18,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tessera_meta::view::ClusterView;
+use tessera_proto::common_values::{CommonValues, TableCommonValues};
 use tessera_proto::service::NodeDirectory;
 use tessera_proto::table::TableDef;
-use tessera_proto::{GroupId, NodeId, ShardId, TableId, v1};
+use tessera_proto::{GroupId, NodeId, ShardId, TableId, Timestamp, v1};
 
 /// Nodes asked at the same time.
 const NODES_AT_ONCE: usize = 16;
@@ -35,8 +37,17 @@ pub struct ClusterStatistics {
     pub statuses: Arc<BTreeMap<NodeId, v1::StatusReply>>,
     /// Nodes that did not.
     pub silent: BTreeSet<NodeId>,
-    /// By table, over visible columns.
-    pub tables: HashMap<TableId, Statistics>,
+    /// By table.
+    pub tables: HashMap<TableId, TableEstimates>,
+}
+
+/// What is believed of a table's rows, over its visible columns.
+#[derive(Debug, Clone)]
+pub struct TableEstimates {
+    /// Rows, bytes; least, greatest, NULLs and distinct values of each column.
+    pub statistics: Statistics,
+    /// The most common values of each column.
+    pub common: TableCommonValues,
 }
 
 impl ClusterStatistics {
@@ -46,9 +57,19 @@ impl ClusterStatistics {
     }
 }
 
-/// Asks every node of the view. Tables with a silent leader keep their last statistics.
-pub async fn collect(view: &ClusterView, directory: &dyn NodeDirectory, last: &ClusterStatistics) -> ClusterStatistics {
-    let ask = |node: NodeId| async move { (node, status(directory, node, true).await) };
+/// Asks every node of the view, for statistics with what committed up to `snapshot` if there is one. Tables with a silent leader
+/// keep their last statistics.
+pub async fn collect(
+    view: &ClusterView,
+    directory: &dyn NodeDirectory,
+    last: &ClusterStatistics,
+    snapshot: Option<Timestamp>,
+) -> ClusterStatistics {
+    let request = v1::StatusRequest {
+        statistics: true,
+        snapshot: snapshot.map_or(0, |at| at.0),
+    };
+    let ask = |node: NodeId| async move { (node, ask(directory, node, request).await) };
     let answers: Vec<_> = futures::stream::iter(view.nodes.keys().copied().map(ask))
         .buffer_unordered(NODES_AT_ONCE)
         .collect()
@@ -78,10 +99,14 @@ pub async fn collect(view: &ClusterView, directory: &dyn NodeDirectory, last: &C
     }
 }
 
-/// A node's status, or `None` when it does not answer in time.
-pub async fn status(directory: &dyn NodeDirectory, node: NodeId, statistics: bool) -> Option<v1::StatusReply> {
+/// A node's status without statistics, or `None` when it does not answer in time.
+pub async fn status(directory: &dyn NodeDirectory, node: NodeId) -> Option<v1::StatusReply> {
+    ask(directory, node, v1::StatusRequest::default()).await
+}
+
+async fn ask(directory: &dyn NodeDirectory, node: NodeId, request: v1::StatusRequest) -> Option<v1::StatusReply> {
     let service = directory.node(node).ok()?;
-    let call = service.status(v1::StatusRequest { statistics });
+    let call = service.status(request);
     match tokio::time::timeout(STATUS_WAIT, call).await {
         Ok(Ok(reply)) => Some(reply),
         Ok(Err(error)) => {
@@ -93,7 +118,7 @@ pub async fn status(directory: &dyn NodeDirectory, node: NodeId, statistics: boo
 }
 
 /// Adds up the leaders' reports per table.
-fn tables(view: &ClusterView, statuses: &BTreeMap<NodeId, v1::StatusReply>) -> HashMap<TableId, Statistics> {
+fn tables(view: &ClusterView, statuses: &BTreeMap<NodeId, v1::StatusReply>) -> HashMap<TableId, TableEstimates> {
     let mut parts: HashMap<TableId, Vec<&v1::TableStatistics>> = HashMap::new();
     for (node, status) in statuses {
         for shard in &status.shards {
@@ -117,7 +142,7 @@ fn tables(view: &ClusterView, statuses: &BTreeMap<NodeId, v1::StatusReply>) -> H
     known.collect()
 }
 
-fn sum(table: &TableDef, parts: &[&v1::TableStatistics]) -> Statistics {
+fn sum(table: &TableDef, parts: &[&v1::TableStatistics]) -> TableEstimates {
     let rows: u64 = parts.iter().map(|p| p.rows).sum();
     let bytes: u64 = parts.iter().map(|p| p.bytes).sum();
     let visible = table.columns.iter().enumerate().filter(|(_, c)| !c.hidden);
@@ -125,11 +150,34 @@ fn sum(table: &TableDef, parts: &[&v1::TableStatistics]) -> Statistics {
         [key] if *key == i => Spread::Disjoint,
         _ => Spread::Unknown,
     };
-    let column_statistics = visible.map(|(i, _)| column(i, rows, parts, spread(i))).collect();
-    Statistics {
+    let columns = visible.map(|(i, _)| {
+        let mut known = column(i, rows, parts, spread(i));
+        let common = common(i, parts, &known);
+        // The shards' values overlap to an unknown part, but these are all different.
+        known.distinct_count = known.distinct_count.max(&Precision::Inexact(common.len()));
+        (known, common)
+    });
+    let (column_statistics, common): (Vec<_>, Vec<_>) = columns.unzip();
+    let statistics = Statistics {
         num_rows: Precision::Inexact(rows as usize),
         total_byte_size: Precision::Inexact(bytes as usize),
         column_statistics,
+    };
+    TableEstimates {
+        statistics,
+        common: common.into(),
+    }
+}
+
+fn common(index: usize, parts: &[&v1::TableStatistics], known: &ColumnStatistics) -> CommonValues {
+    let told = parts.iter().filter_map(|p| Some((p.rows, p.columns.get(index)?)));
+    let number = |known: &Precision<usize>| known.get_value().map(|n| *n as u64);
+    match number(&known.distinct_count) {
+        Some(distinct) => {
+            let nulls = number(&known.null_count).unwrap_or(0);
+            common_values::of_column(&told.collect::<Vec<_>>(), distinct, nulls)
+        }
+        None => CommonValues::default(),
     }
 }
 
@@ -152,12 +200,8 @@ fn column(index: usize, rows: u64, parts: &[&v1::TableStatistics], spread: Sprea
         return out;
     }
     out.null_count = Precision::Inexact(columns.iter().map(|(_, c)| c.nulls as usize).sum());
-    let (max, all) = columns
-        .iter()
-        .fold((0, 0), |(max, all), (_, c)| (c.distinct.max(max), all + c.distinct));
-    if max > 0 {
-        let unique = spread == Spread::Disjoint || all as f64 > NEARLY_UNIQUE * rows as f64;
-        out.distinct_count = Precision::Inexact(if unique { all } else { max }.min(rows.max(1)) as usize);
+    if let Some(distinct) = distinct(rows, &columns, spread) {
+        out.distinct_count = Precision::Inexact(distinct as usize);
     }
     // A shard without rows knows no bounds, and that is no gap; one with rows and no bounds is.
     let bounds = |pick: fn(&v1::ColumnStatistics) -> &[u8]| -> Option<Vec<ScalarValue>> {
@@ -177,7 +221,34 @@ fn column(index: usize, rows: u64, parts: &[&v1::TableStatistics], spread: Sprea
     out
 }
 
-fn scalar(bytes: &[u8]) -> Option<ScalarValue> {
+/// Distinct values in all shards, which tell how many each has; `None` if they have none. Shards that have a value for nearly every
+/// row have different ones, and so have those of which that is true beside their common values.
+fn distinct(rows: u64, parts: &[(u64, &v1::ColumnStatistics)], spread: Spread) -> Option<u64> {
+    let (mut most, mut all) = (0_u64, 0_u64);
+    let (mut common, mut others, mut rows_of_others) = (0_u64, 0_u64, 0_u64);
+    for (rows, column) in parts {
+        most = most.max(column.distinct);
+        all = all.saturating_add(column.distinct);
+        let valued = rows.saturating_sub(column.nulls);
+        let told = column.common.iter().flat_map(|told| &told.values);
+        let above = told.filter(|v| u128::from(v.rows) * u128::from(column.distinct) > u128::from(valued));
+        let (values, of_them) = above.fold((0, 0_u64), |(n, sum), v| (n + 1, sum.saturating_add(v.rows)));
+        common = common.max(values);
+        others = others.saturating_add(column.distinct.saturating_sub(values));
+        rows_of_others = rows_of_others.saturating_add(valued.saturating_sub(of_them));
+    }
+    let distinct = if spread == Spread::Disjoint || all as f64 > NEARLY_UNIQUE * rows as f64 {
+        all
+    } else if others as f64 > NEARLY_UNIQUE * rows_of_others as f64 {
+        common.saturating_add(others)
+    } else {
+        most
+    };
+    (most > 0).then(|| distinct.clamp(1, rows.max(1)))
+}
+
+/// A value of a report.
+pub(super) fn scalar(bytes: &[u8]) -> Option<ScalarValue> {
     if bytes.is_empty() {
         return None;
     }
@@ -205,5 +276,30 @@ mod tests {
         let distinct = |spread| column(0, 3_000, &parts, spread).distinct_count;
         assert_eq!(distinct(Spread::Disjoint), Precision::Inexact(750));
         assert_eq!(distinct(Spread::Unknown), Precision::Inexact(250));
+    }
+
+    /// One value has 800 of 1,000 rows, and each of the others has one or ten.
+    #[test]
+    fn values_beside_common_ones_may_be_unique() {
+        let shard = |others: u64| v1::ColumnStatistics {
+            distinct: 1 + others,
+            common: Some(v1::CommonValues {
+                values: vec![v1::CommonValue {
+                    rows: 800,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let of = |others| {
+            distinct(
+                2_000,
+                &[(1_000, &shard(others)), (1_000, &shard(others))],
+                Spread::Unknown,
+            )
+        };
+        assert_eq!(of(200), Some(401));
+        assert_eq!(of(20), Some(21));
     }
 }

@@ -108,11 +108,7 @@ pub(super) async fn make(
 async fn alive(context: &StatementContext) -> Vec<NodeInfo> {
     let view = context.engine.view();
     let directory = context.engine.directory();
-    let ask = |info: NodeInfo| async move {
-        statistics::status(directory.as_ref(), info.id, false)
-            .await
-            .map(|_| info)
-    };
+    let ask = |info: NodeInfo| async move { statistics::status(directory.as_ref(), info.id).await.map(|_| info) };
     let answers = futures::stream::iter(view.nodes.values().cloned().map(ask)).buffered(NODES_AT_ONCE);
     answers.filter_map(std::future::ready).collect().await
 }

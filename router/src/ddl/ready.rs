@@ -61,7 +61,7 @@ async fn served(context: &StatementContext, waiting: &BTreeSet<ShardId>) -> Vec<
     }
     let directory = context.engine.directory();
     let ask = |(node, shards): (NodeId, Vec<ShardId>)| async move {
-        let status = statistics::status(directory.as_ref(), node, false).await;
+        let status = statistics::status(directory.as_ref(), node).await;
         let leads = |id: &ShardId| {
             status
                 .iter()

@@ -1,7 +1,7 @@
 //! ANALYZE: the statistics that plans are made by, as of now.
 //!
 //! ```text
-//!   ANALYZE t      row counts, distinct values, bounds and NULLs, kept with every segment, asked of every leader and added up
+//!   ANALYZE t      row counts, distinct and common values, bounds and NULLs, kept with every segment, asked of every leader and added up
 //! ```
 //!
 //! Nothing is read again: segments carry their statistics from when they were written, and rows in memory are counted when
@@ -33,7 +33,9 @@ pub(crate) async fn run(context: &StatementContext, tables: &[AnalyzeTable]) -> 
         named.push(def);
     }
     let refresh = async {
-        context.engine.refresh_statistics().await;
+        // What is acknowledged may still be on its way to shards that only took part in it.
+        let snapshot = context.engine.oracle().draw().await?;
+        context.engine.refresh_statistics(Some(snapshot)).await;
         Ok(())
     };
     context.bounded(refresh).await?;

@@ -272,6 +272,7 @@ fn whole(catalog: &StatementCatalog, table: &Arc<TableDef>) -> Arc<dyn TableProv
         schema: table.arrow_schema(),
         def: table.clone(),
         statistics: known,
+        common: catalog.common_values(table.id),
     })
 }
 

@@ -82,7 +82,7 @@ pub(crate) fn refresh_soon(engine: &std::sync::Arc<crate::engine::Engine>) {
     let engine_of_task = engine.clone();
     engine.tasks().spawn(async move {
         tokio::select! {
-            () = engine_of_task.refresh_statistics() => {}
+            () = engine_of_task.refresh_statistics(None) => {}
             () = engine_of_task.stop().cancelled() => {}
         }
     });

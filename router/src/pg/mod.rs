@@ -35,7 +35,7 @@ mod tests;
 mod types;
 
 pub(crate) use connection::parse;
-pub(crate) use encode::{TextRows, read_numeric};
+pub(crate) use encode::{TextRows, array_text, read_numeric};
 
 use crate::Engine;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ async fn clients_that_do_not_read_let_the_next_one_in() {
         .await;
     let rows = "insert into t select n from generate_series(1, 30000) as s (n)";
     c.check(rows, Ok(&["INSERT 0 30000"])).await;
-    c.engine.refresh_statistics().await;
+    c.engine.refresh_statistics(None).await;
     c.check("set statement_timeout = 30000", Ok(&["SET"])).await;
     // Two threads, so four places.
     let mut held = vec![];

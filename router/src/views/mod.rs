@@ -3,7 +3,7 @@
 //! ```text
 //!   SELECT .. FROM pg_class        rewrite.rs   PostgreSQL-only syntax of catalog queries → what DataFusion plans
 //!                                  functions.rs pg_get_userbyid, format_type, ... over the catalog snapshot
-//!        SystemSource ───────────▶ pg_catalog.rs, information_schema.rs, cluster.rs   rows from the catalog snapshot
+//!        SystemSource ───────────▶ pg_catalog.rs, pg_stats.rs, information_schema.rs, cluster.rs   rows from the catalog snapshot
 //! ```
 //!
 //! OIDs are the stable ids of the meta store, so they are equal on every router and after a restart. Catalog queries run in
@@ -14,12 +14,14 @@ mod cluster;
 mod functions;
 mod information_schema;
 mod pg_catalog;
+mod pg_stats;
 mod rewrite;
 mod rows;
 
 pub use functions::functions;
 pub use rewrite::rewrite;
 
+use crate::cluster::statistics::ClusterStatistics;
 use datafusion::catalog::TableProvider;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,6 +49,8 @@ pub struct SystemSource {
     pub view: Arc<ClusterView>,
     /// The last status of every node that answered.
     pub statuses: Arc<BTreeMap<NodeId, v1::StatusReply>>,
+    /// What the planner believes of the tables.
+    pub statistics: Arc<ClusterStatistics>,
     /// Name of the database the session is connected to.
     pub database: String,
     /// Name of the session's user.

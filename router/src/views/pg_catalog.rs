@@ -1,7 +1,7 @@
 //! `pg_catalog`: the tables that psql and drivers read, from the catalog snapshot.
 //!
 //! Populated: pg_class, pg_namespace, pg_attribute, pg_attrdef, pg_index, pg_constraint, pg_type, pg_database, pg_roles,
-//! pg_am, pg_tables, pg_views, pg_settings, pg_description. Present and empty: what Tessera does not have.
+//! pg_am, pg_tables, pg_views, pg_stats (pg_stats.rs), pg_settings, pg_description. Present and empty: what Tessera does not have.
 
 use super::rows::{Kind, Value, row, table as build};
 use super::{OWNER_OID, SystemSource, primary_key_oid, schema_oid};
@@ -54,6 +54,7 @@ pub(super) fn table(source: &SystemSource, name: &str) -> Option<Arc<dyn TablePr
         ),
         "pg_tables" => tables(source),
         "pg_views" => views(source),
+        "pg_stats" => super::pg_stats::table(source),
         "pg_description" => build(
             &[
                 ("objoid", Int),

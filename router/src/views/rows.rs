@@ -1,7 +1,9 @@
 //! Small computed tables: rows of values in, one batch in memory out.
 
-use datafusion::arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringViewArray};
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::array::{
+    ArrayRef, BooleanArray, Float32Array, Int64Array, ListArray, RecordBatch, StringViewArray,
+};
+use datafusion::arrow::datatypes::{DataType, Field, Float32Type, Schema};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use std::sync::Arc;
@@ -17,6 +19,10 @@ pub enum Value {
     Int(i64),
     /// text
     Text(String),
+    /// real
+    Real(f32),
+    /// real[]
+    Reals(Vec<f32>),
 }
 
 impl From<bool> for Value {
@@ -59,6 +65,10 @@ pub enum Kind {
     Int,
     /// text
     Text,
+    /// real
+    Real,
+    /// real[]
+    Reals,
 }
 
 /// One row.
@@ -89,6 +99,8 @@ fn arrow(kind: Kind) -> DataType {
         Kind::Bool => DataType::Boolean,
         Kind::Int => DataType::Int64,
         Kind::Text => DataType::Utf8View,
+        Kind::Real => DataType::Float32,
+        Kind::Reals => DataType::new_list(DataType::Float32, true),
     }
 }
 
@@ -116,5 +128,17 @@ fn array(kind: Kind, rows: &[Vec<Value>], column: usize) -> ArrayRef {
                 })
                 .collect::<StringViewArray>(),
         ),
+        Kind::Real => Arc::new(
+            cells
+                .map(|c| if let Some(Value::Real(r)) = c { Some(*r) } else { None })
+                .collect::<Float32Array>(),
+        ),
+        Kind::Reals => {
+            let lists = cells.map(|c| match c {
+                Some(Value::Reals(list)) => Some(list.iter().copied().map(Some)),
+                _ => None,
+            });
+            Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(lists))
+        }
     }
 }

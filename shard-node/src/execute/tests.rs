@@ -65,6 +65,7 @@ fn stub(id: u64) -> LogicalPlanBuilder {
     let stub = StubTable {
         schema: schema(),
         statistics: None,
+        common: Arc::default(),
         def: Arc::new(def),
     };
     LogicalPlanBuilder::scan("t", provider_as_source(Arc::new(stub)), None).unwrap()

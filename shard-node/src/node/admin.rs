@@ -7,20 +7,33 @@ use std::sync::Arc;
 use std::time::Duration;
 use tessera_proto::shard_map::ShardConfig;
 use tessera_proto::v1::change_leader_request::Action;
-use tessera_proto::{Epoch, Error, ReplicaId, Result, v1};
+use tessera_proto::{Epoch, Error, ReplicaId, Result, Timestamp, v1};
 use tokio::time::Instant;
 
 /// Longest wait for a shard's configuration on a node that just started.
 const CONFIG_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a report waits for commits under way, for all shards together; it must not make a node look dead.
+const SETTLE_WAIT: Duration = Duration::from_secs(1);
+/// Bytes of common values in one report, a quarter of the largest message: thousands of shards of tables have more, and
+/// those that come last then go without.
+const COMMON_BYTES_MAX: usize = 16 << 20;
 
 impl ShardNode {
     /// See `ShardService::status`.
     pub(super) async fn report(self: &Arc<Self>, request: v1::StatusRequest) -> Result<v1::StatusReply> {
-        let mut shards = Vec::new();
+        let (mut shards, mut common_bytes) = (Vec::new(), COMMON_BYTES_MAX);
+        let until = Instant::now() + SETTLE_WAIT;
         for shard in self.shards() {
+            if request.snapshot != 0 && shard.status.borrow().leads.is_some() {
+                let settled = self.settle(&shard, Timestamp(request.snapshot), until).await;
+                if let Err(error) = settled {
+                    tracing::debug!(shard = %shard.id, %error, "statistics without the newest commits");
+                }
+            }
             let mut status = describe(&shard);
             if request.statistics {
                 status.tables = self.statistics(&shard).await?;
+                cap_common_values(&mut status.tables, &mut common_bytes);
             }
             shards.push(status);
         }
@@ -155,6 +168,17 @@ impl ShardNode {
     }
 }
 
+/// Takes out common values that do not fit what is left for them.
+fn cap_common_values(tables: &mut [v1::TableStatistics], left: &mut usize) {
+    for column in tables.iter_mut().flat_map(|t| &mut t.columns) {
+        let bytes = column.common.as_ref().map_or(0, prost::Message::encoded_len);
+        match left.checked_sub(bytes) {
+            Some(rest) => *left = rest,
+            None => column.common = None,
+        }
+    }
+}
+
 fn describe(shard: &Shard) -> v1::ShardStatus {
     let status = shard.status.borrow();
     let state = match (&status.damage, &status.leads) {
@@ -175,5 +199,29 @@ fn describe(shard: &Shard) -> v1::ShardStatus {
         prepared: shard.ledger.lock().prepared().len() as u64,
         state: state.to_owned(),
         tables: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_has_so_many_bytes_of_common_values() {
+        let column = v1::ColumnStatistics {
+            common: Some(v1::CommonValues {
+                rows: 100,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let table = v1::TableStatistics {
+            columns: vec![column; 3],
+            ..Default::default()
+        };
+        let (mut tables, mut left) = (vec![table], 5);
+        cap_common_values(&mut tables, &mut left);
+        let kept: Vec<bool> = tables[0].columns.iter().map(|c| c.common.is_some()).collect();
+        assert_eq!((kept, left), (vec![true, true, false], 1));
     }
 }

@@ -58,6 +58,7 @@ impl TableSource for Definitions {
             },
             def,
             statistics: None,
+            common: Arc::default(),
         }))
     }
 }

@@ -8,6 +8,7 @@
 //! Small commits would make a chunk per row. A new chunk takes in those before it that are not at least twice its size, as
 //! in a binary counter: about 60 chunks for 128 Ki rows, and a row is copied at most twelve times. Chunks are immutable.
 
+use crate::storage::common_values::Summary;
 use crate::storage::deletes::DeleteVector;
 use crate::storage::statistics::ColumnSummary;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
@@ -32,6 +33,8 @@ pub struct Chunk {
     bytes: usize,
     /// One summary per column, computed at the first call.
     pub(crate) summaries: OnceLock<Vec<ColumnSummary>>,
+    /// The most common values of each column, counted at the first call: by who reports, never by a query.
+    pub(crate) common: OnceLock<Vec<Summary>>,
 }
 
 #[derive(Debug, Clone)]
@@ -54,6 +57,7 @@ impl Chunk {
             cts: CommitTimes::All(ts),
             bytes,
             summaries: OnceLock::new(),
+            common: OnceLock::new(),
         }
     }
 
@@ -147,6 +151,7 @@ impl Chunk {
             cts,
             bytes,
             summaries: OnceLock::new(),
+            common: OnceLock::new(),
         })
     }
 }

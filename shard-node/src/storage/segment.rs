@@ -3,6 +3,7 @@
 //! ```text
 //!   t16384-0193a1...parquet    row groups of 128 Ki rows, zstd 1, statistics and page index     columns of the table [+ __cts]
 //!                              footer: tessera.key [0,1] | tessera.key_range 1,900 | tessera.sketches ["0110..",...]
+//!                                      tessera.common_values ["CJBO..",...]
 //!   t16384-0193a1...pk         sidecar.rs
 //! ```
 //!
@@ -10,18 +11,18 @@
 //! Bloom filters only on text, uuid and bytea key columns: for sorted numbers the statistics prune as well.
 
 use crate::storage::checked_file::{HashingFile, Written};
+use crate::storage::common_values::Summary;
 use crate::storage::keys::{for_each_key, hash_key, key_columns};
+use crate::storage::row_sample::RowSample;
 use crate::storage::sketch::Sketch;
-use crate::storage::values::interval_bytes;
+use crate::storage::values::{interval_bytes, interval_of};
 use crate::storage::{durable, sidecar, version};
 use datafusion::arrow::array::{Array, IntervalMonthDayNanoArray};
 use datafusion::arrow::array::{
     ArrayRef, AsArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Int64Array, RecordBatch, UInt64Array,
 };
 use datafusion::arrow::compute::{cast, max, min};
-use datafusion::arrow::datatypes::{
-    DataType, Field, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit, Schema, SchemaRef,
-};
+use datafusion::arrow::datatypes::{DataType, Field, IntervalMonthDayNanoType, IntervalUnit, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -51,6 +52,8 @@ pub(crate) const KEY_ENTRY: &str = "tessera.key";
 pub(crate) const KEY_RANGE_ENTRY: &str = "tessera.key_range";
 /// Footer entry: one sketch per column.
 pub(crate) const SKETCHES_ENTRY: &str = "tessera.sketches";
+/// Footer entry: the most common values of each column.
+pub(crate) const COMMON_VALUES_ENTRY: &str = "tessera.common_values";
 
 /// The Parquet-able type of a column.
 fn stored_type(data_type: &DataType) -> DataType {
@@ -98,17 +101,12 @@ pub fn from_stored(array: ArrayRef, data_type: &DataType) -> Result<ArrayRef> {
         (Some(bytes), DataType::Interval(IntervalUnit::MonthDayNano)) if bytes.value_length() == 16 => Ok(Arc::new(
             bytes
                 .iter()
-                .map(|v| v.map(interval_of))
+                .map(|v| v.and_then(|bytes| bytes.try_into().ok()).map(interval_of))
                 .collect::<IntervalMonthDayNanoArray>(),
         )),
         _ => cast(&array, data_type)
             .map_err(|e| Error::corrupt(format!("segment column of type {}: {e}", array.data_type()))),
     }
-}
-
-fn interval_of(bytes: &[u8]) -> IntervalMonthDayNano {
-    let number = |range: std::ops::Range<usize>| bytes[range].iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
-    IntervalMonthDayNano::new(number(0..4) as i32, number(4..8) as i32, number(8..16) as i64)
 }
 
 /// A Parquet error met while `doing`: our own errors inside stay what they are, and a full disk keeps its code.
@@ -140,6 +138,7 @@ pub(crate) struct SegmentWriter {
     keys: Vec<sidecar::Entry>,
     key_range: Option<(i64, i64)>,
     sketches: Vec<Sketch>,
+    sample: RowSample,
     rows: usize,
 }
 
@@ -165,6 +164,7 @@ impl SegmentWriter {
             keys: Vec::new(),
             key_range: None,
             sketches: vec![Sketch::default(); def.columns.len()],
+            sample: RowSample::new(def.columns.len()),
             rows: 0,
         })
     }
@@ -187,6 +187,7 @@ impl SegmentWriter {
         for (sketch, column) in self.sketches.iter_mut().zip(batch.columns()) {
             sketch.add(column)?;
         }
+        self.sample.add(batch.columns())?;
         let mut columns = batch.columns().iter().map(to_stored).collect::<Result<Vec<_>>>()?;
         columns.extend(cts.map(|c| Arc::new(c.clone()) as ArrayRef));
         let stored = RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| Error::internal(e.to_string()))?;
@@ -252,12 +253,15 @@ impl SegmentWriter {
         })
     }
 
-    fn footer(&self) -> Result<Vec<(&'static str, String)>> {
+    fn footer(&mut self) -> Result<Vec<(&'static str, String)>> {
         let json = |e: serde_json::Error| Error::internal(e.to_string());
         let sketches: Vec<String> = self.sketches.iter().map(Sketch::to_text).collect();
+        let sample = std::mem::replace(&mut self.sample, RowSample::new(0));
+        let common: Vec<String> = sample.summaries().iter().map(Summary::to_text).collect();
         let mut footer = vec![
             (KEY_ENTRY, serde_json::to_string(&self.def.row_key()).map_err(json)?),
             (SKETCHES_ENTRY, serde_json::to_string(&sketches).map_err(json)?),
+            (COMMON_VALUES_ENTRY, serde_json::to_string(&common).map_err(json)?),
         ];
         footer.extend(
             self.key_range

@@ -10,6 +10,7 @@
 //! locate.rs, point_read.rs, digest.rs, statistics.rs. An update is a removal and an addition in one entry.
 
 use crate::storage::cache::MetadataCache;
+use crate::storage::common_values::Counters;
 use crate::storage::deletes::Deleted;
 use crate::storage::delta::{self, KEY_BYTES};
 use crate::storage::keys::{self, DeltaKeys, for_each_key, key_columns};
@@ -19,7 +20,7 @@ use crate::storage::seal::Tables;
 use crate::storage::segment_files::check_file_name;
 use crate::storage::snapshot::open_version;
 use crate::storage::staging::{StageWriter, conform};
-use crate::storage::statistics::TableSummary;
+use crate::storage::statistics::{TableSummary, common_values};
 use crate::storage::unique::{self, InlineKeys};
 use crate::storage::version::{Segment, SegmentMeta, TableVersion, Version};
 use crate::storage::{Access, Identity, SnapshotManifest, deletes_file, digest, durable, point_read};
@@ -401,10 +402,12 @@ impl ShardStore {
     /// Estimates for the planner. Blocking at the first call for a segment.
     pub fn statistics(&self, table: &TableDef) -> v1::TableStatistics {
         let mut summary = TableSummary::empty(table);
+        let mut common = vec![Counters::default(); table.columns.len()];
         if let Some(version) = self.version().tables.get(&table.id) {
             summary.add(table, version);
+            common = common_values(table, version);
         }
-        summary.to_wire(table)
+        summary.to_wire(table, common)
     }
 
     /// Rows visible at `ts` by row key (`keys` = the row key columns in key order), at most one per key, in the keys' order.

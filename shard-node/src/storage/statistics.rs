@@ -1,10 +1,13 @@
-//! Estimates for the planner: rows, bytes, and per column least, greatest, NULLs and distinct values.
+//! Estimates for the planner: rows, bytes, and per column least, greatest, NULLs, distinct and most common values.
 //!
 //! A segment's come from its Parquet footer, a chunk's from its rows; both are computed once and kept. Rows that a
 //! snapshot does not see yet are counted too, those that are gone only in the number of rows, and a footer that cannot be read gives no estimate: queries meet the error.
+//! The most common values are added up for the router only: a node plans without them.
 
+use crate::storage::common_values::{Counters, Summary, column_bytes_max};
 use crate::storage::delta::Chunk;
-use crate::storage::segment::{KEY_RANGE_ENTRY, SKETCHES_ENTRY};
+use crate::storage::row_sample::RowSample;
+use crate::storage::segment::{COMMON_VALUES_ENTRY, KEY_RANGE_ENTRY, SKETCHES_ENTRY};
 use crate::storage::sketch::Sketch;
 use crate::storage::version::{Segment, TableVersion};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
@@ -28,6 +31,7 @@ pub(crate) struct SegmentStatistics {
     /// Range of an integer first key column.
     pub key_range: Option<(i64, i64)>,
     columns: HashMap<String, ColumnSummary>,
+    common: HashMap<String, Summary>,
 }
 
 impl SegmentStatistics {
@@ -122,13 +126,23 @@ impl TableSummary {
         }
     }
 
-    /// For the wire.
-    pub fn to_wire(&self, def: &TableDef) -> v1::TableStatistics {
-        let columns = self.columns.iter().map(|c| v1::ColumnStatistics {
-            distinct: c.sketch.as_ref().map_or(0, Sketch::count),
-            nulls: c.nulls,
-            min: encode(c.min.as_ref()),
-            max: encode(c.max.as_ref()),
+    /// For the wire, with the most common values of each column.
+    pub fn to_wire(&self, def: &TableDef, common: Vec<Counters>) -> v1::TableStatistics {
+        let bytes = column_bytes_max(def.columns.len());
+        let columns = self.columns.iter().zip(&def.columns).zip(common);
+        let columns = columns.map(|((c, column), common)| {
+            let distinct = c.sketch.as_ref().map_or(0, Sketch::count);
+            let encode_value = |value: &ScalarValue| encode(Some(value));
+            let common = common
+                .summary(bytes)
+                .to_wire(&column.sql_type.arrow(), distinct, c.nulls, encode_value);
+            v1::ColumnStatistics {
+                distinct,
+                nulls: c.nulls,
+                min: encode(c.min.as_ref()),
+                max: encode(c.max.as_ref()),
+                common: Some(common),
+            }
         });
         v1::TableStatistics {
             table: def.id.0,
@@ -137,6 +151,44 @@ impl TableSummary {
             columns: columns.collect(),
         }
     }
+}
+
+/// Counters of each column's most common values in a shard's rows. Blocking at the first call for a segment.
+pub(crate) fn common_values(def: &TableDef, version: &TableVersion) -> Vec<Counters> {
+    let mut columns = vec![Counters::default(); def.columns.len()];
+    for segment in &version.segments {
+        let known = segment.statistics();
+        for (column, counters) in def.columns.iter().zip(&mut columns) {
+            match (known.common.get(&column.name), known.columns.get(&column.name)) {
+                (Some(found), _) => counters.merge(found),
+                // The column is younger than the segment.
+                (None, None) if !known.columns.is_empty() => counters.add_nulls(segment.meta.rows),
+                (None, _) => counters.add_unknown(segment.meta.rows),
+            }
+        }
+    }
+    for chunk in &version.chunks {
+        let known = chunk.common.get_or_init(|| {
+            let mut sample = RowSample::new(chunk.batch.num_columns());
+            match sample.add(chunk.batch.columns()) {
+                Ok(()) => sample.summaries(),
+                Err(error) => {
+                    tracing::error!(%error, "no common values");
+                    vec![]
+                }
+            }
+        });
+        for (column, counters) in def.columns.iter().zip(&mut columns) {
+            match chunk.batch.schema_ref().index_of(&column.name) {
+                Ok(at) => match known.get(at) {
+                    Some(found) => counters.merge(found),
+                    None => counters.add_unknown(chunk.rows() as u64),
+                },
+                Err(_) => counters.add_nulls(chunk.rows() as u64),
+            }
+        }
+    }
+    columns
 }
 
 fn encode(value: Option<&ScalarValue>) -> bytes::Bytes {
@@ -213,9 +265,12 @@ fn from_footer(metadata: &ParquetMetaData) -> SegmentStatistics {
     };
     let range = entry(KEY_RANGE_ENTRY).and_then(|t| t.split_once(','));
     let key_range = range.and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
-    let sketches: Vec<String> = entry(SKETCHES_ENTRY)
-        .and_then(|t| serde_json::from_str(t).ok())
-        .unwrap_or_default();
+    let texts = |name: &str| -> Vec<String> {
+        entry(name)
+            .and_then(|t| serde_json::from_str(t).ok())
+            .unwrap_or_default()
+    };
+    let (sketches, common) = (texts(SKETCHES_ENTRY), texts(COMMON_VALUES_ENTRY));
     let parquet_schema = metadata.file_metadata().schema_descr();
     let Ok(schema) = parquet_to_arrow_schema(parquet_schema, entries) else {
         return SegmentStatistics {
@@ -240,8 +295,13 @@ fn from_footer(metadata: &ParquetMetaData) -> SegmentStatistics {
         }
         (field.name().clone(), summary)
     });
+    let names = schema.fields().iter().map(|field| field.name().clone());
+    let common = names
+        .zip(&common)
+        .filter_map(|(n, t)| Some((n, Summary::from_text(t)?)));
     SegmentStatistics {
         key_range,
         columns: columns.collect(),
+        common: common.collect(),
     }
 }

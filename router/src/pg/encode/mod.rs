@@ -195,6 +195,16 @@ impl TextRows {
     }
 }
 
+/// All values of `items` as the text of one PostgreSQL array, instants in UTC.
+///
+/// # Errors
+/// 0A000, 22003 and 22008 for values that PostgreSQL has no text for.
+pub(crate) fn array_text(items: &ArrayRef) -> Result<String> {
+    let mut out = BytesMut::new();
+    nested::write_list(items, &Style::new(None, None), &mut out)?;
+    String::from_utf8(out.to_vec()).map_err(|e| Error::internal(e.to_string()))
+}
+
 /// Fills a length field at `at` with the bytes that follow it, the field itself included if `own` is 0.
 fn patch_length(out: &mut BytesMut, at: usize, own: usize) -> Result<()> {
     let length =

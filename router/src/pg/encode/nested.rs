@@ -48,7 +48,8 @@ fn is_list(data_type: &DataType) -> bool {
     data_type.is_nested() && !matches!(data_type, DataType::Struct(_) | DataType::Map(..))
 }
 
-fn write_list(items: &ArrayRef, style: &Style, out: &mut BytesMut) -> Result<()> {
+/// Writes all elements as one array.
+pub(super) fn write_list(items: &ArrayRef, style: &Style, out: &mut BytesMut) -> Result<()> {
     out.put_u8(b'{');
     for i in 0..items.len() {
         if i > 0 {
